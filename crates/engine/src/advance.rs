@@ -1,0 +1,242 @@
+//! What is to be done from here: the decisions that need no further input.
+
+use outwork_wire::agent::EnvironmentKind;
+use outwork_wire::event::{IdleReason, RefusalDetails, RefusalKind};
+use outwork_wire::id::EventId;
+use outwork_wire::model::{ModelRequest, StopReason};
+use outwork_wire::{ContentBlock, Event, EventBody, Time};
+use serde_json::Value;
+
+use crate::session::{CallState, Session, Status, result_target};
+use crate::{Context, PromptOptions};
+
+/// What the caller has to carry out after the outbox is committed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Nothing: only further input goes on.
+    Rest,
+    /// Ask the model, and bring back its answer or failure.
+    AskModel(Box<ModelRequest>),
+    /// A model request is under way; wait for it.
+    AwaitModel,
+    /// End the model request that is under way, and bring back what there is of its answer.
+    CancelModel,
+    /// Come back at this time.
+    WaitUntil(Time),
+}
+
+impl Session {
+    /// Decides what follows from the state. Emits entries and says what to do.
+    ///
+    /// `requesting` is true while the caller has a model request under way. If it has none and the log holds an
+    /// open one, that request was lost with its owner: it ends here, without an answer, and is asked again.
+    pub fn advance(&mut self, requesting: bool, options: &PromptOptions, context: &mut Context<'_>) -> Effect {
+        if self.status == Status::Terminated {
+            return Effect::Rest;
+        }
+        self.process_answers(context);
+        if self.open_request.is_some() {
+            if requesting {
+                return if self.interrupt_waits() {
+                    Effect::CancelModel
+                } else {
+                    Effect::AwaitModel
+                };
+            }
+            self.end_request_without_answer(context);
+        }
+        if self.interrupt_waits() {
+            self.interrupt(context);
+        }
+        if !self.calls.is_empty() {
+            self.wait_for_answers(context);
+            return Effect::Rest;
+        }
+        if let Some(at) = self.retry_at
+            && self.model_due
+            && at > context.now
+        {
+            return Effect::WaitUntil(at);
+        }
+        self.take_up_messages(context);
+        if self.model_due {
+            self.run(context);
+            self.emit(EventBody::ModelRequestStart {}, None, context);
+            return Effect::AskModel(Box::new(self.model_request(options)));
+        }
+        if matches!(self.status, Status::Running | Status::Rescheduling) {
+            let (reason, details) = self.turn_end();
+            self.rest(reason, details, context);
+        }
+        Effect::Rest
+    }
+
+    /// Takes up results that waited for the answers to earlier calls.
+    fn process_answers(&mut self, context: &mut Context<'_>) {
+        loop {
+            let ready = self.queue.iter().find(|event| {
+                result_target(&event.body).is_some_and(|call| self.earlier_settled(call))
+            });
+            match ready.cloned() {
+                Some(event) => self.process(event, context),
+                None => return,
+            }
+        }
+    }
+
+    fn interrupt_waits(&self) -> bool {
+        self.queue
+            .iter()
+            .any(|e| matches!(e.body, EventBody::UserInterrupt { .. }))
+    }
+
+    /// Ends the turn: every open call gets an error result, then the interrupt is processed, then all rests.
+    fn interrupt(&mut self, context: &mut Context<'_>) {
+        // Results that are there already count: they are processed before those that are made up.
+        while let Some(call) = self.calls.iter().find(|c| !c.settled()) {
+            let id = call.event_id.clone();
+            match call.state {
+                CallState::Queued => {
+                    let event = self
+                        .queue
+                        .iter()
+                        .find(|e| result_target(&e.body) == Some(&id))
+                        .cloned()
+                        .expect("a queued call has its result in the queue");
+                    self.process(event, context);
+                }
+                _ => {
+                    let body = self.interrupted_result(id, call.custom);
+                    self.emit(body, None, context);
+                }
+            }
+        }
+        let interrupts: Vec<Event> = self
+            .queue
+            .iter()
+            .filter(|e| matches!(e.body, EventBody::UserInterrupt { .. }))
+            .cloned()
+            .collect();
+        for event in interrupts {
+            self.process(event, context);
+        }
+        self.rest(IdleReason::EndTurn {}, None, context);
+    }
+
+    fn interrupted_result(&self, id: EventId, custom: bool) -> EventBody {
+        let content = vec![ContentBlock::text(
+            "The call was interrupted before its result was there. Whether it had an effect is not known; run it again if it is still needed.",
+        )];
+        let is_error = Some(true);
+        match (custom, self.genesis.environment) {
+            (true, _) => EventBody::UserCustomToolResult {
+                custom_tool_use_id: id,
+                content,
+                is_error,
+                session_thread_id: None,
+            },
+            (false, EnvironmentKind::SelfHosted) => EventBody::UserToolResult {
+                tool_use_id: id,
+                content,
+                is_error,
+                session_thread_id: None,
+            },
+            (false, EnvironmentKind::Cloud) => EventBody::AgentToolResult {
+                tool_use_id: id,
+                content,
+                is_error,
+            },
+        }
+    }
+
+    /// Says who has to act, if that is not yet said.
+    fn wait_for_answers(&mut self, context: &mut Context<'_>) {
+        let own_workers = self.genesis.environment == EnvironmentKind::Cloud;
+        let working = own_workers
+            && self
+                .calls
+                .iter()
+                .any(|c| !c.custom && c.state == CallState::Open);
+        if working {
+            // The server's own workers are at it: the session is at work, not waiting for anybody outside.
+            self.run(context);
+            return;
+        }
+        let event_ids: Vec<EventId> = self
+            .calls
+            .iter()
+            .filter(|c| c.waits())
+            .map(|c| c.event_id.clone())
+            .collect();
+        let reason = IdleReason::RequiresAction { event_ids };
+        if self.status == Status::Idle && self.idle_reason.as_ref() == Some(&reason) {
+            if !self.confirmed_since_idle {
+                return;
+            }
+            // A confirmation changed who has to act, though not for which calls: it is said again.
+            self.run(context);
+        }
+        self.rest(reason, None, context);
+    }
+
+    fn take_up_messages(&mut self, context: &mut Context<'_>) {
+        let waiting: Vec<Event> = self.queue.iter().cloned().collect();
+        if waiting.is_empty() {
+            return;
+        }
+        if waiting.iter().any(|e| matches!(e.body, EventBody::UserMessage { .. })) {
+            self.run(context);
+        }
+        for event in waiting {
+            self.process(event, context);
+        }
+    }
+
+    /// Puts the session to work, unless it is.
+    fn run(&mut self, context: &mut Context<'_>) {
+        if self.status == Status::Running {
+            return;
+        }
+        self.emit(EventBody::StatusRunning {}, None, context);
+        let body = EventBody::ThreadStatusRunning {
+            session_thread_id: self.genesis.thread_id.clone(),
+            agent_name: self.agent.name.clone(),
+        };
+        self.emit(body, None, context);
+    }
+
+    /// Puts the session to rest.
+    pub(crate) fn rest(&mut self, reason: IdleReason, details: Option<RefusalDetails>, context: &mut Context<'_>) {
+        let usage = self.usage_at(context.now);
+        self.emit(EventBody::SessionUsage { usage }, None, context);
+        let body = EventBody::ThreadStatusIdle {
+            session_thread_id: self.genesis.thread_id.clone(),
+            agent_name: self.agent.name.clone(),
+            stop_reason: reason.clone(),
+            stop_details: details.clone(),
+        };
+        self.emit(body, None, context);
+        let body = EventBody::StatusIdle {
+            stop_reason: reason,
+            stop_details: details,
+        };
+        self.emit(body, None, context);
+    }
+
+    fn turn_end(&self) -> (IdleReason, Option<RefusalDetails>) {
+        if self.stop == Some(StopReason::Refusal) {
+            return (IdleReason::Refusal {}, Some(refusal_details(self.stop_details.as_ref())));
+        }
+        (IdleReason::EndTurn {}, None)
+    }
+}
+
+/// The details of a refusal, as far as the contract knows them.
+fn refusal_details(details: Option<&Value>) -> RefusalDetails {
+    let field = |name: &str| details.and_then(|d| d.get(name)).cloned().unwrap_or(Value::Null);
+    RefusalDetails {
+        kind: RefusalKind::Refusal,
+        category: serde_json::from_value(field("category")).ok().flatten(),
+        explanation: field("explanation").as_str().map(str::to_owned),
+    }
+}

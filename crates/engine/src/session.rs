@@ -1,0 +1,617 @@
+//! The state of a session, and how each entry of the log changes it.
+//!
+//! Invariants: `calls` holds the calls of the latest answer that are not all settled yet; `open_request` is set
+//! exactly between `span.model_request_start` and its end; `transcript` alternates between user and assistant,
+//! and every assistant message with tool calls is followed by a user message that begins with their results.
+
+use std::collections::{HashSet, VecDeque};
+
+use outwork_wire::agent::{AgentConfig, EnvironmentKind};
+use outwork_wire::event::{
+    CacheCreation, Decision, EvaluatedPermission, IdleReason, SystemBlock, UsageSnapshot,
+};
+use outwork_wire::id::EventId;
+use outwork_wire::log::{Genesis, LogEntry, Private};
+use outwork_wire::model::StopReason;
+use outwork_wire::{ContentBlock, Event, EventBody, Time};
+use serde_json::{Map, Value, json};
+
+use crate::Context;
+
+/// The status of a session on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It rests.
+    Idle,
+    /// It is at work.
+    Running,
+    /// It waits to try the model again.
+    Rescheduling,
+    /// It is over.
+    Terminated,
+}
+
+impl Status {
+    /// The status as the contract writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Running => "running",
+            Self::Rescheduling => "rescheduling",
+            Self::Terminated => "terminated",
+        }
+    }
+}
+
+/// A log that does not describe a session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FoldError {
+    /// The end of a model request that did not begin.
+    #[error("event {0} ends a model request that is not open")]
+    NoOpenRequest(EventId),
+    /// A result or a confirmation for a call that is not open.
+    #[error("event {0} answers a call that is not open")]
+    NoOpenCall(EventId),
+    /// A call without the model's own id.
+    #[error("event {0} is a tool call without the model's id")]
+    NoModelId(EventId),
+}
+
+/// A session as folded from its log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    pub(crate) genesis: Genesis,
+    pub(crate) agent: AgentConfig,
+    pub(crate) title: Option<String>,
+    pub(crate) metadata: Map<String, Value>,
+    pub(crate) status: Status,
+    pub(crate) idle_reason: Option<IdleReason>,
+    pub(crate) last_time: Time,
+    pub(crate) transcript: Vec<Message>,
+    pub(crate) added_system: Vec<String>,
+    pub(crate) queue: VecDeque<Event>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) answered: HashSet<EventId>,
+    pub(crate) open_request: Option<EventId>,
+    pub(crate) model_due: bool,
+    pub(crate) attempts: u32,
+    pub(crate) retry_at: Option<Time>,
+    pub(crate) stop: Option<StopReason>,
+    pub(crate) stop_details: Option<Value>,
+    pub(crate) confirmed_since_idle: bool,
+    pub(crate) usage: UsageSnapshot,
+    pub(crate) running_since: Option<Time>,
+    pub(crate) updated_at: Time,
+    outbox: Vec<LogEntry>,
+}
+
+/// One message of the conversation with the model.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) role: Role,
+    pub(crate) content: Vec<Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    User,
+    Assistant,
+}
+
+/// A tool call of the latest answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Call {
+    pub(crate) event_id: EventId,
+    pub(crate) model_id: String,
+    pub(crate) custom: bool,
+    pub(crate) state: CallState,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum CallState {
+    /// Waits for a confirmation.
+    Asking,
+    /// Waits for its result.
+    Open,
+    /// Has a result that waits for the calls before it.
+    Queued,
+    /// Has a result.
+    Done { content: Vec<ContentBlock>, is_error: bool },
+    /// May not run.
+    Denied { message: String },
+}
+
+impl Call {
+    pub(crate) fn settled(&self) -> bool {
+        matches!(self.state, CallState::Done { .. } | CallState::Denied { .. })
+    }
+
+    /// Whether somebody outside still has to act for it.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.state, CallState::Asking | CallState::Open)
+    }
+}
+
+/// What the API shows of a session besides its genesis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionView {
+    /// The current configuration of the agent.
+    pub agent: AgentConfig,
+    /// The title.
+    pub title: Option<String>,
+    /// The metadata.
+    pub metadata: Map<String, Value>,
+    /// The status.
+    pub status: Status,
+    /// What it has used.
+    pub usage: UsageSnapshot,
+    /// When it last changed.
+    pub updated_at: Time,
+    /// When a retry is due.
+    pub retry_at: Option<Time>,
+    /// Whether the loop has something to do without further input.
+    pub needs_owner: bool,
+}
+
+impl Session {
+    /// A session that has just been made.
+    pub fn new(genesis: Genesis) -> Self {
+        Self {
+            agent: genesis.agent.clone(),
+            title: genesis.title.clone(),
+            metadata: genesis.metadata.clone(),
+            status: Status::Idle,
+            idle_reason: None,
+            last_time: genesis.created_at,
+            transcript: Vec::new(),
+            added_system: Vec::new(),
+            queue: VecDeque::new(),
+            calls: Vec::new(),
+            answered: HashSet::new(),
+            open_request: None,
+            model_due: false,
+            attempts: 0,
+            retry_at: None,
+            stop: None,
+            stop_details: None,
+            confirmed_since_idle: false,
+            usage: UsageSnapshot::default(),
+            running_since: None,
+            updated_at: genesis.created_at,
+            outbox: Vec::new(),
+            genesis,
+        }
+    }
+
+    /// Folds a session from its log. Entries come in the order of the log, those that wait in the queue last.
+    pub fn fold<'a>(
+        genesis: Genesis,
+        entries: impl IntoIterator<Item = &'a LogEntry>,
+    ) -> Result<Self, FoldError> {
+        let mut session = Self::new(genesis);
+        for entry in entries {
+            session.apply(entry)?;
+        }
+        Ok(session)
+    }
+
+    /// The entries that were emitted since the last call; to be committed before anybody is told of them.
+    pub fn take_outbox(&mut self) -> Vec<LogEntry> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// What the session began with.
+    pub fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// The status on the wire.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The current configuration of the agent.
+    pub fn agent(&self) -> &AgentConfig {
+        &self.agent
+    }
+
+    /// Why the session rests, if it does.
+    pub fn idle_reason(&self) -> Option<&IdleReason> {
+        self.idle_reason.as_ref()
+    }
+
+    /// The ids of events that wait in the queue.
+    pub fn queued_ids(&self) -> Vec<EventId> {
+        self.queue.iter().map(|e| e.id.clone()).collect()
+    }
+
+    /// Whether a worker has something to do, or soon will: the work item must be in the queue then.
+    pub fn needs_worker(&self) -> bool {
+        let open_call = self
+            .calls
+            .iter()
+            .any(|c| !c.custom && matches!(c.state, CallState::Open | CallState::Asking));
+        match self.genesis.environment {
+            EnvironmentKind::SelfHosted => {
+                open_call || matches!(self.status, Status::Running | Status::Rescheduling)
+            }
+            EnvironmentKind::Cloud => self
+                .calls
+                .iter()
+                .any(|c| !c.custom && c.state == CallState::Open),
+        }
+    }
+
+    /// What the API shows.
+    pub fn view(&self) -> SessionView {
+        SessionView {
+            agent: self.agent.clone(),
+            title: self.title.clone(),
+            metadata: self.metadata.clone(),
+            status: self.status,
+            usage: self.usage_at(self.last_time),
+            updated_at: self.updated_at,
+            retry_at: self.retry_at,
+            needs_owner: self.needs_owner(),
+        }
+    }
+
+    fn needs_owner(&self) -> bool {
+        self.open_request.is_some()
+            || self.retry_at.is_some()
+            || (self.status == Status::Running && self.model_due)
+            || (self.status != Status::Terminated
+                && self.queue.iter().any(|e| matches!(e.body, EventBody::UserMessage { .. })))
+                && self.calls.is_empty()
+    }
+
+    /// The sums up to `now`, the span at work included.
+    pub(crate) fn usage_at(&self, now: Time) -> UsageSnapshot {
+        let mut usage = self.usage;
+        if let Some(since) = self.running_since {
+            usage.active_seconds += now.seconds_since(since).max(0.0);
+        }
+        usage
+    }
+
+    /// Emits an event that is processed now.
+    pub(crate) fn emit(&mut self, body: EventBody, private: Option<Private>, context: &mut Context<'_>) -> EventId {
+        let at = self.next_time(context.now);
+        let id = (context.event_id)(at);
+        self.emit_as(id, body, private, context.now)
+    }
+
+    /// The event that was emitted last and is not taken out yet.
+    pub(crate) fn last_emitted(&self) -> Event {
+        self.outbox
+            .last()
+            .expect("called right after an event was emitted")
+            .event
+            .clone()
+    }
+
+    /// Emits an event under an id that was given out before.
+    pub(crate) fn emit_as(&mut self, id: EventId, body: EventBody, private: Option<Private>, now: Time) -> EventId {
+        let at = self.next_time(now);
+        let entry = LogEntry {
+            event: Event {
+                id: id.clone(),
+                processed_at: Some(at),
+                body,
+            },
+            created_at: at,
+            private,
+        };
+        self.commit(entry);
+        id
+    }
+
+    /// Puts a client's event in the queue.
+    pub(crate) fn enqueue(&mut self, body: EventBody, context: &mut Context<'_>) -> Event {
+        let id = (context.event_id)(context.now);
+        let event = Event {
+            id,
+            processed_at: None,
+            body,
+        };
+        self.commit(LogEntry {
+            event: event.clone(),
+            created_at: context.now,
+            private: None,
+        });
+        event
+    }
+
+    /// Takes a queued event up now.
+    pub(crate) fn process(&mut self, event: Event, context: &mut Context<'_>) {
+        self.emit_as(event.id, event.body, None, context.now);
+    }
+
+    fn commit(&mut self, entry: LogEntry) {
+        self.apply(&entry)
+            .expect("an entry that the session itself emits fits its state");
+        self.outbox.push(entry);
+    }
+
+    /// One microsecond after the last event at the earliest, so that times order the log.
+    fn next_time(&self, now: Time) -> Time {
+        now.max(self.last_time.plus_micros(1))
+    }
+
+    fn apply(&mut self, entry: &LogEntry) -> Result<(), FoldError> {
+        let event = &entry.event;
+        let Some(at) = event.processed_at else {
+            self.apply_queued(event)?;
+            return Ok(());
+        };
+        self.queue.retain(|queued| queued.id != event.id);
+        self.last_time = self.last_time.max(at);
+        self.updated_at = at;
+        match &event.body {
+            EventBody::UserMessage { content } => {
+                self.say(Role::User, content.iter().map(block_for_model).collect());
+                self.model_due = true;
+            }
+            EventBody::SystemMessage { content } => {
+                self.added_system
+                    .extend(content.iter().map(|SystemBlock::Text { text }| text.clone()));
+            }
+            EventBody::UserInterrupt { .. } => {
+                self.model_due = false;
+                self.retry_at = None;
+                self.attempts = 0;
+            }
+            EventBody::UserToolConfirmation {
+                tool_use_id,
+                result,
+                deny_message,
+                ..
+            } => {
+                let call = self.call(tool_use_id, &event.id)?;
+                call.state = match result {
+                    Decision::Allow => CallState::Open,
+                    Decision::Deny => CallState::Denied {
+                        message: denied(deny_message.as_deref()),
+                    },
+                };
+                self.confirmed_since_idle = true;
+                self.settle();
+            }
+            EventBody::UserToolResult {
+                tool_use_id,
+                content,
+                is_error,
+                ..
+            }
+            | EventBody::AgentToolResult {
+                tool_use_id,
+                content,
+                is_error,
+            }
+            | EventBody::UserCustomToolResult {
+                custom_tool_use_id: tool_use_id,
+                content,
+                is_error,
+                ..
+            } => {
+                self.call(tool_use_id, &event.id)?.state = CallState::Done {
+                    content: content.clone(),
+                    is_error: is_error.unwrap_or(false),
+                };
+                self.answered.insert(tool_use_id.clone());
+                self.settle();
+            }
+            EventBody::AgentMessage { .. } | EventBody::AgentThinking {} => {}
+            EventBody::AgentToolUse {
+                name,
+                evaluated_permission,
+                ..
+            } => {
+                let state = match evaluated_permission {
+                    Some(EvaluatedPermission::Allow) | None => CallState::Open,
+                    Some(EvaluatedPermission::Ask) => CallState::Asking,
+                    Some(EvaluatedPermission::Deny) => CallState::Denied {
+                        message: format!("There is no tool `{name}` that this agent may use."),
+                    },
+                };
+                self.add_call(entry, false, state)?;
+            }
+            EventBody::AgentCustomToolUse { .. } => self.add_call(entry, true, CallState::Open)?,
+            EventBody::ModelRequestStart {} => {
+                self.open_request = Some(event.id.clone());
+                self.model_due = false;
+                self.retry_at = None;
+            }
+            EventBody::ModelRequestEnd {
+                model_request_start_id, ..
+            } => self.apply_request_end(entry, model_request_start_id)?,
+            EventBody::SessionError { .. } => match &entry.private {
+                Some(Private::Retry { attempt, next_at }) => {
+                    self.attempts = *attempt;
+                    self.retry_at = *next_at;
+                    self.model_due = next_at.is_some();
+                    if next_at.is_none() {
+                        self.attempts = 0;
+                    }
+                }
+                _ => self.model_due = false,
+            },
+            EventBody::StatusRunning {} => {
+                self.status = Status::Running;
+                self.idle_reason = None;
+                self.confirmed_since_idle = false;
+                self.running_since.get_or_insert(at);
+            }
+            EventBody::StatusRescheduled {} => {
+                self.status = Status::Rescheduling;
+                self.stop_clock(at);
+            }
+            EventBody::StatusIdle { stop_reason, .. } => {
+                self.status = Status::Idle;
+                self.idle_reason = Some(stop_reason.clone());
+                self.confirmed_since_idle = false;
+                self.stop_clock(at);
+            }
+            EventBody::StatusTerminated {} => {
+                self.status = Status::Terminated;
+                self.idle_reason = None;
+                self.queue.clear();
+                self.calls.clear();
+                self.model_due = false;
+                self.retry_at = None;
+                self.stop_clock(at);
+            }
+            EventBody::SessionUpdated { agent, metadata, title } => {
+                if let Some(agent) = agent {
+                    self.agent = (**agent).clone();
+                }
+                if let Some(metadata) = metadata {
+                    self.metadata = metadata.clone();
+                }
+                if let Some(title) = title {
+                    self.title = Some(title.clone()).filter(|t| !t.is_empty());
+                }
+            }
+            EventBody::ThreadStatusRunning { .. }
+            | EventBody::ThreadStatusIdle { .. }
+            | EventBody::ThreadStatusRescheduled { .. }
+            | EventBody::ThreadStatusTerminated { .. }
+            | EventBody::SessionUsage { .. }
+            | EventBody::SessionDeleted {} => {}
+        }
+        Ok(())
+    }
+
+    fn apply_queued(&mut self, event: &Event) -> Result<(), FoldError> {
+        if let Some(call_id) = result_target(&event.body) {
+            let call_id = call_id.clone();
+            self.call(&call_id, &event.id)?.state = CallState::Queued;
+        }
+        self.queue.push_back(event.clone());
+        Ok(())
+    }
+
+    fn apply_request_end(&mut self, entry: &LogEntry, start: &EventId) -> Result<(), FoldError> {
+        if self.open_request.take().as_ref() != Some(start) {
+            return Err(FoldError::NoOpenRequest(entry.event.id.clone()));
+        }
+        self.stop = None;
+        self.stop_details = None;
+        match &entry.private {
+            Some(Private::Answer { answer }) => {
+                self.attempts = 0;
+                self.usage.input_tokens += answer.usage.input_tokens;
+                self.usage.output_tokens += answer.usage.output_tokens;
+                self.usage.cache_read_input_tokens += answer.usage.cache_read_input_tokens;
+                let CacheCreation {
+                    ephemeral_5m_input_tokens: five_minutes,
+                    ephemeral_1h_input_tokens: one_hour,
+                } = &mut self.usage.cache_creation;
+                *five_minutes += answer.usage.ephemeral_5m_input_tokens;
+                *one_hour += answer.usage.ephemeral_1h_input_tokens;
+                if !answer.content.is_empty() {
+                    self.say(Role::Assistant, answer.content.clone());
+                }
+                self.stop = answer.stop_reason.clone();
+                self.stop_details = answer.stop_details.clone();
+                if answer.stop_reason == Some(StopReason::PauseTurn) {
+                    self.model_due = true;
+                }
+                self.settle();
+            }
+            // No answer: the request is due again, unless what follows in the log says otherwise.
+            _ => self.model_due = true,
+        }
+        Ok(())
+    }
+
+    fn add_call(&mut self, entry: &LogEntry, custom: bool, state: CallState) -> Result<(), FoldError> {
+        let Some(Private::Call { model_tool_use_id }) = &entry.private else {
+            return Err(FoldError::NoModelId(entry.event.id.clone()));
+        };
+        self.calls.push(Call {
+            event_id: entry.event.id.clone(),
+            model_id: model_tool_use_id.clone(),
+            custom,
+            state,
+        });
+        Ok(())
+    }
+
+    fn call(&mut self, call_id: &EventId, by: &EventId) -> Result<&mut Call, FoldError> {
+        self.calls
+            .iter_mut()
+            .find(|c| &c.event_id == call_id)
+            .ok_or_else(|| FoldError::NoOpenCall(by.clone()))
+    }
+
+    /// Hands the results of the latest calls to the model once all of them are there.
+    fn settle(&mut self) {
+        if self.open_request.is_some() || self.calls.is_empty() || !self.calls.iter().all(Call::settled) {
+            return;
+        }
+        let results = std::mem::take(&mut self.calls)
+            .into_iter()
+            .map(|call| {
+                self.answered.insert(call.event_id);
+                match call.state {
+                    CallState::Done { content, is_error } => json!({
+                        "type": "tool_result",
+                        "tool_use_id": call.model_id,
+                        "content": content.iter().map(block_for_model).collect::<Vec<_>>(),
+                        "is_error": is_error,
+                    }),
+                    CallState::Denied { message } => json!({
+                        "type": "tool_result",
+                        "tool_use_id": call.model_id,
+                        "content": [{ "type": "text", "text": message }],
+                        "is_error": true,
+                    }),
+                    CallState::Asking | CallState::Open | CallState::Queued => {
+                        unreachable!("only settled calls are handed over")
+                    }
+                }
+            })
+            .collect();
+        self.say(Role::User, results);
+        self.model_due = true;
+    }
+
+    fn say(&mut self, role: Role, content: Vec<Value>) {
+        match self.transcript.last_mut() {
+            Some(last) if last.role == role => last.content.extend(content),
+            _ => self.transcript.push(Message { role, content }),
+        }
+    }
+
+    fn stop_clock(&mut self, at: Time) {
+        if let Some(since) = self.running_since.take() {
+            self.usage.active_seconds += at.seconds_since(since).max(0.0);
+        }
+    }
+}
+
+/// The call that an event gives a result for.
+pub(crate) fn result_target(body: &EventBody) -> Option<&EventId> {
+    match body {
+        EventBody::UserToolResult { tool_use_id, .. } | EventBody::AgentToolResult { tool_use_id, .. } => {
+            Some(tool_use_id)
+        }
+        EventBody::UserCustomToolResult { custom_tool_use_id, .. } => Some(custom_tool_use_id),
+        _ => None,
+    }
+}
+
+fn denied(message: Option<&str>) -> String {
+    match message {
+        Some(message) if !message.is_empty() => {
+            format!("The user did not allow this call: {message}")
+        }
+        _ => "The user did not allow this call.".to_owned(),
+    }
+}
+
+/// A block as the Messages API takes it. The shapes are the same but for fields that must be absent when empty.
+fn block_for_model(block: &ContentBlock) -> Value {
+    serde_json::to_value(block).expect("a content block is plain JSON")
+}
