@@ -3,8 +3,9 @@
 use outwork_wire::agent::EnvironmentKind;
 use outwork_wire::event::{IdleReason, RefusalDetails, RefusalKind};
 use outwork_wire::id::EventId;
+use outwork_wire::log::LogEntry;
 use outwork_wire::model::{ModelRequest, StopReason};
-use outwork_wire::{ContentBlock, Event, EventBody, Time};
+use outwork_wire::{ContentBlock, EventBody, Time};
 use serde_json::Value;
 
 use crate::session::{CallState, Session, Status, result_target};
@@ -74,11 +75,11 @@ impl Session {
     /// Takes up results that waited for the answers to earlier calls.
     fn process_answers(&mut self, context: &mut Context<'_>) {
         loop {
-            let ready = self.queue.iter().find(|event| {
-                result_target(&event.body).is_some_and(|call| self.earlier_settled(call))
+            let ready = self.queue.iter().find(|entry| {
+                result_target(&entry.event.body).is_some_and(|call| self.earlier_settled(call))
             });
             match ready.cloned() {
-                Some(event) => self.process(event, context),
+                Some(entry) => self.process(entry, context),
                 None => return,
             }
         }
@@ -87,7 +88,7 @@ impl Session {
     fn interrupt_waits(&self) -> bool {
         self.queue
             .iter()
-            .any(|e| matches!(e.body, EventBody::UserInterrupt { .. }))
+            .any(|e| matches!(e.event.body, EventBody::UserInterrupt { .. }))
     }
 
     /// Ends the turn: every open call gets an error result, then the interrupt is processed, then all rests.
@@ -97,13 +98,13 @@ impl Session {
             let id = call.event_id.clone();
             match call.state {
                 CallState::Queued => {
-                    let event = self
+                    let entry = self
                         .queue
                         .iter()
-                        .find(|e| result_target(&e.body) == Some(&id))
+                        .find(|e| result_target(&e.event.body) == Some(&id))
                         .cloned()
                         .expect("a queued call has its result in the queue");
-                    self.process(event, context);
+                    self.process(entry, context);
                 }
                 _ => {
                     let body = self.interrupted_result(id, call.custom);
@@ -111,14 +112,14 @@ impl Session {
                 }
             }
         }
-        let interrupts: Vec<Event> = self
+        let interrupts: Vec<LogEntry> = self
             .queue
             .iter()
-            .filter(|e| matches!(e.body, EventBody::UserInterrupt { .. }))
+            .filter(|e| matches!(e.event.body, EventBody::UserInterrupt { .. }))
             .cloned()
             .collect();
-        for event in interrupts {
-            self.process(event, context);
+        for entry in interrupts {
+            self.process(entry, context);
         }
         self.rest(IdleReason::EndTurn {}, None, context);
     }
@@ -151,44 +152,56 @@ impl Session {
 
     /// Says who has to act, if that is not yet said.
     fn wait_for_answers(&mut self, context: &mut Context<'_>) {
-        let own_workers = self.genesis.environment == EnvironmentKind::Cloud;
-        let working = own_workers
-            && self
-                .calls
-                .iter()
-                .any(|c| !c.custom && c.state == CallState::Open);
-        if working {
-            // The server's own workers are at it: the session is at work, not waiting for anybody outside.
-            self.run(context);
+        if self.waiting_is_said() {
             return;
         }
-        let event_ids: Vec<EventId> = self
-            .calls
-            .iter()
-            .filter(|c| c.waits())
-            .map(|c| c.event_id.clone())
-            .collect();
-        let reason = IdleReason::RequiresAction { event_ids };
+        let Some(reason) = self.awaited() else {
+            self.run(context);
+            return;
+        };
         if self.status == Status::Idle && self.idle_reason.as_ref() == Some(&reason) {
-            if !self.confirmed_since_idle {
-                return;
-            }
             // A confirmation changed who has to act, though not for which calls: it is said again.
             self.run(context);
         }
         self.rest(reason, None, context);
     }
 
+    /// Whether the log says already who has to act for the open calls.
+    pub(crate) fn waiting_is_said(&self) -> bool {
+        match self.awaited() {
+            None => self.status == Status::Running,
+            Some(reason) => {
+                self.status == Status::Idle && self.idle_reason == Some(reason) && !self.confirmed_since_idle
+            }
+        }
+    }
+
+    /// What the session waits for from outside. Nothing while the server's own workers are at a call: it is at
+    /// work then.
+    fn awaited(&self) -> Option<IdleReason> {
+        let own_workers = self.genesis.environment == EnvironmentKind::Cloud;
+        if own_workers && self.calls.iter().any(|c| !c.custom && c.state == CallState::Open) {
+            return None;
+        }
+        let event_ids = self
+            .calls
+            .iter()
+            .filter(|c| c.waits())
+            .map(|c| c.event_id.clone())
+            .collect();
+        Some(IdleReason::RequiresAction { event_ids })
+    }
+
     fn take_up_messages(&mut self, context: &mut Context<'_>) {
-        let waiting: Vec<Event> = self.queue.iter().cloned().collect();
+        let waiting: Vec<LogEntry> = self.queue.iter().cloned().collect();
         if waiting.is_empty() {
             return;
         }
-        if waiting.iter().any(|e| matches!(e.body, EventBody::UserMessage { .. })) {
+        if waiting.iter().any(|e| matches!(e.event.body, EventBody::UserMessage { .. })) {
             self.run(context);
         }
-        for event in waiting {
-            self.process(event, context);
+        for entry in waiting {
+            self.process(entry, context);
         }
     }
 

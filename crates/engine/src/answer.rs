@@ -25,38 +25,30 @@ impl Session {
     ///
     /// The text of consecutive text blocks becomes one `agent.message`, each thinking block one `agent.thinking`,
     /// each tool call one event. Calls of a partial answer are left out: they were never made.
-    pub fn answered(&mut self, mut answer: ModelAnswer, previews: &PreviewIds, context: &mut Context<'_>) {
+    pub fn answered(&mut self, answer: ModelAnswer, previews: &PreviewIds, context: &mut Context<'_>) {
         let Some(start) = self.open_request.clone() else {
             return;
         };
-        if answer.partial {
-            answer.content.retain(|block| kind(block) == "text" && !text(block).is_empty());
-        }
         let mut message: Option<(usize, Vec<ContentBlock>)> = None;
-        for index in 0..answer.content.len() {
-            let block = answer.content[index].clone();
-            if kind(&block) == "text" {
-                if !text(&block).is_empty() {
+        for (index, block) in answer.content.iter().enumerate() {
+            if kind(block) == "text" {
+                if !text(block).is_empty() {
                     let (_, blocks) = message.get_or_insert((index, Vec::new()));
-                    blocks.push(ContentBlock::text(text(&block)));
+                    blocks.push(ContentBlock::text(text(block)));
                 }
                 continue;
             }
             self.flush_message(&mut message, previews, context);
-            match kind(&block) {
+            match kind(block) {
                 "thinking" | "redacted_thinking" => {
                     self.emit_preview(previews.get(&index), EventBody::AgentThinking {}, context);
                 }
-                "tool_use" => self.emit_call(&block, context),
+                "tool_use" if !answer.partial => self.emit_call(block, context),
                 // Blocks that only the provider understands stay in the conversation without an event.
                 _ => {}
             }
         }
         self.flush_message(&mut message, previews, context);
-        // An empty text block is legal in an answer and illegal in a request.
-        answer
-            .content
-            .retain(|block| kind(block) != "text" || !text(block).is_empty());
         let body = EventBody::ModelRequestEnd {
             model_request_start_id: start,
             is_error: Some(false),
@@ -81,8 +73,8 @@ impl Session {
         if next_at.is_none() {
             // The turn is dead. What waits is taken up without an answer, so that it is neither lost nor
             // able to start the next turn by itself. Interrupts among it have nothing left to end.
-            while let Some(event) = self.queue.front().cloned() {
-                self.process(event, context);
+            while let Some(entry) = self.queue.front().cloned() {
+                self.process(entry, context);
             }
         }
         let body = EventBody::SessionError {
@@ -106,8 +98,9 @@ impl Session {
         }
     }
 
-    /// Ends the open request for a reason that is no failure of the provider.
-    pub(crate) fn end_request_without_answer(&mut self, context: &mut Context<'_>) {
+    /// Ends the open request, if there is one, for a reason that is no failure of the provider: its owner goes
+    /// away. The next owner asks again.
+    pub fn end_request_without_answer(&mut self, context: &mut Context<'_>) {
         let Some(start) = self.open_request.clone() else {
             return;
         };
@@ -174,6 +167,29 @@ impl Session {
     }
 }
 
+/// The blocks of an answer that the conversation keeps: what an answer may hold and a request may not is left out.
+///
+/// That is text without anything but white space, thinking at the end of a message, and of a partial answer all
+/// but its text: its calls were never made, and its last thinking block may lack its signature.
+pub(crate) fn remembered(answer: &ModelAnswer) -> Vec<Value> {
+    let mut content: Vec<Value> = answer
+        .content
+        .iter()
+        .filter(|block| match kind(block) {
+            "text" => !text(block).trim().is_empty(),
+            _ => !answer.partial,
+        })
+        .cloned()
+        .collect();
+    while content
+        .last()
+        .is_some_and(|block| matches!(kind(block), "thinking" | "redacted_thinking"))
+    {
+        content.pop();
+    }
+    content
+}
+
 /// Checks that an answer can be taken in: what a provider may get wrong and the stream's reader cannot know.
 pub fn validate_answer(answer: &ModelAnswer) -> Result<(), ModelFailure> {
     let mut ids = std::collections::HashSet::new();
@@ -184,6 +200,9 @@ pub fn validate_answer(answer: &ModelAnswer) -> Result<(), ModelFailure> {
     };
     let mut calls = 0;
     for (index, block) in answer.content.iter().enumerate() {
+        if kind(block).is_empty() {
+            return Err(nonsense(format!("block {index} has no type")));
+        }
         if kind(block) == "tool_use" {
             calls += 1;
             let id = block.get("id").and_then(Value::as_str).unwrap_or_default();

@@ -50,7 +50,7 @@ impl Session {
             .agent
             .system
             .iter()
-            .filter(|text| !text.is_empty())
+            .filter(|text| !text.trim().is_empty())
             .chain(&self.added_system)
             .map(|text| json!({ "type": "text", "text": text }))
             .collect();

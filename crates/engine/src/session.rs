@@ -17,6 +17,7 @@ use outwork_wire::{ContentBlock, Event, EventBody, Time};
 use serde_json::{Map, Value, json};
 
 use crate::Context;
+use crate::answer::remembered;
 
 /// The status of a session on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ pub struct Session {
     pub(crate) last_time: Time,
     pub(crate) transcript: Vec<Message>,
     pub(crate) added_system: Vec<String>,
-    pub(crate) queue: VecDeque<Event>,
+    pub(crate) queue: VecDeque<LogEntry>,
     pub(crate) calls: Vec<Call>,
     pub(crate) answered: HashSet<EventId>,
     pub(crate) open_request: Option<EventId>,
@@ -196,8 +197,17 @@ impl Session {
     }
 
     /// The entries that were emitted since the last call; to be committed before anybody is told of them.
+    ///
+    /// An event that was queued and taken up in between is there once, as it was taken up.
     pub fn take_outbox(&mut self) -> Vec<LogEntry> {
-        std::mem::take(&mut self.outbox)
+        let mut entries = std::mem::take(&mut self.outbox);
+        let taken_up: HashSet<EventId> = entries
+            .iter()
+            .filter(|e| e.event.processed_at.is_some())
+            .map(|e| e.event.id.clone())
+            .collect();
+        entries.retain(|e| e.event.processed_at.is_some() || !taken_up.contains(&e.event.id));
+        entries
     }
 
     /// What the session began with.
@@ -222,7 +232,7 @@ impl Session {
 
     /// The ids of events that wait in the queue.
     pub fn queued_ids(&self) -> Vec<EventId> {
-        self.queue.iter().map(|e| e.id.clone()).collect()
+        self.queue.iter().map(|e| e.event.id.clone()).collect()
     }
 
     /// Whether a worker has something to do, or soon will: the work item must be in the queue then.
@@ -256,13 +266,22 @@ impl Session {
         }
     }
 
+    /// Exactly when `advance` would emit something or ask for something.
     fn needs_owner(&self) -> bool {
-        self.open_request.is_some()
-            || self.retry_at.is_some()
-            || (self.status == Status::Running && self.model_due)
-            || (self.status != Status::Terminated
-                && self.queue.iter().any(|e| matches!(e.body, EventBody::UserMessage { .. })))
-                && self.calls.is_empty()
+        if self.status == Status::Terminated {
+            return false;
+        }
+        let can_be_taken_up = |entry: &LogEntry| {
+            matches!(entry.event.body, EventBody::UserInterrupt { .. })
+                || result_target(&entry.event.body).is_some_and(|call| self.earlier_settled(call))
+        };
+        if self.open_request.is_some() || self.queue.iter().any(can_be_taken_up) {
+            return true;
+        }
+        if !self.calls.is_empty() {
+            return !self.waiting_is_said();
+        }
+        self.model_due || !self.queue.is_empty() || matches!(self.status, Status::Running | Status::Rescheduling)
     }
 
     /// The sums up to `now`, the span at work included.
@@ -323,8 +342,9 @@ impl Session {
     }
 
     /// Takes a queued event up now.
-    pub(crate) fn process(&mut self, event: Event, context: &mut Context<'_>) {
-        self.emit_as(event.id, event.body, None, context.now);
+    pub(crate) fn process(&mut self, mut entry: LogEntry, context: &mut Context<'_>) {
+        entry.event.processed_at = Some(self.next_time(context.now));
+        self.commit(entry);
     }
 
     fn commit(&mut self, entry: LogEntry) {
@@ -341,10 +361,10 @@ impl Session {
     fn apply(&mut self, entry: &LogEntry) -> Result<(), FoldError> {
         let event = &entry.event;
         let Some(at) = event.processed_at else {
-            self.apply_queued(event)?;
+            self.apply_queued(entry)?;
             return Ok(());
         };
-        self.queue.retain(|queued| queued.id != event.id);
+        self.queue.retain(|queued| queued.event.id != event.id);
         self.last_time = self.last_time.max(at);
         self.updated_at = at;
         match &event.body {
@@ -482,12 +502,11 @@ impl Session {
         Ok(())
     }
 
-    fn apply_queued(&mut self, event: &Event) -> Result<(), FoldError> {
-        if let Some(call_id) = result_target(&event.body) {
-            let call_id = call_id.clone();
-            self.call(&call_id, &event.id)?.state = CallState::Queued;
+    fn apply_queued(&mut self, entry: &LogEntry) -> Result<(), FoldError> {
+        if let Some(call_id) = result_target(&entry.event.body) {
+            self.call(call_id, &entry.event.id)?.state = CallState::Queued;
         }
-        self.queue.push_back(event.clone());
+        self.queue.push_back(entry.clone());
         Ok(())
     }
 
@@ -509,8 +528,9 @@ impl Session {
                 } = &mut self.usage.cache_creation;
                 *five_minutes += answer.usage.ephemeral_5m_input_tokens;
                 *one_hour += answer.usage.ephemeral_1h_input_tokens;
-                if !answer.content.is_empty() {
-                    self.say(Role::Assistant, answer.content.clone());
+                let content = remembered(answer);
+                if !content.is_empty() {
+                    self.say(Role::Assistant, content);
                 }
                 self.stop = answer.stop_reason.clone();
                 self.stop_details = answer.stop_details.clone();
@@ -550,17 +570,26 @@ impl Session {
         if self.open_request.is_some() || self.calls.is_empty() || !self.calls.iter().all(Call::settled) {
             return;
         }
-        let results = std::mem::take(&mut self.calls)
+        // What a provider refuses inside a failed result follows behind all results.
+        let mut behind = Vec::new();
+        let mut results: Vec<Value> = std::mem::take(&mut self.calls)
             .into_iter()
             .map(|call| {
                 self.answered.insert(call.event_id);
                 match call.state {
-                    CallState::Done { content, is_error } => json!({
-                        "type": "tool_result",
-                        "tool_use_id": call.model_id,
-                        "content": content.iter().map(block_for_model).collect::<Vec<_>>(),
-                        "is_error": is_error,
-                    }),
+                    CallState::Done { content, is_error } => {
+                        let (inside, outside): (Vec<_>, Vec<_>) = content
+                            .iter()
+                            .filter(|block| !is_blank(block))
+                            .partition(|block| !is_error || matches!(block, ContentBlock::Text { .. }));
+                        behind.extend(outside.into_iter().map(block_for_model));
+                        json!({
+                            "type": "tool_result",
+                            "tool_use_id": call.model_id,
+                            "content": inside.into_iter().map(block_for_model).collect::<Vec<_>>(),
+                            "is_error": is_error,
+                        })
+                    }
                     CallState::Denied { message } => json!({
                         "type": "tool_result",
                         "tool_use_id": call.model_id,
@@ -573,6 +602,7 @@ impl Session {
                 }
             })
             .collect();
+        results.append(&mut behind);
         self.say(Role::User, results);
         self.model_due = true;
     }
@@ -609,6 +639,11 @@ fn denied(message: Option<&str>) -> String {
         }
         _ => "The user did not allow this call.".to_owned(),
     }
+}
+
+/// Text that the Messages API refuses: nothing but white space.
+fn is_blank(block: &ContentBlock) -> bool {
+    matches!(block, ContentBlock::Text { text } if text.trim().is_empty())
 }
 
 /// A block as the Messages API takes it. The shapes are the same but for fields that must be absent when empty.

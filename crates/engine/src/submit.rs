@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use outwork_wire::agent::{CustomTool, EnvironmentKind, Tool};
+use outwork_wire::content::SearchText;
 use outwork_wire::event::{Decision, IdleReason, SystemBlock};
 use outwork_wire::id::{EventId, ThreadId};
 use outwork_wire::log::Private;
@@ -72,14 +73,17 @@ impl Session {
         if self.status == Status::Terminated {
             return Err(archived());
         }
-        let title = change.title.filter(|t| *t != self.title);
+        let title = change
+            .title
+            .map(|title| title.filter(|t| !t.is_empty()))
+            .filter(|t| *t != self.title);
         let metadata = change.metadata.filter(|m| *m != self.metadata);
         let tools = change.tools.filter(|t| *t != self.agent.tools);
         if title.is_none() && metadata.is_none() && tools.is_none() {
             return Ok(false);
         }
         let agent = match tools {
-            Some(_) if self.status != Status::Idle || !self.calls.is_empty() => {
+            Some(_) if self.interruptible() => {
                 return Err(Refused::Invalid(
                     "agent: the agent of a session can only be changed while the session is idle and no tool call waits for an answer; interrupt it or wait for session.status_idle with stop_reason end_turn".into(),
                 ));
@@ -112,8 +116,8 @@ impl Session {
             }
             Status::Idle => {}
         }
-        while let Some(event) = self.queue.front().cloned() {
-            self.process(event, context);
+        while let Some(entry) = self.queue.front().cloned() {
+            self.process(entry, context);
         }
         let body = EventBody::ThreadStatusTerminated {
             session_thread_id: self.genesis.thread_id.clone(),
@@ -174,6 +178,7 @@ impl Session {
         self.status == Status::Running
             || self.status == Status::Rescheduling
             || self.open_request.is_some()
+            || self.model_due
             || !self.calls.is_empty()
     }
 
@@ -319,8 +324,10 @@ impl Session {
                 content.len()
             )));
         }
-        if content.iter().any(|SystemBlock::Text { text }| text.is_empty()) {
-            return Err(Refused::Invalid("content: text blocks must not be empty".into()));
+        if content.iter().any(|SystemBlock::Text { text }| text.trim().is_empty()) {
+            return Err(Refused::Invalid(
+                "content: text blocks must not be empty or only white space".into(),
+            ));
         }
         Ok(())
     }
@@ -380,6 +387,14 @@ fn check_content(content: &[ContentBlock], in_result: bool) -> Result<(), Refuse
     for (index, block) in content.iter().enumerate() {
         let problem = match block {
             ContentBlock::Text { text } if text.is_empty() => Some("text: must not be empty".to_owned()),
+            ContentBlock::Text { text } if !in_result && text.trim().is_empty() => {
+                Some("text: must hold more than white space".to_owned())
+            }
+            ContentBlock::SearchResult { content, .. }
+                if content.is_empty() || content.iter().any(|SearchText::Text { text }| text.trim().is_empty()) =>
+            {
+                Some("content: a `search_result` must hold text, and no blocks without".to_owned())
+            }
             ContentBlock::Redacted {} => Some("type: a `redacted` block cannot be sent".to_owned()),
             ContentBlock::SearchResult { .. } if !in_result => {
                 Some("type: `search_result` blocks are only taken in tool results".to_owned())

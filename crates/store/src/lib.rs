@@ -1,1 +1,44 @@
+//! What is kept: workspaces, agents, environments, keys, sessions with their logs, and the work queue.
+//!
+//! One [`Store`] over one SQLite database (WAL, `synchronous=FULL`). Writes go to a single thread that commits
+//! what waits together; reads run on their own connections. What was answered is on disk.
+//!
+//! Every call that a client can cause takes the workspace first: ids of another workspace are not found. Only
+//! what the server itself does over all workspaces (leases, lapses, credentials) does not.
+//!
+//! Refused: a second server on the folder, a newer schema, a damaged file. Time is passed in.
 #![forbid(unsafe_code)]
+
+pub mod agents;
+mod columns;
+pub mod cursor;
+pub mod environments;
+mod error;
+mod folder;
+pub mod keys;
+pub mod leases;
+pub mod log;
+mod page;
+mod pollers;
+mod readers;
+mod schema;
+pub mod sessions;
+mod store;
+pub mod work;
+mod work_queue;
+pub mod workspaces;
+mod writer;
+
+pub use agents::{AgentFilter, AgentRow, AgentSpec};
+pub use environments::{EnvironmentRow, NewEnvironment};
+pub use error::StoreError;
+pub use keys::{ApiKeyRow, Credential, EnvironmentKeyRow, KeyHash, NewApiKey, NewEnvironmentKey, WorkerKeyRow};
+pub use leases::{DueSession, LeaseOutcome};
+pub use log::{Append, Appended, EventQuery, LoadedLog, ProjectionChange};
+pub use page::{Order, Page, PageRequest};
+pub use sessions::{
+    Lease, NewSession, SessionFilter, SessionProfile, SessionProjection, SessionRow, SessionStatus, TimeRange,
+};
+pub use store::{Options, Store, StoreCounters};
+pub use work::{BeatOutcome, Lapsed, LeaseState, Poll, StopOutcome, TokenGrant, WorkStats};
+pub use workspaces::WorkspaceRow;

@@ -1,0 +1,8 @@
+//! The resources of the API: one file each, no more than paths and shapes.
+
+pub(crate) mod agents;
+pub(crate) mod environments;
+pub(crate) mod keys;
+pub(crate) mod models;
+pub(crate) mod sessions;
+pub(crate) mod work;

@@ -1,0 +1,527 @@
+//! A small world around one session: simulated time, a log that is committed entry by entry, a model that is
+//! played by the test, and crashes.
+//!
+//! Invariants, checked at every commit: the rules of [`judge`], the folded log equals the live session, and
+//! `needs_owner` says exactly whether `advance` has something to do. Every model request is checked against the
+//! rules of the Messages API and against the log.
+#![allow(dead_code, reason = "each test binary uses its part of the world")]
+
+pub mod build;
+pub mod judge;
+pub mod messages_api;
+
+use std::collections::HashSet;
+
+use outwork_engine::{
+    Context, Effect, PreviewIds, PromptOptions, Refused, RetryPolicy, Session, SessionChange, Status, Submitter,
+};
+use outwork_wire::agent::EnvironmentKind;
+use outwork_wire::event::{Decision, IdleReason};
+use outwork_wire::id::EventId;
+use outwork_wire::log::{Genesis, LogEntry, Private};
+use outwork_wire::model::{ModelAnswer, ModelFailure, ModelRequest, StopReason};
+use outwork_wire::{ContentBlock, Event, EventBody, EventParams, Time};
+use serde_json::Value;
+
+use judge::Judge;
+
+/// One session and all that it can meet.
+pub struct World {
+    /// What the session began with.
+    pub genesis: Genesis,
+    /// The live session.
+    pub session: Session,
+    /// What is committed, in the order of the commits.
+    pub log: Vec<LogEntry>,
+    /// The simulated time.
+    pub now: Time,
+    /// Whether a model request is under way.
+    pub requesting: bool,
+    /// The latest model request.
+    pub request: Option<ModelRequest>,
+    /// What `advance` asked for last.
+    pub effect: Effect,
+    /// When failed requests are repeated.
+    pub policy: RetryPolicy,
+    /// Makes the next commit fail: what it would have held is lost, and the session with it.
+    pub lose_next_commit: bool,
+    judge: Judge,
+    ids: u64,
+    shown: usize,
+}
+
+impl World {
+    /// A fresh session with the tools of [`build::agent`].
+    pub fn new(environment: EnvironmentKind) -> Self {
+        Self::with_genesis(build::genesis(environment))
+    }
+
+    /// A fresh session with tools on the owner's own workers.
+    pub fn self_hosted() -> Self {
+        Self::new(EnvironmentKind::SelfHosted)
+    }
+
+    /// A fresh session with tools on the plane's workers.
+    pub fn cloud() -> Self {
+        Self::new(EnvironmentKind::Cloud)
+    }
+
+    /// A fresh session of that kind.
+    pub fn with_genesis(genesis: Genesis) -> Self {
+        Self {
+            session: Session::new(genesis.clone()),
+            now: genesis.created_at.plus_seconds(1),
+            genesis,
+            log: Vec::new(),
+            requesting: false,
+            request: None,
+            effect: Effect::Rest,
+            policy: RetryPolicy::default(),
+            lose_next_commit: false,
+            judge: Judge::default(),
+            ids: 0,
+            shown: 0,
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass_millis(&mut self, millis: i64) {
+        self.now = self.now.plus_micros(millis * 1000);
+    }
+
+    /// Submits a batch and commits. A refused batch must leave no trace.
+    pub fn submit_as(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
+        let before = self.session.clone();
+        let result = self.with(|session, context| session.submit(events, by, context));
+        if result.is_err() {
+            assert_eq!(self.session, before, "a refused batch changed the session");
+        }
+        self.commit();
+        result
+    }
+
+    /// Submits a batch as a client.
+    pub fn submit(&mut self, events: Vec<EventParams>) -> Result<Vec<Event>, Refused> {
+        self.submit_as(events, Submitter::Client)
+    }
+
+    /// Submits a batch that must be accepted, and goes on.
+    pub fn send(&mut self, events: Vec<EventParams>) -> Vec<Event> {
+        let events = self.submit(events).expect("the batch is accepted");
+        self.go();
+        events
+    }
+
+    /// The message of a refusal that must come.
+    pub fn refused(&mut self, events: Vec<EventParams>, by: Submitter) -> String {
+        match self.submit_as(events, by) {
+            Ok(events) => panic!("accepted: {events:?}"),
+            Err(refused) => refused.to_string(),
+        }
+    }
+
+    /// Lets the session decide, commits, and takes note of the effect.
+    pub fn go(&mut self) -> Effect {
+        let requesting = self.requesting;
+        let effect = self.with(|session, context| session.advance(requesting, &PromptOptions::default(), context));
+        if !self.commit() {
+            return Effect::Rest;
+        }
+        if let Effect::AskModel(request) = &effect {
+            assert!(!self.requesting, "asked the model while a request was under way");
+            self.requesting = true;
+            self.check_request(request);
+            self.request = Some((**request).clone());
+        }
+        let mut again = self.session.clone();
+        let requesting = self.requesting;
+        let repeated = self.with_other(&mut again, |session, context| {
+            session.advance(requesting, &PromptOptions::default(), context)
+        });
+        assert!(again.take_outbox().is_empty(), "advance did not come to rest: {effect:?}, then {repeated:?}");
+        self.effect = effect.clone();
+        effect
+    }
+
+    /// The model answers the request that is under way; the session goes on.
+    pub fn answer(&mut self, answer: ModelAnswer) {
+        self.answer_only(answer, &PreviewIds::new());
+        self.go();
+    }
+
+    /// The model answers the request that is under way.
+    pub fn answer_only(&mut self, answer: ModelAnswer, previews: &PreviewIds) {
+        assert!(self.requesting, "no request is under way");
+        self.requesting = false;
+        outwork_engine::validate_answer(&answer).expect("the answer is valid");
+        self.with(|session, context| session.answered(answer, previews, context));
+        self.commit();
+    }
+
+    /// The request that is under way fails; the session goes on.
+    pub fn fail(&mut self, failure: &ModelFailure) {
+        assert!(self.requesting, "no request is under way");
+        self.requesting = false;
+        let policy = self.policy;
+        self.with(|session, context| session.failed(failure, &policy, context));
+        self.commit();
+        self.go();
+    }
+
+    /// Changes the session.
+    pub fn update(&mut self, change: SessionChange) -> Result<bool, Refused> {
+        let before = self.session.clone();
+        let result = self.with(|session, context| session.update(change, context));
+        if !matches!(result, Ok(true)) {
+            assert_eq!(self.session, before, "an update without effect changed the session");
+        }
+        self.commit();
+        result
+    }
+
+    /// Archives the session.
+    pub fn archive(&mut self) -> Result<(), Refused> {
+        let result = self.with(|session, context| session.archive(context));
+        self.commit();
+        result
+    }
+
+    /// The process dies. A new one folds the committed log, as the store gives it: what waits in the queue last.
+    pub fn crash(&mut self) {
+        self.session = self.fold_stored();
+        self.requesting = false;
+    }
+
+    /// The entries as the store lists them.
+    pub fn stored(&self) -> Vec<LogEntry> {
+        let processed: HashSet<&EventId> = self
+            .log
+            .iter()
+            .filter(|e| e.event.processed_at.is_some())
+            .map(|e| &e.event.id)
+            .collect();
+        let (done, waiting): (Vec<&LogEntry>, Vec<&LogEntry>) = self
+            .log
+            .iter()
+            .filter(|e| e.event.processed_at.is_some() || !processed.contains(&e.event.id))
+            .partition(|e| e.event.processed_at.is_some());
+        done.into_iter().chain(waiting).cloned().collect()
+    }
+
+    /// A session folded from the stored log.
+    pub fn fold_stored(&self) -> Session {
+        Session::fold(self.genesis.clone(), &self.stored()).expect("the committed log folds")
+    }
+
+    /// Writes the log and its beginning as JSON, reads them back, and compares entries and state.
+    pub fn check_json(&self) {
+        let genesis: Genesis = through_json(&self.genesis);
+        assert_eq!(genesis, self.genesis);
+        let stored = self.stored();
+        let entries: Vec<LogEntry> = stored.iter().map(through_json).collect();
+        assert_eq!(entries, stored, "an entry changes on its way through JSON");
+        let folded = Session::fold(genesis, &entries).expect("the log folds after JSON");
+        assert_eq!(folded, self.session, "the log folds to another state after JSON");
+    }
+
+    /// What was committed since the last call, one line an entry.
+    pub fn lines(&mut self) -> Vec<String> {
+        let from = std::mem::replace(&mut self.shown, self.log.len());
+        self.log[from..].iter().map(|entry| self.line(entry)).collect()
+    }
+
+    /// Compares what was committed since the last look with a table.
+    #[track_caller]
+    pub fn expect(&mut self, table: &[&str]) {
+        let lines = self.lines();
+        assert_eq!(lines, table, "\nfound:\n  {}\n", lines.join("\n  "));
+    }
+
+    /// Drops what was committed so far from the next look.
+    pub fn skip(&mut self) {
+        self.shown = self.log.len();
+    }
+
+    /// The event of a call by the model's id of it.
+    pub fn call_event(&self, model_id: &str) -> EventId {
+        self.log
+            .iter()
+            .find_map(|entry| match &entry.private {
+                Some(Private::Call { model_tool_use_id }) if model_tool_use_id == model_id => {
+                    Some(entry.event.id.clone())
+                }
+                _ => None,
+            })
+            .expect("the model made this call")
+    }
+
+    /// A result for a call.
+    pub fn result(&self, model_id: &str, text: &str) -> EventParams {
+        build::tool_result(self.call_event(model_id), vec![ContentBlock::text(text)], false)
+    }
+
+    /// A result for a call of a custom tool.
+    pub fn custom_result(&self, model_id: &str, text: &str) -> EventParams {
+        build::custom_result(self.call_event(model_id), vec![ContentBlock::text(text)], false)
+    }
+
+    /// Allows a call.
+    pub fn allow(&self, model_id: &str) -> EventParams {
+        build::confirmation(self.call_event(model_id), Decision::Allow, None)
+    }
+
+    /// Denies a call.
+    pub fn deny(&self, model_id: &str, message: Option<&str>) -> EventParams {
+        build::confirmation(self.call_event(model_id), Decision::Deny, message)
+    }
+
+    /// What the judge knows of the calls.
+    pub fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    /// The latest request's messages as `role: blocks`, one line each.
+    pub fn conversation(&self) -> Vec<String> {
+        let request = self.request.as_ref().expect("the model was asked");
+        request.messages.iter().map(messages_api::line).collect()
+    }
+
+    /// Commits what the session emitted. False if the commit was made to fail.
+    pub fn commit(&mut self) -> bool {
+        let entries = self.session.take_outbox();
+        if std::mem::take(&mut self.lose_next_commit) {
+            self.crash();
+            return false;
+        }
+        for entry in entries {
+            self.judge.see(&entry);
+            self.log.push(entry);
+        }
+        let appended = Session::fold(self.genesis.clone(), &self.log).expect("the log folds as it was appended");
+        assert_eq!(appended, self.session, "the log folds to another state than the live one");
+        assert_eq!(self.fold_stored(), self.session, "the stored log folds to another state than the live one");
+        assert_eq!(self.session.status(), self.judge.status(), "the status is not what the log says");
+        assert_eq!(self.session.queued_ids(), self.judge.queued_ids(), "the queue is not what the log says");
+        self.check_needs_owner();
+        true
+    }
+
+    fn check_needs_owner(&mut self) {
+        let mut probe = self.session.clone();
+        let requesting = self.requesting;
+        let effect = self.with_other(&mut probe, |session, context| {
+            session.advance(requesting, &PromptOptions::default(), context)
+        });
+        let work = !probe.take_outbox().is_empty() || effect != Effect::Rest;
+        assert_eq!(
+            self.session.view().needs_owner,
+            work,
+            "needs_owner is wrong; advance would give {effect:?}"
+        );
+    }
+
+    /// Checks a request against the Messages API and against the log: nothing missing, nothing twice.
+    fn check_request(&self, request: &ModelRequest) {
+        let answers: Vec<&ModelAnswer> = self
+            .log
+            .iter()
+            .filter_map(|entry| match &entry.private {
+                Some(Private::Answer { answer }) => Some(answer),
+                _ => None,
+            })
+            .collect();
+        let paused = answers.last().is_some_and(|a| a.stop_reason == Some(StopReason::PauseTurn));
+        if let Err(problem) = messages_api::validate(request, paused) {
+            panic!("the Messages API would refuse the request: {problem}\n{:#?}", request.messages);
+        }
+        let thoughts: Vec<&Value> = answers
+            .iter()
+            .flat_map(|a| &a.content)
+            .filter(|b| messages_api::is_thinking(b))
+            .collect();
+        for block in messages_api::blocks(request, "assistant").filter(|b| messages_api::is_thinking(b)) {
+            assert!(thoughts.contains(&block), "the model never thought {block}");
+        }
+        if let Some(answer) = answers.last().filter(|a| !a.partial && has_calls(a)) {
+            let message = request
+                .messages
+                .iter()
+                .rev()
+                .find(|m| m["role"] == "assistant")
+                .expect("the answer is in the conversation");
+            let blocks = message["content"].as_array().expect("content is a list");
+            let wanted: Vec<&Value> = answer.content.iter().filter(|b| !messages_api::is_text(b)).collect();
+            let found: Vec<&Value> = blocks.iter().filter(|b| !messages_api::is_text(b)).collect();
+            assert!(found.ends_with(&wanted), "thinking and calls of the latest answer are not verbatim");
+        }
+        assert_eq!(
+            messages_api::blocks(request, "user")
+                .filter(|b| messages_api::is_text(b))
+                .map(|b| b["text"].as_str().unwrap_or_default().to_owned())
+                .collect::<Vec<_>>(),
+            self.said(),
+            "the conversation does not hold what was said, once and in order"
+        );
+    }
+
+    /// Every text of a processed user message, in the order of the log.
+    fn said(&self) -> Vec<String> {
+        self.log
+            .iter()
+            .filter(|e| e.event.processed_at.is_some())
+            .filter_map(|e| match &e.event.body {
+                EventBody::UserMessage { content } => Some(content),
+                _ => None,
+            })
+            .flatten()
+            .filter_map(|block| match block {
+                ContentBlock::Text { text } => Some(text.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn with<R>(&mut self, f: impl FnOnce(&mut Session, &mut Context<'_>) -> R) -> R {
+        let ids = &mut self.ids;
+        let mut event_id = |_: Time| {
+            *ids += 1;
+            build::event_id(*ids)
+        };
+        let mut context = Context {
+            now: self.now,
+            event_id: &mut event_id,
+            jitter: 0.5,
+        };
+        f(&mut self.session, &mut context)
+    }
+
+    fn with_other<R>(&self, session: &mut Session, f: impl FnOnce(&mut Session, &mut Context<'_>) -> R) -> R {
+        let mut ids = 1_000_000_000;
+        let mut event_id = |_: Time| {
+            ids += 1;
+            build::event_id(ids)
+        };
+        let mut context = Context {
+            now: self.now,
+            event_id: &mut event_id,
+            jitter: 0.5,
+        };
+        f(session, &mut context)
+    }
+
+    fn line(&self, entry: &LogEntry) -> String {
+        let body = &entry.event.body;
+        let kind = body.kind();
+        let detail = match body {
+            EventBody::UserMessage { content } | EventBody::AgentMessage { content } => Some(texts(content)),
+            EventBody::UserToolConfirmation { tool_use_id, result, .. } => Some(format!(
+                "{} {}",
+                self.model_id(tool_use_id),
+                match result {
+                    Decision::Allow => "allow",
+                    Decision::Deny => "deny",
+                }
+            )),
+            EventBody::UserCustomToolResult {
+                custom_tool_use_id: id,
+                is_error,
+                ..
+            }
+            | EventBody::UserToolResult {
+                tool_use_id: id,
+                is_error,
+                ..
+            }
+            | EventBody::AgentToolResult {
+                tool_use_id: id,
+                is_error,
+                ..
+            } => Some(format!(
+                "{} {}",
+                self.model_id(id),
+                if *is_error == Some(true) { "error" } else { "ok" }
+            )),
+            EventBody::AgentToolUse {
+                name,
+                evaluated_permission,
+                ..
+            } => Some(format!(
+                "{} {name} {}",
+                self.model_id(&entry.event.id),
+                word(&evaluated_permission)
+            )),
+            EventBody::AgentCustomToolUse { name, .. } => {
+                Some(format!("{} {name}", self.model_id(&entry.event.id)))
+            }
+            EventBody::SessionError { error } => {
+                Some(format!("{} {}", word(&error.kind), word(&error.retry_status)))
+            }
+            EventBody::StatusIdle { stop_reason, .. } | EventBody::ThreadStatusIdle { stop_reason, .. } => {
+                Some(self.reason(stop_reason))
+            }
+            EventBody::ModelRequestEnd { is_error, .. } => (*is_error == Some(true)).then(|| "error".to_owned()),
+            _ => None,
+        };
+        let waits = if entry.event.processed_at.is_none() { "queued: " } else { "" };
+        match detail {
+            Some(detail) => format!("{waits}{kind} {detail}"),
+            None => format!("{waits}{kind}"),
+        }
+    }
+
+    fn reason(&self, reason: &IdleReason) -> String {
+        match reason {
+            IdleReason::RequiresAction { event_ids } => {
+                let ids: Vec<String> = event_ids.iter().map(|id| self.model_id(id)).collect();
+                format!("requires_action {}", ids.join(","))
+            }
+            IdleReason::EndTurn {} | IdleReason::RetriesExhausted {} | IdleReason::Refusal {} => word(reason),
+        }
+    }
+
+    fn model_id(&self, id: &EventId) -> String {
+        self.log
+            .iter()
+            .find_map(|entry| match &entry.private {
+                Some(Private::Call { model_tool_use_id }) if entry.event.id == *id => Some(model_tool_use_id.clone()),
+                _ => None,
+            })
+            .unwrap_or_else(|| id.to_string())
+    }
+}
+
+/// The status and what it rests for, for assertions.
+pub fn rests(world: &World) -> (Status, Option<IdleReason>) {
+    (world.session.status(), world.session.idle_reason().cloned())
+}
+
+fn has_calls(answer: &ModelAnswer) -> bool {
+    answer.content.iter().any(|b| b["type"] == "tool_use")
+}
+
+fn texts(content: &[ContentBlock]) -> String {
+    let texts: Vec<&str> = content
+        .iter()
+        .map(|block| match block {
+            ContentBlock::Text { text } => text.as_str(),
+            other => other.kind(),
+        })
+        .collect();
+    texts.join("|")
+}
+
+/// The word that an enum is on the wire: a string, or the `type` of an object.
+fn word(value: &impl serde::Serialize) -> String {
+    let value = serde_json::to_value(value).expect("enums of the wire are JSON");
+    value
+        .get("type")
+        .unwrap_or(&value)
+        .as_str()
+        .expect("enums of the wire have a word")
+        .to_owned()
+}
+
+fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+    let text = serde_json::to_string(value).expect("it can be written");
+    serde_json::from_str(&text).expect("it can be read back")
+}

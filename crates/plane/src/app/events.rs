@@ -1,0 +1,56 @@
+//! Events: sent, listed, watched.
+
+use std::sync::Arc;
+
+use outwork_engine::Submitter;
+use outwork_store::{EventQuery, Page, PageRequest};
+use outwork_wire::id::SessionId;
+use outwork_wire::{Event, EventParams};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::{App, sessions};
+use crate::auth::Access;
+use crate::error::ApiError;
+use crate::run::hub::Frame;
+use crate::run::registry::Command;
+
+/// Sends events to a session. When this returns they are in its log.
+pub(crate) async fn send(
+    app: &App,
+    access: &Access,
+    id: &SessionId,
+    events: Vec<EventParams>,
+) -> Result<Vec<Event>, ApiError> {
+    sessions::find(app, access, id).await?;
+    let by = if access.is_worker() {
+        Submitter::Worker
+    } else {
+        Submitter::Client
+    };
+    app.sessions
+        .ask(access.workspace()?, id, |reply| Command::Submit { events, by, reply })
+        .await
+}
+
+/// A page of a session's log.
+pub(crate) async fn list(
+    app: &App,
+    access: &Access,
+    id: &SessionId,
+    query: EventQuery,
+    page: PageRequest,
+) -> Result<Page<Box<RawValue>>, ApiError> {
+    sessions::find(app, access, id).await?;
+    Ok(app.store.list_events(access.workspace()?, id, query, page).await?)
+}
+
+/// Everything that happens in a session from now on.
+pub(crate) async fn watch(
+    app: &App,
+    access: &Access,
+    id: &SessionId,
+) -> Result<mpsc::Receiver<Arc<Frame>>, ApiError> {
+    sessions::find(app, access, id).await?;
+    Ok(app.hub.listen(id, app.limits().stream_backlog))
+}

@@ -1,0 +1,715 @@
+//! The parts of an agent as a client sends them, and what becomes of them: tools, model, metadata.
+//!
+//! Agents, sessions with overrides and session updates take the same parts, so they are parsed and resolved here.
+//! What is resolved has every default filled in. Refused, by the path of the field: unknown types and fields, what
+//! this server does not run (`mcp_toolset`, the web tools, the policy `auto`), names that the model could confuse.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use outwork_wire::agent::{
+    BuiltinTool, CustomTool, DefaultToolConfig, Effort, ModelConfig, PermissionPolicy, Speed, Tool, ToolConfig,
+};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::http::shortened;
+
+/// The most tools of an agent, those of a toolset counted one by one.
+const MAX_TOOLS: usize = 256;
+const MAX_TOOL_NAME: usize = 128;
+const MAX_TOOL_DESCRIPTION: usize = 16_384;
+const MAX_MODEL_ID: usize = 256;
+const MAX_METADATA_KEYS: usize = 16;
+const MAX_METADATA_KEY: usize = 64;
+const MAX_METADATA_VALUE: usize = 512;
+
+/// Every built-in tool, those that are not served too.
+const BUILTIN: [BuiltinTool; 8] = [
+    BuiltinTool::Bash,
+    BuiltinTool::Read,
+    BuiltinTool::Write,
+    BuiltinTool::Edit,
+    BuiltinTool::Glob,
+    BuiltinTool::Grep,
+    BuiltinTool::WebFetch,
+    BuiltinTool::WebSearch,
+];
+
+/// For `#[serde(default, deserialize_with = "given")]`: an absent field is `None`. With `Option<T>` a null is
+/// refused, with `Option<Option<T>>` it is `Some(None)`.
+pub(crate) fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Refuses a text that is shorter or longer than allowed, counted in characters.
+pub(crate) fn check_length(path: &str, text: &str, allowed: RangeInclusive<usize>) -> Result<(), ApiError> {
+    let length = text.chars().count();
+    if allowed.contains(&length) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(if length == 0 {
+        format!("{path}: must not be empty")
+    } else {
+        format!(
+            "{path}: must have from {} to {} characters, not {length}",
+            allowed.start(),
+            allowed.end()
+        )
+    }))
+}
+
+/// Refuses a list that has entries, of things that this server does not do yet.
+pub(crate) fn unsupported_list(path: &str, what: &str, entries: Option<&Vec<Value>>) -> Result<(), ApiError> {
+    match entries {
+        Some(list) if !list.is_empty() => Err(ApiError::invalid(format!(
+            "{path}: {what} are not supported by this server; leave the field out or send an empty list"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// One entry of `tools` as a client sends it. Which fields belong to which type is checked by [`resolve_tools`].
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ToolParams {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default, deserialize_with = "given")]
+    configs: Option<Vec<ToolConfigParams>>,
+    #[serde(default)]
+    default_config: Option<DefaultConfigParams>,
+    #[serde(default, deserialize_with = "given")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    description: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    input_schema: Option<Map<String, Value>>,
+    #[serde(default)]
+    mcp_server_name: Option<Value>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolConfigParams {
+    name: String,
+    #[serde(rename = "type", default, deserialize_with = "given")]
+    kind: Option<String>,
+    #[serde(default)]
+    enabled: Option<bool>,
+    #[serde(default)]
+    permission_policy: Option<PolicyParams>,
+    #[serde(default)]
+    allowed_domains: Option<Value>,
+    #[serde(default)]
+    blocked_domains: Option<Value>,
+    #[serde(default)]
+    max_content_tokens: Option<Value>,
+    #[serde(default)]
+    url_sources: Option<Value>,
+    #[serde(default)]
+    user_location: Option<Value>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DefaultConfigParams {
+    #[serde(default)]
+    enabled: Option<bool>,
+    #[serde(default)]
+    permission_policy: Option<PolicyParams>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyParams {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Checks the entries of `tools` and fills in every default. `path` is where they stand, for messages.
+pub(crate) fn resolve_tools(params: &[ToolParams], path: &str) -> Result<Vec<Tool>, ApiError> {
+    let mut names = HashSet::new();
+    let mut toolset = false;
+    let mut count = 0;
+    let mut tools = Vec::with_capacity(params.len());
+    for (index, entry) in params.iter().enumerate() {
+        let at = format!("{path}.{index}");
+        let tool = match entry.kind.as_str() {
+            "agent_toolset_20260401" => {
+                if std::mem::replace(&mut toolset, true) {
+                    return Err(ApiError::invalid(format!(
+                        "{at}: agent_toolset_20260401 is given twice; put all settings into one entry"
+                    )));
+                }
+                count += BuiltinTool::SANDBOXED.len();
+                entry.toolset(&at)?
+            }
+            "custom" => {
+                count += 1;
+                let custom = entry.custom(&at)?;
+                if !names.insert(custom.name.clone()) {
+                    return Err(ApiError::invalid(format!(
+                        "{at}.name: `{}` is the name of two tools; names must be unique",
+                        custom.name
+                    )));
+                }
+                Tool::Custom(custom)
+            }
+            "mcp_toolset" => {
+                return Err(ApiError::invalid(format!(
+                    "{at}.type: mcp_toolset is not supported by this server, as it does not call MCP servers; wrap \
+                     the server's tools as `custom` tools"
+                )));
+            }
+            other => {
+                return Err(ApiError::invalid(format!(
+                    "{at}.type: `{}` is not supported; use agent_toolset_20260401 or custom",
+                    shortened(other)
+                )));
+            }
+        };
+        tools.push(tool);
+    }
+    if count > MAX_TOOLS {
+        return Err(ApiError::invalid(format!(
+            "{path}: at most {MAX_TOOLS} tools are allowed over all entries, not {count}"
+        )));
+    }
+    Ok(tools)
+}
+
+impl ToolParams {
+    fn toolset(&self, at: &str) -> Result<Tool, ApiError> {
+        self.refuse(at, "agent_toolset_20260401", &[
+            ("name", self.name.is_some()),
+            ("description", self.description.is_some()),
+            ("input_schema", self.input_schema.is_some()),
+            ("mcp_server_name", self.mcp_server_name.is_some()),
+        ])?;
+        let given = self.default_config.as_ref();
+        let default_config = DefaultToolConfig {
+            enabled: given.and_then(|c| c.enabled).unwrap_or(true),
+            permission_policy: match given.and_then(|c| c.permission_policy.as_ref()) {
+                Some(policy) => policy.resolve(&format!("{at}.default_config.permission_policy"))?,
+                None => PermissionPolicy::AlwaysAllow {},
+            },
+        };
+        let mut configs: Vec<ToolConfig> = Vec::new();
+        for (index, params) in self.configs.iter().flatten().enumerate() {
+            let at = format!("{at}.configs.{index}");
+            let config = params.resolve(&at, default_config)?;
+            if configs.iter().any(|c| c.name == config.name) {
+                return Err(ApiError::invalid(format!(
+                    "{at}.name: `{}` is configured twice",
+                    config.name.as_str()
+                )));
+            }
+            configs.push(config);
+        }
+        Ok(Tool::AgentToolset {
+            configs,
+            default_config,
+        })
+    }
+
+    fn custom(&self, at: &str) -> Result<CustomTool, ApiError> {
+        self.refuse(at, "custom", &[
+            ("configs", self.configs.is_some()),
+            ("default_config", self.default_config.is_some()),
+            ("mcp_server_name", self.mcp_server_name.is_some()),
+        ])?;
+        let required = |field: &str| ApiError::invalid(format!("{at}.{field}: is required for a custom tool"));
+        let name = self.name.clone().ok_or_else(|| required("name"))?;
+        check_tool_name(&format!("{at}.name"), &name)?;
+        let description = self.description.clone().ok_or_else(|| required("description"))?;
+        check_length(&format!("{at}.description"), &description, 1..=MAX_TOOL_DESCRIPTION)?;
+        let input_schema = self.input_schema.clone().ok_or_else(|| required("input_schema"))?;
+        Ok(CustomTool {
+            name,
+            description,
+            input_schema: checked_schema(&format!("{at}.input_schema"), input_schema)?,
+        })
+    }
+
+    fn refuse(&self, at: &str, kind: &str, fields: &[(&str, bool)]) -> Result<(), ApiError> {
+        match fields.iter().find(|(_, present)| *present) {
+            Some((field, _)) => Err(ApiError::invalid(format!(
+                "{at}.{field}: is not a field of a tool of type {kind}"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ToolConfigParams {
+    fn resolve(&self, at: &str, default: DefaultToolConfig) -> Result<ToolConfig, ApiError> {
+        let name = BUILTIN.into_iter().find(|t| t.as_str() == self.name).ok_or_else(|| {
+            ApiError::invalid(format!(
+                "{at}.name: `{}` is not a built-in tool; use one of {}",
+                shortened(&self.name),
+                BUILTIN.map(BuiltinTool::as_str).join(", ")
+            ))
+        })?;
+        if let Some(kind) = self.kind.as_deref().filter(|kind| *kind != name.as_str()) {
+            return Err(ApiError::invalid(format!(
+                "{at}.type: must be the same as `name`, `{}`, not `{}`",
+                name.as_str(),
+                shortened(kind)
+            )));
+        }
+        let enabled = self.enabled.unwrap_or(default.enabled);
+        let web = matches!(name, BuiltinTool::WebFetch | BuiltinTool::WebSearch);
+        if web && enabled {
+            return Err(ApiError::invalid(format!(
+                "{at}.enabled: {} is not supported by this server, as sandboxes have no network; send `enabled: \
+                 false` or leave the entry out, it is off then too",
+                name.as_str()
+            )));
+        }
+        self.refuse_web_settings(at, name, web)?;
+        Ok(ToolConfig {
+            name,
+            kind: name,
+            enabled,
+            permission_policy: match &self.permission_policy {
+                Some(policy) => policy.resolve(&format!("{at}.permission_policy"))?,
+                None => default.permission_policy,
+            },
+        })
+    }
+
+    fn refuse_web_settings(&self, at: &str, name: BuiltinTool, web: bool) -> Result<(), ApiError> {
+        let settings = [
+            ("allowed_domains", &self.allowed_domains),
+            ("blocked_domains", &self.blocked_domains),
+            ("max_content_tokens", &self.max_content_tokens),
+            ("url_sources", &self.url_sources),
+            ("user_location", &self.user_location),
+        ];
+        match settings.iter().find(|(_, value)| value.is_some()) {
+            Some((field, _)) if web => Err(ApiError::invalid(format!(
+                "{at}.{field}: is not supported by this server, as it does not run {}",
+                name.as_str()
+            ))),
+            Some((field, _)) => Err(ApiError::invalid(format!(
+                "{at}.{field}: is not a setting of {}",
+                name.as_str()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PolicyParams {
+    fn resolve(&self, at: &str) -> Result<PermissionPolicy, ApiError> {
+        match self.kind.as_str() {
+            "always_allow" => Ok(PermissionPolicy::AlwaysAllow {}),
+            "always_ask" => Ok(PermissionPolicy::AlwaysAsk {}),
+            "auto" => Err(ApiError::invalid(format!(
+                "{at}.type: auto is not supported by this server; use always_allow or always_ask"
+            ))),
+            other => Err(ApiError::invalid(format!(
+                "{at}.type: `{}` is not a permission policy; use always_allow or always_ask",
+                shortened(other)
+            ))),
+        }
+    }
+}
+
+fn check_tool_name(at: &str, name: &str) -> Result<(), ApiError> {
+    check_length(at, name, 1..=MAX_TOOL_NAME)?;
+    if let Some(wrong) = name.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '_' && *c != '-') {
+        return Err(ApiError::invalid(format!(
+            "{at}: may have letters, digits, `_` and `-` only, not `{}`",
+            wrong.escape_debug()
+        )));
+    }
+    if name.starts_with("mcp__") {
+        return Err(ApiError::invalid(format!(
+            "{at}: must not start with `mcp__`, which is kept for the tools of MCP servers"
+        )));
+    }
+    if BUILTIN.iter().any(|tool| tool.as_str() == name) {
+        return Err(ApiError::invalid(format!(
+            "{at}: `{name}` is the name of a built-in tool; choose another one"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks the schema of a custom tool's input. Fields that are null are left out, as they say nothing.
+fn checked_schema(at: &str, mut schema: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
+    let invalid = |message: String| Err(ApiError::invalid(format!("{at}{message}")));
+    if schema.get("type").and_then(Value::as_str) != Some("object") {
+        return invalid(".type: must be `object`".into());
+    }
+    for field in ["oneOf", "anyOf", "allOf"] {
+        if schema.contains_key(field) {
+            return invalid(format!(".{field}: is not allowed at the top of the schema"));
+        }
+    }
+    for (field, expected) in [("properties", "an object"), ("required", "a list of names")] {
+        match schema.get(field) {
+            None => {}
+            Some(Value::Null) => {
+                schema.shift_remove(field);
+            }
+            Some(Value::Object(_)) if field == "properties" => {}
+            Some(Value::Array(names)) if field == "required" && names.iter().all(Value::is_string) => {}
+            Some(_) => return invalid(format!(".{field}: must be {expected}")),
+        }
+    }
+    if schema.values().any(has_reference) || schema.get("$ref").is_some_and(Value::is_string) {
+        return invalid(": `$ref` is not allowed; write the schema out where it is used".into());
+    }
+    Ok(schema)
+}
+
+/// Whether a schema refers to another one. Nesting is bounded by the limit of the body's depth.
+fn has_reference(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.get("$ref").is_some_and(Value::is_string) || map.values().any(has_reference),
+        Value::Array(list) => list.iter().any(has_reference),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// A model as a client sends it: its id alone, or an object.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelParams {
+    id: String,
+    effort: Option<Option<EffortParams>>,
+    speed: Option<Speed>,
+    inference_geo: Option<String>,
+}
+
+/// An effort as a client sends it: a word, or an object with the word as its type.
+#[derive(Clone, Copy, Debug)]
+struct EffortParams(Effort);
+
+/// Checks a model and fills in the defaults. `stored` is what an update replaces: its effort stays if none is sent.
+pub(crate) fn resolve_model(
+    params: &ModelParams,
+    stored: Option<&ModelConfig>,
+    path: &str,
+) -> Result<ModelConfig, ApiError> {
+    check_length(&format!("{path}.id"), &params.id, 1..=MAX_MODEL_ID)?;
+    if params.id.chars().any(char::is_control) {
+        return Err(ApiError::invalid(format!("{path}.id: must not have control characters")));
+    }
+    if params.inference_geo.is_some() {
+        return Err(ApiError::invalid(format!(
+            "{path}.inference_geo: is not supported by this server; leave it out, the model provider decides"
+        )));
+    }
+    Ok(ModelConfig {
+        id: params.id.clone(),
+        effort: match params.effort {
+            Some(effort) => effort.map(|e| e.0),
+            None => stored.and_then(|s| s.effort),
+        },
+        inference_geo: None,
+        speed: params.speed,
+    })
+}
+
+impl<'de> Deserialize<'de> for ModelParams {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            id: String,
+            #[serde(default, deserialize_with = "given")]
+            effort: Option<Option<EffortParams>>,
+            #[serde(default)]
+            speed: Option<Speed>,
+            #[serde(default)]
+            inference_geo: Option<String>,
+        }
+
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = ModelParams;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a model's id or an object with `id`")
+            }
+
+            fn visit_str<E: de::Error>(self, id: &str) -> Result<ModelParams, E> {
+                Ok(ModelParams {
+                    id: id.to_owned(),
+                    effort: None,
+                    speed: None,
+                    inference_geo: None,
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ModelParams, A::Error> {
+                let fields = Fields::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ModelParams {
+                    id: fields.id,
+                    effort: fields.effort,
+                    speed: fields.speed,
+                    inference_geo: fields.inference_geo,
+                })
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for EffortParams {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = EffortParams;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("low, medium, high, xhigh or max, or an object with one of them as `type`")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<EffortParams, E> {
+                [
+                    Effort::Low {},
+                    Effort::Medium {},
+                    Effort::High {},
+                    Effort::Xhigh {},
+                    Effort::Max {},
+                ]
+                .into_iter()
+                .find(|effort| effort.as_str() == word)
+                .map(EffortParams)
+                .ok_or_else(|| E::invalid_value(de::Unexpected::Str(&shortened(word)), &self))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EffortParams, A::Error> {
+                Effort::deserialize(MapAccessDeserializer::new(map)).map(EffortParams)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// Checks metadata that is given as a whole: strings by name. The error is a message with the path of the fault.
+pub(crate) fn checked_metadata(metadata: Map<String, Value>) -> Result<Map<String, Value>, String> {
+    for (key, value) in &metadata {
+        check_pair(key, value)?;
+    }
+    check_count(&metadata)?;
+    Ok(metadata)
+}
+
+/// Changes metadata: a null takes the key away (an empty text too, if `empty_deletes`), a text is set.
+pub(crate) fn merge_metadata(
+    metadata: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    empty_deletes: bool,
+) -> Result<(), String> {
+    for (key, value) in patch {
+        if value.is_null() || (empty_deletes && value == "") {
+            metadata.shift_remove(key);
+        } else {
+            check_pair(key, value)?;
+            metadata.insert(key.clone(), value.clone());
+        }
+    }
+    check_count(metadata)
+}
+
+fn check_pair(key: &str, value: &Value) -> Result<(), String> {
+    let shown = shortened(key);
+    if key.is_empty() || key.chars().count() > MAX_METADATA_KEY {
+        return Err(format!(
+            "metadata: the key `{shown}` must have from 1 to {MAX_METADATA_KEY} characters"
+        ));
+    }
+    match value.as_str() {
+        None => Err(format!("metadata.{shown}: must be a string")),
+        Some(text) if text.chars().count() > MAX_METADATA_VALUE => Err(format!(
+            "metadata.{shown}: must have at most {MAX_METADATA_VALUE} characters"
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_count(metadata: &Map<String, Value>) -> Result<(), String> {
+    if metadata.len() > MAX_METADATA_KEYS {
+        return Err(format!(
+            "metadata: at most {MAX_METADATA_KEYS} keys are allowed, not {}",
+            metadata.len()
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tools(value: Value) -> Result<Vec<Tool>, String> {
+        let params: Vec<ToolParams> = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        resolve_tools(&params, "tools").map_err(|e| e.message)
+    }
+
+    fn refusal(value: Value) -> String {
+        tools(value).unwrap_err()
+    }
+
+    fn custom(name: &str, schema: Value) -> Value {
+        json!([{ "type": "custom", "name": name, "description": "d", "input_schema": schema }])
+    }
+
+    #[test]
+    fn a_toolset_gets_its_defaults() {
+        let resolved = tools(json!([{ "type": "agent_toolset_20260401" }])).unwrap();
+        assert_eq!(
+            serde_json::to_value(&resolved).unwrap(),
+            json!([{
+                "type": "agent_toolset_20260401", "configs": [],
+                "default_config": { "enabled": true, "permission_policy": { "type": "always_allow" } },
+            }])
+        );
+        let resolved = tools(json!([{
+            "type": "agent_toolset_20260401",
+            "default_config": { "enabled": false, "permission_policy": { "type": "always_ask" } },
+            "configs": [{ "name": "bash", "type": "bash", "enabled": true }, { "name": "web_search" }],
+        }]))
+        .unwrap();
+        assert_eq!(
+            serde_json::to_value(&resolved).unwrap()[0]["configs"],
+            json!([
+                { "name": "bash", "type": "bash", "enabled": true, "permission_policy": { "type": "always_ask" } },
+                { "name": "web_search", "type": "web_search", "enabled": false,
+                  "permission_policy": { "type": "always_ask" } },
+            ])
+        );
+    }
+
+    #[test]
+    fn what_is_not_run_is_refused_with_its_place() {
+        let toolset = |configs: Value| json!([{ "type": "agent_toolset_20260401", "configs": configs }]);
+        let web = refusal(toolset(json!([{ "name": "bash" }, { "name": "web_search" }])));
+        assert!(web.starts_with("tools.0.configs.1.enabled: web_search"), "{web}");
+        assert!(tools(toolset(json!([{ "name": "web_search", "enabled": false }]))).is_ok());
+        let setting = refusal(toolset(
+            json!([{ "name": "web_fetch", "enabled": false, "max_content_tokens": 5 }]),
+        ));
+        assert!(setting.starts_with("tools.0.configs.0.max_content_tokens: "), "{setting}");
+        let setting = refusal(toolset(json!([{ "name": "bash", "allowed_domains": [] }])));
+        assert!(setting.ends_with("is not a setting of bash"), "{setting}");
+        let auto = refusal(toolset(
+            json!([{ "name": "bash", "permission_policy": { "type": "auto" } }]),
+        ));
+        assert!(auto.starts_with("tools.0.configs.0.permission_policy.type: auto"), "{auto}");
+        let twice = refusal(toolset(json!([{ "name": "bash" }, { "name": "bash" }])));
+        assert!(twice.starts_with("tools.0.configs.1.name: "), "{twice}");
+        let kind = refusal(toolset(json!([{ "name": "bash", "type": "read" }])));
+        assert!(kind.starts_with("tools.0.configs.0.type: "), "{kind}");
+        let mcp = refusal(json!([{ "type": "mcp_toolset", "mcp_server_name": "x" }]));
+        assert!(mcp.starts_with("tools.0.type: mcp_toolset"), "{mcp}");
+        assert!(refusal(json!([{ "type": "agent_toolset_20260401" }, { "type": "agent_toolset_20260401" }])).contains("twice"));
+        assert!(refusal(json!([{ "type": "computer" }])).contains("`computer`"));
+        assert!(refusal(json!([{ "type": "custom", "colour": 1 }])).contains("`colour`"));
+        assert!(refusal(toolset(Value::Null)).contains("null"));
+    }
+
+    #[test]
+    fn custom_tools_are_checked() {
+        let object = || json!({ "type": "object" });
+        assert!(tools(custom("look-up_1", object())).is_ok());
+        for name in ["", "a b", "mcp__x", "bash", "web_fetch", &"a".repeat(129)] {
+            let message = refusal(custom(name, object()));
+            assert!(message.starts_with("tools.0.name: "), "{message}");
+        }
+        for schema in [
+            json!({}),
+            json!({ "type": "string" }),
+            json!({ "type": "object", "anyOf": [] }),
+            json!({ "type": "object", "properties": [] }),
+            json!({ "type": "object", "required": [1] }),
+            json!({ "type": "object", "properties": { "a": { "$ref": "#/x" } } }),
+            json!({ "type": "object", "$ref": "#/x" }),
+        ] {
+            let message = refusal(custom("a", schema));
+            assert!(message.starts_with("tools.0.input_schema"), "{message}");
+        }
+        let nulls = json!({ "type": "object", "properties": null, "required": null, "additionalProperties": false });
+        let Tool::Custom(tool) = &tools(custom("a", nulls)).unwrap()[0] else {
+            panic!("a custom tool was given");
+        };
+        assert_eq!(Value::from(tool.input_schema.clone()), json!({ "type": "object", "additionalProperties": false }));
+        let mut two = custom("a", object());
+        let entry = two[0].clone();
+        two.as_array_mut().unwrap().push(entry);
+        assert!(refusal(two).starts_with("tools.1.name: "));
+        let missing = refusal(json!([{ "type": "custom", "name": "a", "description": "d" }]));
+        assert!(missing.starts_with("tools.0.input_schema: "), "{missing}");
+        let many: Vec<Value> = (0..257).map(|n| custom(&format!("t{n}"), object())[0].clone()).collect();
+        assert!(refusal(json!(many)).contains("256"));
+    }
+
+    #[test]
+    fn a_model_has_three_forms() {
+        let model = |value: Value, stored: Option<&ModelConfig>| {
+            let params: ModelParams = serde_json::from_value(value).map_err(|e| e.to_string())?;
+            resolve_model(&params, stored, "model").map_err(|e| e.message)
+        };
+        let plain = model(json!("m"), None).unwrap();
+        assert_eq!((plain.id.as_str(), plain.effort, plain.speed), ("m", None, None));
+        let word = model(json!({ "id": "m", "effort": "xhigh", "speed": "fast" }), None).unwrap();
+        assert_eq!((word.effort, word.speed), (Some(Effort::Xhigh {}), Some(Speed::Fast)));
+        let object = model(json!({ "id": "m", "effort": { "type": "low" } }), None).unwrap();
+        assert_eq!(object.effort, Some(Effort::Low {}));
+
+        assert_eq!(model(json!("n"), Some(&word)).unwrap().effort, Some(Effort::Xhigh {}));
+        assert_eq!(model(json!("n"), Some(&word)).unwrap().speed, None);
+        assert_eq!(model(json!({ "id": "n", "effort": null }), Some(&word)).unwrap().effort, None);
+
+        assert!(model(json!({ "id": "m", "inference_geo": "eu" }), None).unwrap_err().starts_with("model.inference_geo"));
+        assert!(model(json!(""), None).unwrap_err().starts_with("model.id"));
+        for wrong in [
+            json!(1),
+            json!({ "effort": "low" }),
+            json!({ "id": "m", "effort": "huge" }),
+            json!({ "id": "m", "effort": { "type": "low", "x": 1 } }),
+            json!({ "id": "m", "speed": "slow" }),
+            json!({ "id": "m", "temperature": 1 }),
+        ] {
+            assert!(model(wrong.clone(), None).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_checked_and_merged() {
+        let map = |value: Value| value.as_object().unwrap().clone();
+        assert!(checked_metadata(map(json!({ "a": "b", "c": "" }))).is_ok());
+        assert!(checked_metadata(map(json!({ "a": 1 }))).unwrap_err().starts_with("metadata.a: "));
+        assert!(checked_metadata(map(json!({ "a": null }))).is_err());
+        assert!(checked_metadata(map(json!({ "": "b" }))).is_err());
+        assert!(checked_metadata(map(json!({ "k".repeat(65): "b" }))).is_err());
+        assert!(checked_metadata(map(json!({ "k".repeat(64): "ä".repeat(512) }))).is_ok());
+        assert!(checked_metadata(map(json!({ "a": "b".repeat(513) }))).is_err());
+
+        let mut metadata = map(json!({ "a": "1", "b": "2" }));
+        merge_metadata(&mut metadata, &map(json!({ "a": null, "c": "3", "b": "" })), false).unwrap();
+        assert_eq!(Value::from(metadata.clone()), json!({ "b": "", "c": "3" }));
+        merge_metadata(&mut metadata, &map(json!({ "c": "" })), true).unwrap();
+        assert_eq!(Value::from(metadata.clone()), json!({ "b": "" }));
+        let many: Map<String, Value> = (0..16).map(|n| (format!("k{n}"), json!("v"))).collect();
+        assert!(merge_metadata(&mut metadata, &many, false).unwrap_err().contains("16"));
+    }
+}

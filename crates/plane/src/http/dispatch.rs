@@ -1,0 +1,181 @@
+//! The way of a request: routed by the table, checked, carried out, answered.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{RawPathParams, Request};
+use axum::response::Response;
+use axum::routing::{MethodFilter, on};
+use http::Method;
+use outwork_wire::id::RequestId;
+
+use super::call::Call;
+use super::query::Query;
+use super::render::{Reply, response};
+use super::table::{NOT_SERVED, Operation, Row, TABLE};
+use super::{agents, body, environments, events, keys, models, service, sessions, threads, versions, work};
+use crate::app::App;
+use crate::auth::{authorize, credential};
+use crate::error::{ApiError, ErrorKind};
+
+/// Every operation at its path.
+pub fn router(app: Arc<App>) -> Router {
+    let mut router = Router::new();
+    for row in TABLE {
+        let app = app.clone();
+        let handler = move |path: RawPathParams, request: Request| handle(app, row, path, request);
+        router = router.route(row.path, on(filter(&row.method), handler));
+    }
+    let method_app = app.clone();
+    router
+        .method_not_allowed_fallback(move |request: Request| unrouted(method_app, request, true))
+        .fallback(move |request: Request| unrouted(app, request, false))
+}
+
+fn filter(method: &Method) -> MethodFilter {
+    match *method {
+        Method::POST => MethodFilter::POST,
+        Method::DELETE => MethodFilter::DELETE,
+        _ => MethodFilter::GET,
+    }
+}
+
+async fn handle(app: Arc<App>, row: &'static Row, path: RawPathParams, request: Request) -> Response {
+    let request_id = RequestId::fresh();
+    let began = Instant::now();
+    let result = carry_out(&app, row, &path, request).await;
+    let response = response(result, &request_id);
+    app.metrics().request(row, response.status(), began.elapsed());
+    tracing::debug!(
+        %request_id, operation = ?row.operation, status = response.status().as_u16(),
+        micros = began.elapsed().as_micros() as u64, "request"
+    );
+    response
+}
+
+async fn carry_out(
+    app: &Arc<App>,
+    row: &'static Row,
+    path: &RawPathParams,
+    request: Request,
+) -> Result<Reply, ApiError> {
+    let (parts, incoming) = request.into_parts();
+    let principal = app.authenticate(credential(&parts.headers)?).await?;
+    let access = authorize(row, principal, |name| {
+        path.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    })?;
+    if row.path.starts_with("/v1/") {
+        versions::check(&parts.headers, row.beta.then_some(versions::MANAGED_AGENTS))?;
+    }
+    let limits = app.limits();
+    let body = body::read(incoming, limits.max_body_bytes, limits.body_timeout).await?;
+    let call = Call {
+        app: app.clone(),
+        access,
+        query: Query::parse(parts.uri.query()),
+        headers: parts.headers,
+        path: path.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+        body,
+    };
+    perform(row.operation, call).await
+}
+
+/// The API's meaning: each operation and what carries it out.
+async fn perform(operation: Operation, call: Call) -> Result<Reply, ApiError> {
+    match operation {
+        Operation::Healthz => service::healthz(call).await,
+        Operation::Readyz => service::readyz(call).await,
+        Operation::Metrics => service::metrics(call).await,
+
+        Operation::AgentsCreate => agents::create(call).await,
+        Operation::AgentsList => agents::list(call).await,
+        Operation::AgentsRetrieve => agents::retrieve(call).await,
+        Operation::AgentsUpdate => agents::update(call).await,
+        Operation::AgentsArchive => agents::archive(call).await,
+        Operation::AgentVersionsList => agents::versions(call).await,
+
+        Operation::EnvironmentsCreate => environments::create(call).await,
+        Operation::EnvironmentsList => environments::list(call).await,
+        Operation::EnvironmentsRetrieve => environments::retrieve(call).await,
+        Operation::EnvironmentsUpdate => environments::update(call).await,
+        Operation::EnvironmentsDelete => environments::delete(call).await,
+        Operation::EnvironmentsArchive => environments::archive(call).await,
+
+        Operation::WorkList => work::list(call).await,
+        Operation::WorkPoll => work::poll(call).await,
+        Operation::WorkStats => work::stats(call).await,
+        Operation::WorkRetrieve => work::retrieve(call).await,
+        Operation::WorkUpdate => work::update(call).await,
+        Operation::WorkAck => work::ack(call).await,
+        Operation::WorkHeartbeat => work::heartbeat(call).await,
+        Operation::WorkStop => work::stop(call).await,
+
+        Operation::SessionsCreate => sessions::create(call).await,
+        Operation::SessionsList => sessions::list(call).await,
+        Operation::SessionsRetrieve => sessions::retrieve(call).await,
+        Operation::SessionsUpdate => sessions::update(call).await,
+        Operation::SessionsDelete => sessions::delete(call).await,
+        Operation::SessionsArchive => sessions::archive(call).await,
+
+        Operation::EventsSend => events::send(call).await,
+        Operation::EventsList => events::list(call).await,
+        Operation::EventsStream => events::stream(call).await,
+
+        Operation::ThreadsList => threads::list(call).await,
+        Operation::ThreadsRetrieve => threads::retrieve(call).await,
+        Operation::ThreadsArchive => threads::archive(call).await,
+        Operation::ThreadEventsList => threads::events(call).await,
+        Operation::ThreadEventsStream => threads::stream(call).await,
+
+        Operation::ResourcesList => sessions::resources(call).await,
+        Operation::ResourcesAdd => sessions::add_resource(call).await,
+        Operation::ResourcesRetrieve | Operation::ResourcesUpdate | Operation::ResourcesDelete => {
+            sessions::resource(call).await
+        }
+
+        Operation::ModelsList => models::list(call).await,
+        Operation::ModelsRetrieve => models::retrieve(call).await,
+
+        Operation::ApiKeysCreate => keys::create_api_key(call).await,
+        Operation::ApiKeysList => keys::list_api_keys(call).await,
+        Operation::ApiKeysRevoke => keys::revoke_api_key(call).await,
+        Operation::EnvironmentKeysCreate => keys::create_environment_key(call).await,
+        Operation::EnvironmentKeysList => keys::list_environment_keys(call).await,
+        Operation::EnvironmentKeysRevoke => keys::revoke_environment_key(call).await,
+        Operation::WorkspacesCreate => keys::create_workspace(call).await,
+        Operation::WorkspacesList => keys::list_workspaces(call).await,
+
+        Operation::OwnWorkPoll => work::poll_own(call).await,
+        Operation::OwnWorkAck => work::ack_own(call).await,
+    }
+}
+
+/// A request for which the table has no row. It is named only to callers with a valid credential.
+async fn unrouted(app: Arc<App>, request: Request, path_exists: bool) -> Response {
+    let request_id = RequestId::fresh();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let named = format!("{method} {}", super::shortened(&path));
+    let known = match credential(request.headers()) {
+        Ok(secret) => app.authenticate(secret).await.map(drop),
+        Err(error) => Err(error),
+    };
+    let error = match known {
+        Err(error) => error,
+        Ok(()) if path_exists => ApiError::new(
+            ErrorKind::MethodNotAllowed,
+            format!("{named}: this endpoint does not take {method}"),
+        ),
+        Ok(()) => {
+            let part = NOT_SERVED
+                .iter()
+                .find(|(prefix, _)| path == *prefix || path.strip_prefix(prefix).is_some_and(|r| r.starts_with('/')));
+            let message = match part {
+                Some((_, words)) => format!("{named}: {words} is not supported by this server"),
+                None => format!("{named}: there is no such endpoint"),
+            };
+            ApiError::new(ErrorKind::NotFound, message)
+        }
+    };
+    response(Err(error), &request_id)
+}

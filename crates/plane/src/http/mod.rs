@@ -1,0 +1,30 @@
+//! HTTP: one enum names every operation, one table says its path and who may call it, one function per
+//! operation carries it out.
+//!
+//! Every request goes the same way: request id, route, body limit, credential, authorization, versions,
+//! parsing, operation, response. A request for an operation that has no handler does not compile; an operation
+//! without a row in the table fails a test.
+
+mod agents;
+mod body;
+mod call;
+mod dispatch;
+mod environments;
+mod events;
+mod keys;
+mod models;
+mod query;
+mod render;
+pub mod server;
+mod service;
+mod sessions;
+mod sse;
+mod table;
+mod threads;
+mod versions;
+mod work;
+
+pub(crate) use query::shortened;
+
+pub use dispatch::router;
+pub use table::{Operation, Row, TABLE, Who};

@@ -1,0 +1,192 @@
+//! Every operation: its method, its path, the beta header it needs, and who may call it.
+//!
+//! This is the whole authorization of the API. Rows for credentials narrower than an API key also say what the
+//! credential must belong to: an environment key opens its own environment and the sessions in it, the token of
+//! a work item opens that item and its session. Source: the authorization matrix of the hosted service.
+
+use http::Method;
+
+use crate::auth::Role;
+
+/// Who may call an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Anybody, without a credential.
+    Anybody,
+    /// An API key with at least this role.
+    ApiKey(Role),
+    /// An environment key, for its environment and the sessions in it.
+    EnvironmentKey,
+    /// The token of a work item, for that item and its session.
+    SessionsToken,
+    /// The key of the server's own workers, for cloud environments.
+    WorkerKey,
+}
+
+/// One operation's row.
+pub struct Row {
+    /// The operation.
+    pub operation: Operation,
+    /// Its method.
+    pub method: Method,
+    /// Its path.
+    pub path: &'static str,
+    /// Whether it needs the beta header of the managed-agents surface.
+    pub beta: bool,
+    /// Who may call it.
+    pub who: &'static [Who],
+}
+
+const READ: &[Who] = &[Who::ApiKey(Role::Viewer)];
+const WRITE: &[Who] = &[Who::ApiKey(Role::Developer)];
+const ADMIN: &[Who] = &[Who::ApiKey(Role::Admin)];
+const OPEN: &[Who] = &[Who::Anybody];
+const QUEUE: &[Who] = &[Who::EnvironmentKey];
+const HOLD: &[Who] = &[Who::EnvironmentKey, Who::SessionsToken];
+const STOP: &[Who] = &[
+    Who::ApiKey(Role::Developer),
+    Who::EnvironmentKey,
+    Who::SessionsToken,
+];
+const STATS: &[Who] = &[Who::ApiKey(Role::Viewer), Who::EnvironmentKey];
+const SESSION_READ: &[Who] = &[
+    Who::ApiKey(Role::Viewer),
+    Who::EnvironmentKey,
+    Who::SessionsToken,
+];
+const SESSION_SEND: &[Who] = &[
+    Who::ApiKey(Role::Developer),
+    Who::EnvironmentKey,
+    Who::SessionsToken,
+];
+const OWN_QUEUE: &[Who] = &[Who::WorkerKey];
+
+macro_rules! operations {
+    ($($name:ident $method:ident $path:literal $beta:literal $who:ident;)*) => {
+        /// Every operation of the API.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs, reason = "the rows of the table say what each one is")]
+        pub enum Operation { $($name,)* }
+
+        /// Every operation's row.
+        pub const TABLE: &[Row] = &[$(Row {
+            operation: Operation::$name,
+            method: Method::$method,
+            path: $path,
+            beta: $beta,
+            who: $who,
+        },)*];
+    };
+}
+
+operations! {
+    Healthz             GET    "/healthz"                                              false OPEN;
+    Readyz              GET    "/readyz"                                               false OPEN;
+    Metrics             GET    "/metrics"                                              false OPEN;
+
+    AgentsCreate        POST   "/v1/agents"                                            true  WRITE;
+    AgentsList          GET    "/v1/agents"                                            true  READ;
+    AgentsRetrieve      GET    "/v1/agents/{agent_id}"                                 true  READ;
+    AgentsUpdate        POST   "/v1/agents/{agent_id}"                                 true  WRITE;
+    AgentsArchive       POST   "/v1/agents/{agent_id}/archive"                         true  WRITE;
+    AgentVersionsList   GET    "/v1/agents/{agent_id}/versions"                        true  READ;
+
+    EnvironmentsCreate  POST   "/v1/environments"                                      true  WRITE;
+    EnvironmentsList    GET    "/v1/environments"                                      true  READ;
+    EnvironmentsRetrieve GET   "/v1/environments/{environment_id}"                     true  READ;
+    EnvironmentsUpdate  POST   "/v1/environments/{environment_id}"                     true  WRITE;
+    EnvironmentsDelete  DELETE "/v1/environments/{environment_id}"                     true  WRITE;
+    EnvironmentsArchive POST   "/v1/environments/{environment_id}/archive"             true  WRITE;
+
+    WorkList            GET    "/v1/environments/{environment_id}/work"                true  STATS;
+    WorkPoll            GET    "/v1/environments/{environment_id}/work/poll"           true  QUEUE;
+    WorkStats           GET    "/v1/environments/{environment_id}/work/stats"          true  STATS;
+    WorkRetrieve        GET    "/v1/environments/{environment_id}/work/{work_id}"      true  READ;
+    WorkUpdate          POST   "/v1/environments/{environment_id}/work/{work_id}"      true  WRITE;
+    WorkAck             POST   "/v1/environments/{environment_id}/work/{work_id}/ack"  true  QUEUE;
+    WorkHeartbeat       POST   "/v1/environments/{environment_id}/work/{work_id}/heartbeat" true HOLD;
+    WorkStop            POST   "/v1/environments/{environment_id}/work/{work_id}/stop" true  STOP;
+
+    SessionsCreate      POST   "/v1/sessions"                                          true  WRITE;
+    SessionsList        GET    "/v1/sessions"                                          true  READ;
+    SessionsRetrieve    GET    "/v1/sessions/{session_id}"                             true  SESSION_READ;
+    SessionsUpdate      POST   "/v1/sessions/{session_id}"                             true  WRITE;
+    SessionsDelete      DELETE "/v1/sessions/{session_id}"                             true  WRITE;
+    SessionsArchive     POST   "/v1/sessions/{session_id}/archive"                     true  WRITE;
+
+    EventsSend          POST   "/v1/sessions/{session_id}/events"                      true  SESSION_SEND;
+    EventsList          GET    "/v1/sessions/{session_id}/events"                      true  SESSION_READ;
+    EventsStream        GET    "/v1/sessions/{session_id}/events/stream"               true  SESSION_READ;
+
+    ThreadsList         GET    "/v1/sessions/{session_id}/threads"                     true  READ;
+    ThreadsRetrieve     GET    "/v1/sessions/{session_id}/threads/{thread_id}"         true  READ;
+    ThreadsArchive      POST   "/v1/sessions/{session_id}/threads/{thread_id}/archive" true  WRITE;
+    ThreadEventsList    GET    "/v1/sessions/{session_id}/threads/{thread_id}/events"  true  READ;
+    ThreadEventsStream  GET    "/v1/sessions/{session_id}/threads/{thread_id}/stream"  true  READ;
+
+    ResourcesList       GET    "/v1/sessions/{session_id}/resources"                   true  SESSION_READ;
+    ResourcesAdd        POST   "/v1/sessions/{session_id}/resources"                   true  WRITE;
+    ResourcesRetrieve   GET    "/v1/sessions/{session_id}/resources/{resource_id}"     true  READ;
+    ResourcesUpdate     POST   "/v1/sessions/{session_id}/resources/{resource_id}"     true  WRITE;
+    ResourcesDelete     DELETE "/v1/sessions/{session_id}/resources/{resource_id}"     true  WRITE;
+
+    ModelsList          GET    "/v1/models"                                            false READ;
+    ModelsRetrieve      GET    "/v1/models/{model_id}"                                 false READ;
+
+    ApiKeysCreate       POST   "/v1/api_keys"                                          false ADMIN;
+    ApiKeysList         GET    "/v1/api_keys"                                          false ADMIN;
+    ApiKeysRevoke       POST   "/v1/api_keys/{api_key_id}/revoke"                      false ADMIN;
+    EnvironmentKeysCreate POST "/v1/environments/{environment_id}/keys"                false ADMIN;
+    EnvironmentKeysList GET    "/v1/environments/{environment_id}/keys"                false ADMIN;
+    EnvironmentKeysRevoke DELETE "/v1/environments/{environment_id}/keys/{key_id}"     false ADMIN;
+    WorkspacesCreate    POST   "/v1/workspaces"                                        false ADMIN;
+    WorkspacesList      GET    "/v1/workspaces"                                        false ADMIN;
+
+    OwnWorkPoll         GET    "/v1/outwork/work/poll"                                 true  OWN_QUEUE;
+    OwnWorkAck          POST   "/v1/outwork/work/{work_id}/ack"                        true  OWN_QUEUE;
+}
+
+/// Parts of the contract that are not served, by path prefix, with the words for them.
+pub(crate) const NOT_SERVED: &[(&str, &str)] = &[
+    ("/v1/deployment_runs", "deployments"),
+    ("/v1/deployments", "deployments"),
+    ("/v1/dreams", "dreams"),
+    ("/v1/files", "the Files API"),
+    ("/v1/memory_stores", "memory stores"),
+    ("/v1/skills", "skills"),
+    ("/v1/tunnels", "tunnels"),
+    ("/v1/user_profiles", "user profiles"),
+    ("/v1/vaults", "vaults"),
+    ("/v1/messages", "the Messages API: this server calls a model provider, it is none"),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_rows_are_the_same_request() {
+        let mut seen = HashSet::new();
+        for row in TABLE {
+            assert!(seen.insert((row.method.clone(), row.path)), "{} {}", row.method, row.path);
+            assert!(!row.who.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_viewer_changes_nothing() {
+        for row in TABLE.iter().filter(|r| r.method != Method::GET) {
+            assert!(!row.who.contains(&Who::ApiKey(Role::Viewer)), "{}", row.path);
+        }
+    }
+
+    #[test]
+    fn a_worker_never_reaches_what_only_an_api_key_may() {
+        for row in TABLE.iter().filter(|r| !r.path.contains("/work") && !r.path.contains("/sessions/")) {
+            assert!(!row.who.contains(&Who::EnvironmentKey), "{}", row.path);
+            assert!(!row.who.contains(&Who::SessionsToken), "{}", row.path);
+        }
+    }
+}

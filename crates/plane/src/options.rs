@@ -1,0 +1,101 @@
+//! What a plane is started with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use outwork_engine::{PromptOptions, RetryPolicy};
+use secrecy::SecretString;
+
+/// What a plane is started with.
+pub struct PlaneOptions {
+    /// Where the API is served; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Certificate and key, for HTTPS.
+    pub tls: Option<TlsPaths>,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The first admin key. Without one, a key is made at first start and kept in the data folder.
+    pub api_key: Option<SecretString>,
+    /// Who answers model requests. Without one, sessions say what to set.
+    pub model: Option<ModelProvider>,
+    /// What model requests have in common.
+    pub prompt: PromptOptions,
+    /// When failed model requests are tried again.
+    pub retry: RetryPolicy,
+    /// Limits of requests and streams.
+    pub limits: Limits,
+    /// How long requests and model calls may still take after a shutdown was asked for.
+    pub drain_timeout: Duration,
+}
+
+impl PlaneOptions {
+    /// The defaults, for a data folder.
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8400)),
+            tls: None,
+            data_dir,
+            api_key: None,
+            model: None,
+            prompt: PromptOptions::default(),
+            retry: RetryPolicy::default(),
+            limits: Limits::default(),
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A certificate chain and its key, as PEM files.
+#[derive(Clone, Debug)]
+pub struct TlsPaths {
+    /// The chain, the server's own certificate first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// A server of the Messages API.
+pub struct ModelProvider {
+    /// For example `https://api.anthropic.com`.
+    pub base_url: String,
+    /// Sent as `x-api-key`.
+    pub api_key: SecretString,
+    /// How long the first byte of an answer may take.
+    pub first_byte_timeout: Duration,
+    /// How long the stream may be silent.
+    pub idle_timeout: Duration,
+}
+
+/// Limits of requests and streams.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// How deep JSON may be nested.
+    pub max_json_depth: usize,
+    /// How long a client may take to send a request's head.
+    pub header_timeout: Duration,
+    /// How long a client may take to send a request's body.
+    pub body_timeout: Duration,
+    /// The most connections at a time.
+    pub max_connections: usize,
+    /// The number of events that a slow stream may lag behind before it is closed.
+    pub stream_backlog: usize,
+    /// How often a silent stream gets a sign of life.
+    pub stream_ping: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 32 << 20,
+            max_json_depth: 64,
+            header_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(120),
+            max_connections: 20_000,
+            stream_backlog: 1024,
+            stream_ping: Duration::from_secs(15),
+        }
+    }
+}

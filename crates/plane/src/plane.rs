@@ -1,0 +1,230 @@
+//! A plane: everything assembled, started, drained.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outwork_model::ModelClient;
+use outwork_store::{KeyHash, NewApiKey, Options as StoreOptions, Store};
+use outwork_wire::Time;
+use outwork_wire::id::{ApiKeyId, fresh_secret};
+use secrecy::ExposeSecret;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::auth::{API_KEY_PREFIX, Role, SecretText, WORKER_KEY_PREFIX};
+use crate::error::PlaneError;
+use crate::http::{self, server::Server};
+use crate::metrics::Metrics;
+use crate::options::{ModelProvider, PlaneOptions};
+use crate::reconcile;
+use crate::run::hub::Hub;
+use crate::run::queue::QueueBells;
+use crate::run::registry::{Registry, Shared};
+
+/// How long the owner of a session stays without anything to do.
+const LINGER: Duration = Duration::from_secs(30);
+/// The file with the admin key that was made at first start.
+const ADMIN_KEY_FILE: &str = "admin.key";
+/// The shortest admin key that is taken from outside.
+const MIN_KEY: usize = 16;
+
+/// A running plane.
+pub struct Plane {
+    app: Arc<App>,
+    address: SocketAddr,
+    tls: bool,
+    admin_key: AdminKey,
+    worker_key: SecretText,
+    server: JoinHandle<()>,
+    reconciler: JoinHandle<()>,
+    drain_timeout: Duration,
+}
+
+/// The first admin key.
+pub enum AdminKey {
+    /// It was given from outside.
+    Given,
+    /// It was made at this start, and is kept in this file.
+    Made {
+        /// The key.
+        key: SecretText,
+        /// Where it is kept, with mode 0600.
+        path: PathBuf,
+    },
+    /// It was made at an earlier start, and is kept in this file.
+    Kept {
+        /// The key.
+        key: SecretText,
+        /// Where it is kept, with mode 0600.
+        path: PathBuf,
+    },
+}
+
+impl Plane {
+    /// Starts a plane. When this returns it answers requests.
+    pub async fn start(options: PlaneOptions) -> Result<Self, PlaneError> {
+        let server = Server::bind(options.listen, options.tls.as_ref(), options.limits.clone()).await?;
+        let address = server.address().map_err(|source| PlaneError::Listen {
+            address: options.listen,
+            source,
+        })?;
+        let data_dir = options.data_dir.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(StoreOptions::new(data_dir)))
+            .await
+            .expect("opening the store does not panic")?;
+        let admin_key = admin_key(&store, &options).await?;
+        let worker_key = SecretText::fresh(WORKER_KEY_PREFIX);
+        store
+            .set_worker_key("local", KeyHash::of(worker_key.expose()), Time::now())
+            .await?;
+        let model = options.model.map(model_client).transpose()?.map(Arc::new);
+
+        // The folder is ours alone, so whoever held a lease before is gone.
+        let owner = format!("plane-{}", fresh_secret(8, &mut rand::rng()));
+        store.take_over_all_leases(&owner).await?;
+        store.release_all_leases(&owner).await?;
+
+        let hub = Arc::new(Hub::default());
+        let bells = Arc::new(QueueBells::default());
+        let metrics = Metrics::new();
+        let closing = CancellationToken::new();
+        let sessions = Registry::new(Shared {
+            store: store.clone(),
+            hub: hub.clone(),
+            bells: bells.clone(),
+            model: model.clone(),
+            prompt: options.prompt,
+            retry: options.retry,
+            metrics: metrics.clone(),
+            owner: owner.clone(),
+            linger: LINGER,
+            draining: CancellationToken::new(),
+            aborting: CancellationToken::new(),
+        });
+        let app = Arc::new(App {
+            store,
+            hub,
+            bells,
+            sessions,
+            model,
+            limits: options.limits,
+            metrics,
+            closing: closing.clone(),
+        });
+        let router = http::router(app.clone());
+        Ok(Self {
+            server: tokio::spawn(server.serve(router, closing.clone(), options.drain_timeout)),
+            reconciler: tokio::spawn(reconcile::run(app.clone(), owner, closing)),
+            app,
+            address,
+            tls: options.tls.is_some(),
+            admin_key,
+            worker_key,
+            drain_timeout: options.drain_timeout,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL that clients use.
+    pub fn base_url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// The first admin key.
+    pub fn admin_key(&self) -> &AdminKey {
+        &self.admin_key
+    }
+
+    /// The key for workers of this very process, which serve cloud environments. Valid until the next start.
+    pub fn worker_key(&self) -> &SecretText {
+        &self.worker_key
+    }
+
+    /// Stops taking requests, hands every session over, closes the store.
+    pub async fn shutdown(self) {
+        self.app.closing.cancel();
+        self.app.hub.close();
+        self.app.sessions.drain(self.drain_timeout).await;
+        for task in [self.server, self.reconciler] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the plane ended badly");
+            }
+        }
+        self.app.store.close().await;
+    }
+}
+
+async fn admin_key(store: &Store, options: &PlaneOptions) -> Result<AdminKey, PlaneError> {
+    if let Some(given) = &options.api_key {
+        let given = given.expose_secret();
+        if given.len() < MIN_KEY {
+            return Err(PlaneError::WeakKey(given.len()));
+        }
+        register(store, "OUTWORK_API_KEY", given).await?;
+        return Ok(AdminKey::Given);
+    }
+    let path = options.data_dir.join(ADMIN_KEY_FILE);
+    let fault = |source| PlaneError::KeyFile {
+        path: path.clone(),
+        source,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let key = SecretText::new(text.trim().to_owned());
+            register(store, "admin.key", key.expose()).await?;
+            Ok(AdminKey::Kept { key, path })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = SecretText::fresh(API_KEY_PREFIX);
+            write_private(&path, key.expose()).map_err(fault)?;
+            register(store, "admin.key", key.expose()).await?;
+            Ok(AdminKey::Made { key, path })
+        }
+        Err(source) => Err(fault(source)),
+    }
+}
+
+/// Makes the key known, unless it is: a revoked key stays revoked.
+async fn register(store: &Store, name: &str, key: &str) -> Result<(), PlaneError> {
+    let hash = KeyHash::of(key);
+    if store.find_credential(hash.clone(), Time::now()).await?.is_some() {
+        return Ok(());
+    }
+    let new = NewApiKey {
+        id: ApiKeyId::fresh(),
+        name: name.to_owned(),
+        role: Role::Admin.as_str().to_owned(),
+        hash,
+        expires_at: None,
+    };
+    let workspace = store.default_workspace().clone();
+    store.create_api_key(&workspace, new, Time::now()).await?;
+    Ok(())
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()
+}
+
+fn model_client(provider: ModelProvider) -> Result<ModelClient, PlaneError> {
+    let mut options = outwork_model::Options::new(provider.base_url, provider.api_key);
+    options.timeouts.first_byte = provider.first_byte_timeout;
+    options.timeouts.idle = provider.idle_timeout;
+    ModelClient::new(options).map_err(|error| PlaneError::Model(error.to_string()))
+}

@@ -1,0 +1,10 @@
+//! Sessions at work: who owns them, and who watches them.
+//!
+//! [`registry::Registry`] gives every session that somebody talks to one task, its owner; [`owner`] is that task;
+//! [`hub::Hub`] carries committed events and previews to open streams; [`queue`] wakes workers that wait for work.
+
+pub(crate) mod hub;
+pub(crate) mod model_call;
+pub(crate) mod owner;
+pub(crate) mod queue;
+pub(crate) mod registry;

@@ -1,0 +1,523 @@
+//! The owner of one session: the one task that changes it.
+//!
+//! It holds the session's lease, folds its log once, and then lives in this circle: an input comes (a command, the
+//! model's answer, a time), the machine decides, the entries are committed under the lease's generation, and only
+//! then streams, workers and callers are told and the effect is carried out. If a commit fails, what is in memory
+//! is thrown away and the log is folded anew.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outwork_engine::{Context, Effect, Session, Status};
+use outwork_store::{Append, LeaseOutcome, ProjectionChange, SessionProfile, SessionProjection, SessionStatus, StoreError};
+use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkId, WorkspaceId};
+use outwork_wire::log::LogEntry;
+use outwork_wire::model::ModelRequest;
+use outwork_wire::{Event, EventBody, Time};
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::model_call::{Outcome, call};
+use super::registry::{Command, LEASE_SECONDS, Reply, Shared};
+use crate::error::ApiError;
+
+/// The task that owns a session.
+pub(crate) struct Owner {
+    shared: Arc<Shared>,
+    workspace: WorkspaceId,
+    id: SessionId,
+    commands: mpsc::Receiver<Command>,
+}
+
+/// What an owner holds while the session is loaded.
+struct Held {
+    environment: EnvironmentId,
+    session: Session,
+    generation: u64,
+    last_seq: u64,
+    /// The title, metadata and agent that the store has.
+    profile_saved: bool,
+    request: Option<Request>,
+    wake_at: Option<Time>,
+}
+
+/// A model request under way.
+struct Request {
+    outcome: Pin<Box<dyn Future<Output = Outcome> + Send>>,
+    cancel: CancellationToken,
+    began: Instant,
+}
+
+/// An answer that waits for the commit.
+enum Answer {
+    Events(Reply<Vec<Event>>, Vec<Event>),
+    Done(Reply<()>),
+}
+
+impl Answer {
+    fn give(self) {
+        match self {
+            Self::Events(reply, events) => drop(reply.send(Ok(events))),
+            Self::Done(reply) => drop(reply.send(Ok(()))),
+        }
+    }
+
+    fn refuse(self, error: ApiError) {
+        match self {
+            Self::Events(reply, _) => drop(reply.send(Err(error))),
+            Self::Done(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// Why the circle ends.
+enum Leaving {
+    /// Nothing to do, or the plane drains.
+    InOrder,
+    /// What is in memory is not what the log says any more.
+    LostTrack,
+    /// The session is gone.
+    Deleted,
+}
+
+enum Input {
+    Command(Option<Command>),
+    Model(Outcome),
+    Time,
+    Drain,
+    Abort,
+    Linger,
+}
+
+/// Waits between attempts to commit what cannot be refused to anybody.
+const COMMIT_RETRY: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+];
+
+impl Owner {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        workspace: WorkspaceId,
+        id: SessionId,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self {
+            shared,
+            workspace,
+            id,
+            commands,
+        }
+    }
+
+    /// Whether somebody asked something that was not taken yet.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// Owns the session until there is nothing more to do.
+    pub(crate) async fn run(&mut self, adopted: Option<(EnvironmentId, Session, u64)>) {
+        let mut adopted = adopted;
+        let mut failures = 0u32;
+        loop {
+            let held = match adopted.take() {
+                Some((environment, session, last_seq)) => self.lease().await.map(|generation| {
+                    Held::new(environment, session, generation, last_seq)
+                }),
+                None => self.load().await,
+            };
+            let mut held = match held {
+                Ok(held) => held,
+                Err(error) => {
+                    self.refuse_waiting(&error);
+                    return;
+                }
+            };
+            match self.circle(&mut held).await {
+                Leaving::InOrder => {
+                    let released = self
+                        .shared
+                        .store
+                        .release_lease(&self.workspace, &self.id, held.generation)
+                        .await;
+                    if let Err(error) = released {
+                        tracing::debug!(session = %self.id, %error, "the lease was not released; it ends by itself");
+                    }
+                    return;
+                }
+                Leaving::Deleted => return,
+                Leaving::LostTrack => {
+                    failures += 1;
+                    let wait = COMMIT_RETRY[(failures as usize - 1).min(COMMIT_RETRY.len() - 1)];
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.shared.aborting.cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn circle(&mut self, held: &mut Held) -> Leaving {
+        // A session that was just loaded may have been left in the middle of something.
+        if let Err(leaving) = self.go_on(held, Vec::new()).await {
+            return leaving;
+        }
+        let mut drain_seen = false;
+        loop {
+            let input = self.next_input(held, drain_seen).await;
+            let mut answers = Vec::new();
+            match input {
+                Input::Command(None) => return Leaving::InOrder,
+                Input::Command(Some(first)) => {
+                    let mut next = Some(first);
+                    while let Some(command) = next {
+                        if let Command::Delete { reply } = command {
+                            match self.delete(held.session.status()).await {
+                                Ok(()) => {
+                                    drop(reply.send(Ok(())));
+                                    return Leaving::Deleted;
+                                }
+                                Err(error) => drop(reply.send(Err(error))),
+                            }
+                        } else {
+                            self.take(held, command, &mut answers);
+                        }
+                        next = self.commands.try_recv().ok();
+                    }
+                }
+                Input::Model(outcome) => self.take_outcome(held, outcome),
+                Input::Time => held.wake_at = None,
+                Input::Drain => drain_seen = true,
+                Input::Abort => {
+                    held.request = None;
+                    let mut ids = fresh_id;
+                    held.session.end_request_without_answer(&mut context(&mut ids));
+                    return match self.commit(held, &mut Vec::new()).await {
+                        Ok(()) => Leaving::InOrder,
+                        Err(leaving) => leaving,
+                    };
+                }
+                Input::Linger => return Leaving::InOrder,
+            }
+            if let Err(leaving) = self.go_on(held, answers).await {
+                return leaving;
+            }
+            if self.shared.draining.is_cancelled() && held.request.is_none() {
+                return Leaving::InOrder;
+            }
+        }
+    }
+
+    async fn next_input(&mut self, held: &mut Held, drain_seen: bool) -> Input {
+        let wake_at = held.wake_at;
+        let until_wake = async {
+            match wake_at {
+                Some(at) => {
+                    let micros = at.as_micros() - Time::now().as_micros();
+                    tokio::time::sleep(Duration::from_micros(micros.max(0) as u64)).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let busy = held.request.is_some() || wake_at.is_some();
+        let answer = async {
+            match &mut held.request {
+                Some(request) => request.outcome.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            outcome = answer => Input::Model(outcome),
+            command = self.commands.recv() => Input::Command(command),
+            () = until_wake => Input::Time,
+            () = self.shared.aborting.cancelled() => Input::Abort,
+            () = self.shared.draining.cancelled(), if !drain_seen => Input::Drain,
+            () = tokio::time::sleep(self.shared.linger), if !busy => Input::Linger,
+        }
+    }
+
+    /// Lets the machine decide, commits, tells, and carries the effect out.
+    async fn go_on(&mut self, held: &mut Held, mut answers: Vec<Answer>) -> Result<(), Leaving> {
+        // A plane that drains takes in what comes but begins nothing: the next owner goes on.
+        let effect = if self.shared.draining.is_cancelled() {
+            Effect::Rest
+        } else {
+            let mut ids = fresh_id;
+            held.session
+                .advance(held.request.is_some(), &self.shared.prompt, &mut context(&mut ids))
+        };
+        self.commit(held, &mut answers).await?;
+        for answer in answers {
+            answer.give();
+        }
+        held.wake_at = None;
+        match effect {
+            Effect::Rest | Effect::AwaitModel => {}
+            Effect::AskModel(request) => self.ask_model(held, *request),
+            Effect::CancelModel => {
+                if let Some(request) = &held.request {
+                    request.cancel.cancel();
+                }
+            }
+            Effect::WaitUntil(at) => held.wake_at = Some(at),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, held: &mut Held, command: Command, answers: &mut Vec<Answer>) {
+        let mut ids = fresh_id;
+        let mut context = context(&mut ids);
+        match command {
+            Command::Submit { events, by, reply } => match held.session.submit(events, by, &mut context) {
+                Ok(events) => answers.push(Answer::Events(reply, events)),
+                Err(refused) => drop(reply.send(Err(refused.into()))),
+            },
+            Command::Update { change, reply } => match held.session.update(change, &mut context) {
+                Ok(changed) => {
+                    held.profile_saved &= !changed;
+                    answers.push(Answer::Done(reply));
+                }
+                Err(refused) => drop(reply.send(Err(refused.into()))),
+            },
+            Command::Archive { reply } => match held.session.archive(&mut context) {
+                Ok(()) => answers.push(Answer::Done(reply)),
+                Err(refused) => drop(reply.send(Err(refused.into()))),
+            },
+            Command::Delete { reply } => drop(reply.send(Err(ApiError::internal(anyhow::anyhow!(
+                "a delete is carried out before it comes here"
+            ))))),
+            Command::Wake => {}
+        }
+    }
+
+    fn take_outcome(&self, held: &mut Held, outcome: Outcome) {
+        let Some(request) = held.request.take() else {
+            return;
+        };
+        let elapsed = request.began.elapsed();
+        let mut ids = fresh_id;
+        let mut context = context(&mut ids);
+        match &outcome.result {
+            // A request that was cancelled ends without an answer unless there is a piece of one.
+            Err(_) if request.cancel.is_cancelled() => {
+                self.shared.metrics.model_request("cancelled", elapsed);
+                held.session.end_request_without_answer(&mut context);
+            }
+            Ok(answer) => {
+                self.shared
+                    .metrics
+                    .model_request(if answer.partial { "cancelled" } else { "ok" }, elapsed);
+                held.session
+                    .answered(answer.clone(), &outcome.previews, &mut context);
+            }
+            Err(failure) => {
+                self.shared.metrics.model_request("failed", elapsed);
+                tracing::info!(session = %self.id, kind = ?failure.kind, message = failure.message, "model request failed");
+                held.session.failed(failure, &self.shared.retry, &mut context);
+            }
+        }
+    }
+
+    fn ask_model(&self, held: &mut Held, request: ModelRequest) {
+        let cancel = CancellationToken::new();
+        let (shared, id, token) = (self.shared.clone(), self.id.clone(), cancel.clone());
+        held.request = Some(Request {
+            outcome: Box::pin(async move {
+                call(shared.model.as_deref(), &request, token, &id, &shared.hub).await
+            }),
+            cancel,
+            began: Instant::now(),
+        });
+    }
+
+    /// Commits what the machine emitted, then shows it. Nothing is shown that is not durable.
+    async fn commit(&self, held: &mut Held, answers: &mut Vec<Answer>) -> Result<(), Leaving> {
+        let entries = held.session.take_outbox();
+        let needs_worker = held.session.needs_worker();
+        if entries.is_empty() {
+            if needs_worker {
+                self.enqueue_work(&held.environment).await;
+            }
+            return Ok(());
+        }
+        let append = Append {
+            session_id: self.id.clone(),
+            at: Time::now(),
+            generation: Some(held.generation),
+            expected_last_seq: Some(held.last_seq),
+            projection: ProjectionChange::Set(Box::new(projection(&held.session, &entries, held.profile_saved))),
+            drop_queued: Vec::new(),
+            enqueue_work: needs_worker.then(WorkId::fresh),
+            entries,
+        };
+        let mut attempt = 0;
+        loop {
+            match self.shared.store.append(&self.workspace, append.clone()).await {
+                Ok(appended) => {
+                    held.last_seq = appended.last_seq;
+                    held.profile_saved = true;
+                    self.shared.metrics.events_appended(append.entries.len() as u64);
+                    self.shared
+                        .hub
+                        .publish_events(&self.id, append.entries.iter().map(|e| &e.event));
+                    if appended.work_enqueued {
+                        self.shared.bells.ring(&held.environment);
+                    }
+                    return Ok(());
+                }
+                // What nobody waits for cannot be refused: it is kept and tried again.
+                Err(StoreError::Unavailable { reason }) if answers.is_empty() => {
+                    let wait = COMMIT_RETRY[attempt.min(COMMIT_RETRY.len() - 1)];
+                    attempt += 1;
+                    tracing::warn!(session = %self.id, reason, "the log cannot be written; trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.shared.aborting.cancelled() => return Err(Leaving::InOrder),
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(session = %self.id, %error, "a commit failed; the session is read from its log again");
+                    for answer in answers.drain(..) {
+                        answer.refuse(match &error {
+                            StoreError::Unavailable { reason } => StoreError::Unavailable { reason: reason.clone() }.into(),
+                            other => ApiError::internal(anyhow::anyhow!("{other}")),
+                        });
+                    }
+                    return Err(Leaving::LostTrack);
+                }
+            }
+        }
+    }
+
+    async fn enqueue_work(&self, environment: &EnvironmentId) {
+        match self.shared.store.enqueue_work(&self.workspace, &self.id, WorkId::fresh(), Time::now()).await {
+            Ok(Some(_)) => self.shared.bells.ring(environment),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(session = %self.id, %error, "no work item could be made; the reconciler will"),
+        }
+    }
+
+    async fn delete(&self, status: Status) -> Result<(), ApiError> {
+        if matches!(status, Status::Running | Status::Rescheduling) {
+            return Err(ApiError::invalid(format!(
+                "the session is {} and cannot be deleted now; send a user.interrupt, wait until it is idle, and try again",
+                status.as_str()
+            )));
+        }
+        self.shared.store.delete_session(&self.workspace, &self.id).await?;
+        let gone = Event {
+            id: EventId::fresh(),
+            processed_at: Some(Time::now()),
+            body: EventBody::SessionDeleted {},
+        };
+        self.shared.hub.publish_events(&self.id, [&gone]);
+        Ok(())
+    }
+
+    async fn lease(&self) -> Result<u64, ApiError> {
+        let outcome = self
+            .shared
+            .store
+            .acquire_lease(&self.workspace, &self.id, &self.shared.owner, LEASE_SECONDS, Time::now())
+            .await?;
+        match outcome {
+            LeaseOutcome::Acquired { generation } => Ok(generation),
+            LeaseOutcome::Held { by, until } => Err(ApiError {
+                cause: Some(anyhow::anyhow!("session {} is held by {by} until {until}", self.id)),
+                ..ApiError::new(crate::error::ErrorKind::Unavailable, "the session is owned by another server; try again")
+            }),
+        }
+    }
+
+    async fn load(&self) -> Result<Held, ApiError> {
+        let generation = self.lease().await?;
+        let row = self.shared.store.session(&self.workspace, &self.id).await?;
+        let log = self.shared.store.load(&self.workspace, &self.id).await?;
+        let last_seq = log.last_seq;
+        let session = Session::fold(log.genesis, log.entries.iter().map(|(_, entry)| entry))
+            .map_err(|error| ApiError::internal(anyhow::anyhow!("the log of {} cannot be folded: {error}", self.id)))?;
+        Ok(Held::new(row.environment_id, session, generation, last_seq))
+    }
+
+    fn refuse_waiting(&mut self, error: &ApiError) {
+        while let Ok(command) = self.commands.try_recv() {
+            let copy = ApiError {
+                kind: error.kind,
+                message: error.message.clone(),
+                details: None,
+                cause: error.cause.as_ref().map(|c| anyhow::anyhow!("{c:#}")),
+            };
+            match command {
+                Command::Submit { reply, .. } => drop(reply.send(Err(copy))),
+                Command::Update { reply, .. } | Command::Archive { reply } | Command::Delete { reply } => {
+                    drop(reply.send(Err(copy)));
+                }
+                Command::Wake => {
+                    tracing::warn!(session = %self.id, reason = copy.message, "a session could not be resumed");
+                }
+            }
+        }
+    }
+}
+
+impl Held {
+    fn new(environment: EnvironmentId, session: Session, generation: u64, last_seq: u64) -> Self {
+        Self {
+            environment,
+            session,
+            generation,
+            last_seq,
+            profile_saved: true,
+            request: None,
+            wake_at: None,
+        }
+    }
+}
+
+/// What the session's row shows after these entries.
+pub(crate) fn projection(session: &Session, entries: &[LogEntry], profile_saved: bool) -> SessionProjection {
+    let view = session.view();
+    let archived_at = entries
+        .iter()
+        .rev()
+        .find(|e| matches!(e.event.body, EventBody::StatusTerminated {}))
+        .and_then(|e| e.event.processed_at);
+    SessionProjection {
+        status: match view.status {
+            Status::Idle => SessionStatus::Idle,
+            Status::Running => SessionStatus::Running,
+            Status::Rescheduling => SessionStatus::Rescheduling,
+            Status::Terminated => SessionStatus::Terminated,
+        },
+        usage: view.usage,
+        updated_at: view.updated_at,
+        archived_at,
+        wake_at: view.retry_at,
+        needs_owner: view.needs_owner,
+        profile: (!profile_saved).then_some(SessionProfile {
+            agent: view.agent,
+            title: view.title,
+            metadata: view.metadata,
+        }),
+    }
+}
+
+pub(crate) fn fresh_id(now: Time) -> EventId {
+    EventId::new(now, &mut rand::rng())
+}
+
+/// The time and chance of this moment.
+pub(crate) fn context(ids: &mut dyn FnMut(Time) -> EventId) -> Context<'_> {
+    Context {
+        now: Time::now(),
+        event_id: ids,
+        jitter: rand::rng().random(),
+    }
+}

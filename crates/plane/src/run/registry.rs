@@ -1,0 +1,217 @@
+//! Which session has an owner here, and how to reach it.
+//!
+//! Whoever wants something of a session asks its owner, which is started when there is none. An owner that has
+//! had nothing to do for a while leaves; the map's lock makes leaving and asking exclude each other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use outwork_engine::{PromptOptions, RetryPolicy, Session, SessionChange, Submitter};
+use outwork_model::ModelClient;
+use outwork_store::Store;
+use outwork_wire::id::{EnvironmentId, SessionId, WorkspaceId};
+use outwork_wire::{Event, EventParams};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::hub::Hub;
+use super::owner::Owner;
+use super::queue::QueueBells;
+use crate::error::{ApiError, ErrorKind};
+use crate::metrics::Metrics;
+
+/// How many requests may wait for one session.
+const WAITING: usize = 256;
+
+/// How long a lease lasts; it is renewed three times in that time.
+pub(crate) const LEASE_SECONDS: u32 = 30;
+
+/// What an owner is asked.
+pub(crate) enum Command {
+    /// Take events in.
+    Submit {
+        events: Vec<EventParams>,
+        by: Submitter,
+        reply: Reply<Vec<Event>>,
+    },
+    /// Change title, metadata or tools.
+    Update { change: SessionChange, reply: Reply<()> },
+    /// End the session for good.
+    Archive { reply: Reply<()> },
+    /// Delete the session.
+    Delete { reply: Reply<()> },
+    /// Look whether there is something to do.
+    Wake,
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// What all owners of a plane share.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) bells: Arc<QueueBells>,
+    pub(crate) model: Option<Arc<ModelClient>>,
+    pub(crate) prompt: PromptOptions,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) metrics: Metrics,
+    /// This plane's name in leases.
+    pub(crate) owner: String,
+    /// How long an owner stays without anything to do.
+    pub(crate) linger: Duration,
+    /// Cancelled when owners should finish what they do and leave.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled when owners must leave now.
+    pub(crate) aborting: CancellationToken,
+}
+
+/// The owners of this plane's sessions.
+#[derive(Clone)]
+pub(crate) struct Registry {
+    shared: Arc<Shared>,
+    owners: Arc<Owners>,
+    tasks: TaskTracker,
+}
+
+type Owners = Mutex<HashMap<SessionId, mpsc::Sender<Command>>>;
+
+impl Registry {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            owners: Arc::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Asks a session's owner, and waits for its answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        workspace: &WorkspaceId,
+        session: &SessionId,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(workspace, session, command(reply))?;
+        answer.await.unwrap_or_else(|_| Err(leaving()))
+    }
+
+    /// Has a session's owner look whether there is something to do.
+    pub(crate) fn wake(&self, workspace: &WorkspaceId, session: &SessionId) {
+        if let Err(error) = self.send(workspace, session, Command::Wake) {
+            tracing::warn!(%session, reason = error.message, "a session could not be woken; the reconciler will");
+        }
+    }
+
+    /// Gives a session that was just made its owner.
+    pub(crate) fn adopt(&self, workspace: &WorkspaceId, environment: &EnvironmentId, session: Session, last_seq: u64) {
+        let id = session.genesis().session_id.clone();
+        let mut owners = self.lock();
+        if owners.contains_key(&id) {
+            return;
+        }
+        let (sender, receiver) = mpsc::channel(WAITING);
+        owners.insert(id.clone(), sender);
+        drop(owners);
+        let owner = Owner::new(self.shared.clone(), workspace.clone(), id.clone(), receiver);
+        self.spawn(id, owner, Some((environment.clone(), session, last_seq)));
+    }
+
+    /// The number of sessions with an owner here.
+    pub(crate) fn owned(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Has every owner finish and leave: at once where nothing runs, after the model's answer where one is awaited,
+    /// and at `deadline` in any case.
+    pub(crate) async fn drain(&self, deadline: Duration) {
+        self.shared.draining.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
+            tracing::warn!(sessions = self.owned(), "the drain timeout ended; model requests are given up and asked again later");
+            self.shared.aborting.cancel();
+            if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+                tracing::error!("some sessions could not be handed over in order; they are resumed from their logs");
+            }
+        }
+    }
+
+    fn send(&self, workspace: &WorkspaceId, session: &SessionId, command: Command) -> Result<(), ApiError> {
+        if self.shared.draining.is_cancelled() {
+            return Err(leaving());
+        }
+        let mut owners = self.lock();
+        if let Some(sender) = owners.get(session) {
+            return match sender.try_send(command) {
+                Ok(()) => Ok(()),
+                Err(mpsc::error::TrySendError::Full(_)) => Err(ApiError::new(
+                    ErrorKind::Unavailable,
+                    "too many requests wait for this session; try again",
+                )),
+                // Its task died without taking itself off the map: a defect, but not one to get stuck on.
+                Err(mpsc::error::TrySendError::Closed(_)) => {
+                    owners.remove(session);
+                    Err(leaving())
+                }
+            };
+        }
+        let (sender, receiver) = mpsc::channel(WAITING);
+        sender
+            .try_send(command)
+            .map_err(|_| ApiError::internal(anyhow::anyhow!("a new channel takes one message")))?;
+        owners.insert(session.clone(), sender);
+        drop(owners);
+        let owner = Owner::new(self.shared.clone(), workspace.clone(), session.clone(), receiver);
+        self.spawn(session.clone(), owner, None);
+        Ok(())
+    }
+
+    fn spawn(&self, id: SessionId, mut owner: Owner, mut adopted: Option<(EnvironmentId, Session, u64)>) {
+        let entry = Entry {
+            owners: self.owners.clone(),
+            id,
+        };
+        self.tasks.spawn(async move {
+            loop {
+                owner.run(adopted.take()).await;
+                // Under the lock nobody can ask: either something waits already, or the owner is off the map.
+                let mut owners = lock(&entry.owners);
+                if !owner.has_waiting() {
+                    owners.remove(&entry.id);
+                    return;
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, mpsc::Sender<Command>>> {
+        lock(&self.owners)
+    }
+}
+
+/// Takes an owner off the map however its task ends, a panic included.
+struct Entry {
+    owners: Arc<Owners>,
+    id: SessionId,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.owners).remove(&self.id);
+        }
+    }
+}
+
+fn lock(owners: &Owners) -> std::sync::MutexGuard<'_, HashMap<SessionId, mpsc::Sender<Command>>> {
+    owners.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn leaving() -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "the server is stopping or the session is changing hands; try again",
+    )
+}

@@ -1,0 +1,5 @@
+"""Prices of parcels."""
+
+from .quote import quote
+
+__all__ = ["quote"]

@@ -1,0 +1,512 @@
+//! The launcher process: made afresh by the worker, with none of its memory, environment or descriptors.
+//!
+//! It keeps a few *cradles* ready: forks of itself that have already moved into control groups of their own. All
+//! cradles wait for the worker's requests on the same socket. The one that gets a request clones the sandbox, maps
+//! its ids, tells the worker, waits for the end and ends itself. The launcher makes a new cradle for each that was taken.
+//!
+//! Every process here has one thread. If the worker dies, the socket closes and the launcher ends; if the launcher ends,
+//! cradles and sandboxes get SIGKILL from the kernel.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+use rustix::thread::UnshareFlags;
+
+use crate::options::Isolation;
+
+use super::cgroup::{Backend, Group};
+use super::init::{self, Plan};
+use super::sys::{self, ATTR_NODEV, ATTR_NOSUID, Instruction, Side};
+use super::wire::{self, Boot, InStep, Launch, Said, StepError};
+use super::{seccomp, template};
+
+const SPARE_CRADLES: usize = 2;
+/// Sandboxes of a privileged launcher run as this host uid plus the launcher's pid: of no user, and of no other launcher.
+const HOST_ID_BASE: u32 = 0x7800_0000;
+
+/// What cradles need to know; the same for all.
+struct Nursery {
+    isolation: Isolation,
+    control: OwnedFd,
+    taken: OwnedFd,
+    /// Set when the launcher is privileged: the host uid of sandboxes.
+    host_id: Option<u32>,
+    /// A user namespace that maps the last seen workspace owner to `host_id`.
+    idmap: Option<Idmap>,
+    backend: Backend,
+    covered: Vec<(String, bool)>,
+    filter: Vec<Instruction>,
+}
+
+struct Idmap {
+    uid: u32,
+    gid: u32,
+    userns: OwnedFd,
+}
+
+struct Cradle {
+    pid: Pid,
+    group: Group,
+    taken: bool,
+}
+
+/// The launcher's life. Does not return.
+pub(crate) fn live() -> ! {
+    let code = match rise() {
+        Ok((nursery, taken)) => tend(nursery, &taken),
+        Err((control, error)) => {
+            if let Some(control) = control {
+                let _ = wire::send(&control, &Said::Down(error), &[]);
+            }
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+type RiseError = (Option<OwnedFd>, StepError);
+
+fn rise() -> Result<(Nursery, OwnedFd), RiseError> {
+    let control = take_control().map_err(|error| (None, error))?;
+    match rise_with(&control) {
+        Ok((parts, taken)) => Ok((parts(control), taken)),
+        Err(error) => Err((Some(control), error)),
+    }
+}
+
+type Parts = Box<dyn FnOnce(OwnedFd) -> Nursery>;
+
+fn rise_with(control: &OwnedFd) -> Result<(Parts, OwnedFd), StepError> {
+    let (boot, _) = wire::receive::<Boot>(control).step("launcher")?.ok_or("the worker ended").step("launcher")?;
+    one_thread()?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let _ = rustix::process::setsid();
+    std::env::set_current_dir("/").step("launcher")?;
+    let (host_id, backend) = match boot.isolation {
+        Isolation::None => (None, Backend::Absent("isolation is off".to_owned())),
+        Isolation::Full => {
+            let host_id = own_mounts()?;
+            let backend = find_backend();
+            template::build(&boot.read_only_paths)?;
+            (host_id, backend)
+        }
+    };
+    let covered = init::covered_here();
+    let (taken, taken_in) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("launcher")?;
+    let idmap = host_id.map(|host_id| Idmap::make(0, 0, host_id)).transpose()?;
+    wire::send(control, &Said::Up { memory: backend.describe() }, &[]).step("launcher")?;
+    let parts: Parts = Box::new(move |control| Nursery {
+        isolation: boot.isolation,
+        control,
+        taken: taken_in,
+        host_id,
+        idmap,
+        backend,
+        covered,
+        filter: seccomp::base_filter(),
+    });
+    Ok((parts, taken))
+}
+
+/// The worker's socket comes as standard input; nothing else that was inherited stays open.
+fn take_control() -> Result<OwnedFd, StepError> {
+    const CONTROL: i32 = 3;
+    let step = "launcher";
+    let stdin = sys::adopt(0).ok_or("no control socket").step(step)?;
+    sys::place(stdin.as_fd(), CONTROL).step(step)?;
+    drop(stdin);
+    sys::close_from(CONTROL as u32 + 1).step(step)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()).step(step)?;
+    for number in 0..2 {
+        if null.as_raw_fd() != number {
+            sys::place(null.as_fd(), number).step(step)?;
+        }
+    }
+    // It took number 0 and stays there.
+    std::mem::forget(null);
+    sys::set_close_on_exec(CONTROL, true).step(step)?;
+    let control = sys::adopt(CONTROL).ok_or("no control socket").step(step)?;
+    let kind = rustix::net::sockopt::socket_type(&control).step(step)?;
+    if kind == rustix::net::SocketType::SEQPACKET {
+        Ok(control)
+    } else {
+        Err(StepError { step: step.to_owned(), reason: "this mode is started by outwork itself, not by hand".to_owned() })
+    }
+}
+
+fn one_thread() -> Result<(), StepError> {
+    let threads = fs::read_dir("/proc/self/task").step("launcher")?.count();
+    if threads == 1 {
+        Ok(())
+    } else {
+        Err(StepError { step: "launcher".to_owned(), reason: format!("the launcher has {threads} threads; `entry()` must come first in `main`") })
+    }
+}
+
+/// A mount namespace to build the root filesystem in. For an ordinary user, in a user namespace that maps only
+/// themselves. Returns the host uid for sandboxes when privileged.
+fn own_mounts() -> Result<Option<u32>, StepError> {
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    let host_id = if uid == 0 {
+        unshare(UnshareFlags::NEWNS).map_err(|error| StepError {
+            step: "mount namespace".to_owned(),
+            reason: format!("{error}; this is uid 0 without CAP_SYS_ADMIN: run the worker as an ordinary user, or give it the capability"),
+        })?;
+        rustix::thread::set_thread_groups(&[]).step("inside user")?;
+        Some(HOST_ID_BASE + std::process::id())
+    } else {
+        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).step("user namespace")?;
+        map_ids("self", &format!("{uid} {uid} 1"), &format!("{gid} {gid} 1"))?;
+        None
+    };
+    // Later mounts of the host arrive; nothing that is mounted here leaves.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).step("mount namespace")?;
+    Ok(host_id)
+}
+
+fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+    // SAFETY: UnshareFlags::FILES is the only flag that could break ownership of descriptors; it is not given.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+fn map_ids(process: &str, uids: &str, gids: &str) -> Result<(), StepError> {
+    let write = |file: &str, text: &str| fs::write(format!("/proc/{process}/{file}"), text);
+    write("setgroups", "deny").step("id mapping")?;
+    write("uid_map", uids).step("id mapping")?;
+    write("gid_map", gids).step("id mapping")
+}
+
+/// The template will cover `/sys`; the groups stay reachable by descriptor.
+fn find_backend() -> Backend {
+    match rustix::fs::open("/sys/fs/cgroup", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(folder) => {
+            let backend = Backend::find_at(Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())));
+            std::mem::forget(folder);
+            backend
+        }
+        Err(error) => Backend::Absent(format!("/sys/fs/cgroup: {error}")),
+    }
+}
+
+impl Idmap {
+    /// A user namespace in which `uid` and `gid` are the host's `host_id`.
+    fn make(uid: u32, gid: u32, host_id: u32) -> Result<Self, StepError> {
+        let step = "id-mapped workspace";
+        let (wait, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(step)?;
+        match sys::clone_process(libc::CLONE_NEWUSER).step(step)? {
+            Side::Child => {
+                drop(release);
+                let _ = rustix::io::read(&wait, &mut [0_u8; 1]);
+                sys::exit_now(0)
+            }
+            Side::Parent { pid, pidfd: _ } => {
+                let made = map_ids(&pid.to_string(), &format!("{uid} {host_id} 1"), &format!("{gid} {host_id} 1")).and_then(|()| {
+                    let path = format!("/proc/{pid}/ns/user");
+                    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(step)
+                });
+                drop(release);
+                let _ = waitpid(Pid::from_raw(pid), WaitOptions::empty());
+                Ok(Self { uid, gid, userns: made? })
+            }
+        }
+    }
+}
+
+/// Keeps cradles ready until the worker is gone.
+fn tend(mut nursery: Nursery, taken: &OwnedFd) -> i32 {
+    let Ok(children) = sys::child_signal_fd() else { return 1 };
+    let mut cradles: Vec<Cradle> = Vec::new();
+    let mut lingering: Vec<Group> = Vec::new();
+    let mut serial = 0_u64;
+    loop {
+        while cradles.iter().filter(|cradle| !cradle.taken).count() < SPARE_CRADLES {
+            serial += 1;
+            let name = format!("outwork-{}-{serial}", std::process::id());
+            let group = nursery.backend.make(&name).step("control group");
+            let left = group.as_ref().map_or(Group::Absent, Group::clone);
+            match sys::clone_process(0) {
+                Ok(Side::Child) => nursery.cradle(group),
+                Ok(Side::Parent { pid, pidfd: _ }) => match Pid::from_raw(pid) {
+                    Some(pid) => cradles.push(Cradle { pid, group: left, taken: false }),
+                    None => return 1,
+                },
+                Err(_) if cradles.is_empty() => return 1,
+                // No process can be made now; try again when something has changed.
+                Err(_) => {
+                    left.remove();
+                    break;
+                }
+            }
+        }
+        let mut ready = [
+            PollFd::new(&nursery.control, PollFlags::empty()),
+            PollFd::new(taken, PollFlags::IN),
+            PollFd::new(&children, PollFlags::IN),
+        ];
+        if poll(&mut ready, None).is_err_and(|error| error != rustix::io::Errno::INTR) {
+            return 1;
+        }
+        let [control, took, ended] = ready.map(|fd| fd.revents());
+        if took.contains(PollFlags::IN) {
+            let mut record = [0_u8; 12];
+            if rustix::io::read(taken, &mut record) == Ok(12) {
+                note_taken(&mut nursery, &mut cradles, record);
+            }
+        }
+        if ended.contains(PollFlags::IN) {
+            let _ = rustix::io::read(&children, &mut [0_u8; 128]);
+            while let Ok(Some((pid, _))) = waitpid(None, WaitOptions::NOHANG) {
+                if let Some(at) = cradles.iter().position(|cradle| cradle.pid == pid) {
+                    lingering.push(cradles.swap_remove(at).group);
+                }
+            }
+            lingering.retain(|group| !group.remove());
+        }
+        if control.intersects(PollFlags::HUP | PollFlags::ERR) {
+            end(&cradles, &lingering);
+            return 0;
+        }
+    }
+}
+
+/// Ends every cradle, and takes the groups away.
+fn end(cradles: &[Cradle], lingering: &[Group]) {
+    for cradle in cradles {
+        let _ = rustix::process::kill_process(cradle.pid, Signal::KILL);
+    }
+    while waitpid(None, WaitOptions::empty()).is_ok() {}
+    for group in cradles.iter().map(|cradle| &cradle.group).chain(lingering) {
+        // A sandbox is not this process's child: its end is awaited by its group becoming empty.
+        for _ in 0..200 {
+            if group.remove() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+fn note_taken(nursery: &mut Nursery, cradles: &mut [Cradle], record: [u8; 12]) {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = record;
+    let pid = i32::from_ne_bytes([a, b, c, d]);
+    let (uid, gid) = (u32::from_ne_bytes([e, f, g, h]), u32::from_ne_bytes([i, j, k, l]));
+    for cradle in cradles.iter_mut().filter(|cradle| cradle.pid.as_raw_pid() == pid) {
+        cradle.taken = true;
+    }
+    let Some(host_id) = nursery.host_id else { return };
+    let known = nursery.idmap.as_ref().is_some_and(|idmap| idmap.uid == uid && idmap.gid == gid);
+    if !known {
+        // Without it a cradle makes its own; this only saves the time.
+        if let Ok(idmap) = Idmap::make(uid, gid, host_id) {
+            nursery.idmap = Some(idmap);
+        }
+    }
+}
+
+/// A sandbox that was cloned.
+struct Born {
+    pid: Pid,
+    id: u64,
+}
+
+impl Nursery {
+    /// A cradle's life: one request.
+    fn cradle(&self, group: Result<Group, StepError>) -> ! {
+        let life = std::panic::AssertUnwindSafe(|| self.serve_one(group));
+        sys::exit_now(match std::panic::catch_unwind(life) {
+            Ok(()) => 0,
+            Err(_) => 101,
+        })
+    }
+
+    fn serve_one(&self, group: Result<Group, StepError>) {
+        let launcher = rustix::process::getppid();
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        // The signal is only for deaths from now on.
+        if rustix::process::getppid() != launcher {
+            return;
+        }
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let group = group.and_then(|group| group.enter(rustix::process::getpid().as_raw_pid()).step("control group").map(|()| group));
+        let (launch, mut fds) = match wire::receive::<Launch>(&self.control) {
+            Ok(Some(request)) => request,
+            // A request that cannot be read has no number to answer to; the worker sees its socket close.
+            Ok(None) | Err(_) => return,
+        };
+        let id = launch.id;
+        let mut owner = (0, 0);
+        let outcome = match fds.len() {
+            1 | 2 => {
+                let output = if fds.len() == 2 { fds.pop() } else { None };
+                match fds.pop() {
+                    Some(socket) => self.bear(launch, group, socket, output, &mut owner),
+                    None => return,
+                }
+            }
+            _ => Err(StepError { step: "launcher".to_owned(), reason: "a request comes with one or two descriptors".to_owned() }),
+        };
+        let mut record = [0_u8; 12];
+        record[..4].copy_from_slice(&rustix::process::getpid().as_raw_pid().to_ne_bytes());
+        record[4..8].copy_from_slice(&owner.0.to_ne_bytes());
+        record[8..].copy_from_slice(&owner.1.to_ne_bytes());
+        let _ = rustix::io::write(&self.taken, &record);
+        match outcome {
+            Err(error) => {
+                let _ = wire::send(&self.control, &Said::Refused { id, error }, &[]);
+            }
+            Ok(born) => self.see_through(&born),
+        }
+    }
+
+    fn bear(
+        &self,
+        launch: Launch,
+        group: Result<Group, StepError>,
+        socket: OwnedFd,
+        output: Option<OwnedFd>,
+        owner: &mut (u32, u32),
+    ) -> Result<Born, StepError> {
+        let group = group?;
+        let id = launch.id;
+        let (go, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("launcher")?;
+        let isolated = self.isolation == Isolation::Full;
+        let mut inside_host_id = rustix::process::geteuid().as_raw();
+        let mut inside_host_gid = rustix::process::getegid().as_raw();
+        let side = if isolated {
+            group.limit(&launch.limits)?;
+            let workspace = match self.host_id {
+                Some(host_id) => {
+                    let prepared = self.workspace(&launch.workspace, host_id, owner)?;
+                    (inside_host_id, inside_host_gid) = prepared.ids;
+                    Some(prepared.tree)
+                }
+                None => None,
+            };
+            let plan = Plan {
+                launch,
+                workspace,
+                covered: self.covered.clone(),
+                filter: self.filter.clone(),
+                grouped: group != Group::Absent,
+            };
+            match sys::clone_process(sys::ALL_NAMESPACES).step("namespaces")? {
+                Side::Child => {
+                    drop(release);
+                    init::isolated(plan, go, socket, output)
+                }
+                parent @ Side::Parent { .. } => parent,
+            }
+        } else {
+            match sys::clone_process(0).step("fork")? {
+                Side::Child => {
+                    drop(release);
+                    init::open(launch, go, socket, output)
+                }
+                parent @ Side::Parent { .. } => parent,
+            }
+        };
+        let Side::Parent { pid, pidfd } = side else { return Err("not a parent").step("namespaces") };
+        drop((go, socket, output));
+        let process = pid.to_string();
+        if isolated {
+            let inside = init::INSIDE_ID;
+            map_ids(&process, &format!("{inside} {inside_host_id} 1"), &format!("{inside} {inside_host_gid} 1"))?;
+        }
+        raise_oom_score(&process);
+        rustix::io::write(&release, b"g").step("id mapping")?;
+        wire::send(&self.control, &Said::Started { id, host_pid: pid }, &[pidfd.as_fd()]).step("launcher")?;
+        let pid = Pid::from_raw(pid).ok_or("no pid").step("namespaces")?;
+        Ok(Born { pid, id })
+    }
+
+    /// The workspace as a detached mount on which the inside user owns what the workspace's owner owns.
+    fn workspace(&self, path: &Path, host_id: u32, owner: &mut (u32, u32)) -> Result<Workspace, StepError> {
+        let step = "workspace";
+        let folder = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step(step)?;
+        let found = rustix::fs::fstat(&folder).step(step)?;
+        *owner = (found.st_uid, found.st_gid);
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = open_tree(&folder, c"", flags).step(step)?;
+        let mut made = None;
+        let idmap = match &self.idmap {
+            Some(known) if known.uid == found.st_uid && known.gid == found.st_gid => known,
+            _ => made.insert(Idmap::make(found.st_uid, found.st_gid, host_id)?),
+        };
+        let ids = match sys::set_mount_idmap(tree.as_fd(), idmap.userns.as_fd()) {
+            Ok(()) => (host_id, host_id),
+            // The filesystem cannot map ids. An ordinary owner can be the inside user directly; root must not be.
+            Err(_) if found.st_uid != 0 && found.st_gid != 0 => (found.st_uid, found.st_gid),
+            Err(error) => {
+                return Err(StepError {
+                    step: "id-mapped workspace".to_owned(),
+                    reason: format!(
+                        "{}: its filesystem cannot map ids ({error}) and it belongs to root; put it on ext4, xfs, btrfs or tmpfs, or give it to an ordinary user with chown",
+                        path.display()
+                    ),
+                });
+            }
+        };
+        sys::set_mount_attributes(tree.as_fd(), ATTR_NOSUID | ATTR_NODEV).step(step)?;
+        Ok(Workspace { tree, ids })
+    }
+
+    /// Waits for the sandbox's end and tells it.
+    fn see_through(&self, born: &Born) {
+        let mut said = Said::Exited { id: born.id, code: None, signal: None };
+        loop {
+            match waitpid(Some(born.pid), WaitOptions::empty()) {
+                Ok(Some((_, status))) => {
+                    said = Said::Exited { id: born.id, code: status.exit_status(), signal: status.terminating_signal() };
+                    break;
+                }
+                Err(rustix::io::Errno::INTR) | Ok(None) => {}
+                Err(_) => break,
+            }
+        }
+        if self.isolation == Isolation::None {
+            end_orphans();
+        }
+        let _ = wire::send(&self.control, &said, &[]);
+    }
+}
+
+struct Workspace {
+    tree: OwnedFd,
+    /// Host ids of the inside user.
+    ids: (u32, u32),
+}
+
+/// Without a pid namespace, what a sandbox left running falls to its cradle, which ends it.
+fn end_orphans() {
+    let own = rustix::process::getpid().as_raw_pid();
+    loop {
+        let children = fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
+            let _ = rustix::process::kill_process(child, Signal::KILL);
+        }
+        match waitpid(None, WaitOptions::empty()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The host prefers a sandbox over itself when memory runs out. A comfort, not a boundary: failing is ignored.
+fn raise_oom_score(process: &str) {
+    let path = PathBuf::from(format!("/proc/{process}/oom_score_adj"));
+    let now = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<i32>().ok()).unwrap_or(0);
+    if let Ok(mut file) = fs::OpenOptions::new().write(true).open(&path) {
+        let _ = file.write_all(now.max(500).to_string().as_bytes());
+    }
+}
+

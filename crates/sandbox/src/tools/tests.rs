@@ -1,0 +1,1 @@
+//! Empty until the tool tests are written.

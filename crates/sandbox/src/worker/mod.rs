@@ -1,0 +1,156 @@
+//! The worker: claims the work of an environment and serves each session from a sandbox of its own.
+//!
+//! It polls, acknowledges, keeps the lease by heartbeats, runs the session's calls, posts their results and releases
+//! the item. It works against any server with the Managed Agents contract.
+//!
+//! It refuses to start where tools cannot be isolated, unless no isolation was asked for by name; it never runs a
+//! call that has an answer, never runs a call twice, and touches nothing of an item whose lease is lost. Keys,
+//! tokens and items with their secrets are never logged.
+//!
+//! [`Worker::run`] serves a queue; [`run_item`] serves one item that another program claimed.
+
+mod attempts;
+mod backoff;
+mod bench;
+mod calls;
+mod command;
+mod error;
+mod feed;
+mod hand;
+mod item;
+mod lease;
+mod local;
+mod options;
+mod poll;
+mod post;
+mod session;
+mod stop;
+
+use std::sync::Arc;
+
+use outwork_client::{Client, Credential, Options};
+use outwork_wire::work::WorkSecret;
+use secrecy::{ExposeSecret, SecretString};
+
+pub use command::EXIT_LEASE_LOST;
+pub use error::WorkerError;
+pub use hand::{Hand, HandFuture, Provider};
+pub use item::ItemEnd;
+pub use options::{ItemOptions, Layout, Queue, ServiceOptions, WorkerOptions};
+pub use poll::Summary;
+pub use stop::Stop;
+
+use attempts::Attempts;
+use item::{ItemIds, Service};
+
+/// A worker for the queue of an environment.
+pub struct Worker {
+    options: WorkerOptions,
+    client: Client,
+    provider: Option<Arc<dyn Provider>>,
+}
+
+impl Worker {
+    /// A worker whose tools run in this machine's sandboxes. Nothing is started yet.
+    pub fn new(options: WorkerOptions) -> Result<Self, WorkerError> {
+        options.check()?;
+        let client = client(&options.service, options.key.expose_secret())?;
+        Ok(Self {
+            options,
+            client,
+            provider: None,
+        })
+    }
+
+    /// The same with sandboxes from somewhere else.
+    pub fn with_provider(options: WorkerOptions, provider: Arc<dyn Provider>) -> Result<Self, WorkerError> {
+        let worker = Self::new(options)?;
+        Ok(Self {
+            provider: Some(provider),
+            ..worker
+        })
+    }
+
+    /// Serves the queue until it is told to stop, or the queue is empty and [`WorkerOptions::drain`] is set, or the
+    /// server refuses the polls for good. Every item is released when this returns.
+    pub async fn run(self, stop: impl Into<Stop>) -> Result<Summary, WorkerError> {
+        let service = if self.options.on_work.is_some() {
+            None
+        } else {
+            Some(service(&self.options.service, self.provider).await?)
+        };
+        poll::run(self.options, self.client, service, stop.into()).await
+    }
+}
+
+/// Serves one item that another program claimed and acknowledged, with this machine's sandboxes.
+pub async fn run_item(
+    options: ServiceOptions,
+    item: ItemOptions,
+    stop: impl Into<Stop>,
+) -> Result<ItemEnd, WorkerError> {
+    run_item_with(options, item, None, stop).await
+}
+
+/// The same, with sandboxes from somewhere else if a provider is given.
+pub async fn run_item_with(
+    options: ServiceOptions,
+    item: ItemOptions,
+    provider: Option<Arc<dyn Provider>>,
+    stop: impl Into<Stop>,
+) -> Result<ItemEnd, WorkerError> {
+    let stop = stop.into();
+    let token = item.secret.as_ref().and_then(|secret| {
+        let unpacked = WorkSecret::unpack(secret.expose_secret());
+        if unpacked.is_none() {
+            tracing::warn!(work = item.work_id, "the item's secret holds no sessions token; using the environment key");
+        }
+        unpacked.map(|s| SecretString::from(s.sessions_token))
+    });
+    let credential = token.or(item.environment_key).ok_or_else(|| WorkerError::Option {
+        what: "ANTHROPIC_ENVIRONMENT_KEY",
+        reason: "it is not set, and ANTHROPIC_WORK_SECRET holds no sessions token; set one of both".to_owned(),
+    })?;
+    let client = client(&options, credential.expose_secret())?;
+    let service = service(&options, provider).await?;
+    let ids = ItemIds {
+        work: item.work_id,
+        environment: item.environment_id,
+        session: item.session_id,
+    };
+    tokio::select! {
+        end = service.serve(client, &ids, stop.drain.clone()) => Ok(end),
+        () = stop.now.cancelled() => Ok(ItemEnd::Failed),
+    }
+}
+
+fn client(options: &ServiceOptions, token: &str) -> Result<Client, WorkerError> {
+    let mut client = Options::new(&options.base_url, Credential::bearer(token));
+    client.user_agent = concat!("outwork-worker/", env!("CARGO_PKG_VERSION")).to_owned();
+    client.ca_certificates.clone_from(&options.ca_certificates);
+    Ok(Client::new(client)?)
+}
+
+async fn service(options: &ServiceOptions, provider: Option<Arc<dyn Provider>>) -> Result<Service, WorkerError> {
+    item::make_folder(&options.workdir).map_err(|source| WorkerError::Workdir {
+        path: options.workdir.clone(),
+        source,
+    })?;
+    let workdir = options.workdir.canonicalize().map_err(|source| WorkerError::Workdir {
+        path: options.workdir.clone(),
+        source,
+    })?;
+    let provider = match provider {
+        Some(provider) => provider,
+        None => local::provider(options).await?,
+    };
+    Ok(Service {
+        provider,
+        workdir,
+        layout: options.layout,
+        max_idle: options.max_idle,
+        call_timeout: options.call_timeout,
+        desired_ttl: options.desired_ttl,
+        attempts: Arc::new(Attempts::default()),
+    })
+}

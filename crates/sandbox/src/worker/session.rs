@@ -1,0 +1,370 @@
+//! Serves one session: runs its calls one at a time and answers each of them exactly once.
+//!
+//! One task holds everything; which call runs is decided in [`super::calls`]. Nothing runs before the first
+//! heartbeat was accepted, and nothing is sent after the lease is lost. A result is sent in the moment it is there,
+//! and the next call starts while it is on its way.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use outwork_client::{Client, ClientError, ObservedEvent};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::attempts::{Attempts, Begin};
+use super::bench::{Bench, INTERRUPTED, error_result};
+use super::calls::{Call, Calls, Effect, leaves_idle_alone};
+use super::feed::{Feed, feed};
+use super::hand::Provider;
+use super::lease::{LeaseEnd, LeaseState};
+use super::post::{Post, Posted};
+
+/// How long a stopped call may take to end, and its answer to be sent, when the worker lets go of a session.
+const LETTING_GO: Duration = Duration::from_secs(10);
+/// How long a stopped call whose result is not wanted may take to end, before its sandbox is killed under it.
+const STOPPING: Duration = Duration::from_secs(2);
+const SHUTTING_DOWN: &str = "The worker is shutting down; this call was not run. Another worker can run it when it is made again.";
+const UNKNOWN_OUTCOME: &str = "This call was begun before by the same worker and did not come to a result, so its outcome is not known. \
+                               Look at what it changed before it is made again.";
+
+/// What serving a session takes.
+pub(crate) struct SessionOptions {
+    pub client: Client,
+    pub session_id: String,
+    pub workspace: PathBuf,
+    pub provider: Arc<dyn Provider>,
+    pub max_idle: Duration,
+    pub call_timeout: Duration,
+    pub attempts: Arc<Attempts>,
+    pub lease: watch::Receiver<LeaseState>,
+    pub drain: CancellationToken,
+}
+
+/// Why serving ended.
+#[derive(Debug)]
+pub(crate) enum SessionEnd {
+    /// The session is over.
+    Over,
+    /// Its turn ended and nothing came for `max_idle`.
+    Idle,
+    /// The worker shuts down.
+    Drained,
+    /// The lease ended.
+    Lease(LeaseEnd),
+    /// The server refuses to show the session.
+    Refused(ClientError),
+}
+
+/// Serves the session until there is a reason to end. Its sandbox is gone when this returns.
+pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
+    let feed = feed(options.client.clone(), options.session_id.clone());
+    let mut feed = pin!(feed);
+    let mut lease = options.lease.clone();
+    let mut runner = Runner::new(options);
+    let end = loop {
+        let state = *lease.borrow_and_update();
+        if let Some(end) = state.end {
+            break SessionEnd::Lease(end);
+        }
+        if state.held {
+            runner.start_next();
+        }
+        let deadline = runner.idle_deadline();
+        tokio::select! {
+            biased;
+            changed = lease.changed() => {
+                if changed.is_err() && lease.borrow().end.is_none() {
+                    // The heartbeat task is gone without a word: nobody renews the lease.
+                    break SessionEnd::Lease(LeaseEnd::AssumedLost);
+                }
+            }
+            () = runner.options.drain.cancelled() => break SessionEnd::Drained,
+            (bench, result) = ended(&mut runner.running) => runner.call_ended(bench, result),
+            Some((call_id, event, posted)) = runner.posts.next(), if !runner.posts.is_empty() => {
+                runner.post_ended(&call_id, event, posted);
+            }
+            item = feed.next() => match item {
+                Some(Feed::History(history)) => {
+                    let turn_ended = history.turn_ended;
+                    let effects = runner.calls.reconcile(history);
+                    runner.note_turn(turn_ended);
+                    runner.note_answers();
+                    runner.send_kept_again();
+                    if runner.apply(effects) {
+                        break SessionEnd::Over;
+                    }
+                }
+                Some(Feed::Event(event)) => {
+                    if runner.observe(&event) {
+                        break SessionEnd::Over;
+                    }
+                }
+                Some(Feed::Refused(error)) => break SessionEnd::Refused(error),
+                Some(Feed::Over) | None => break SessionEnd::Over,
+            },
+            () = at(deadline) => break SessionEnd::Idle,
+        }
+    };
+    runner.let_go(&end).await;
+    end
+}
+
+struct Runner {
+    options: SessionOptions,
+    calls: Calls,
+    /// `None` while a call has it.
+    bench: Option<Bench>,
+    running: Option<Running>,
+    posts: FuturesUnordered<PostFuture>,
+    posting: HashMap<String, CancellationToken>,
+    kept: HashMap<String, Arc<Value>>,
+    turn_ended: Option<Instant>,
+    busy_until: Instant,
+}
+
+type PostFuture = Pin<Box<dyn Future<Output = (String, Arc<Value>, Posted)> + Send>>;
+
+struct Running {
+    call_id: String,
+    tool: String,
+    started: Instant,
+    cancel: CancellationToken,
+    future: Pin<Box<dyn Future<Output = (Bench, Value)> + Send>>,
+}
+
+impl Runner {
+    fn new(options: SessionOptions) -> Self {
+        let bench = Bench::launch(Arc::clone(&options.provider), options.workspace.clone());
+        Self {
+            options,
+            calls: Calls::default(),
+            bench: Some(bench),
+            running: None,
+            posts: FuturesUnordered::new(),
+            posting: HashMap::new(),
+            kept: HashMap::new(),
+            turn_ended: None,
+            busy_until: Instant::now(),
+        }
+    }
+
+    /// Starts the next call if none runs. Calls of an earlier item that this process began are answered, not run.
+    fn start_next(&mut self) {
+        while self.bench.is_some()
+            && let Some(call) = self.calls.start_next()
+        {
+            match self.options.attempts.begin(&self.options.session_id, &call.id) {
+                Begin::First => return self.start(call),
+                Begin::Again(result) => {
+                    tracing::info!(call = call.id, "call was begun before; not run again");
+                    self.calls.finish(&call.id);
+                    let result = result.unwrap_or_else(|| Arc::new(error_result(&call.id, UNKNOWN_OUTCOME)));
+                    self.post(&call.id, result);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, call: Call) {
+        let Some(bench) = self.bench.take() else { return };
+        let cancel = CancellationToken::new();
+        tracing::info!(call = call.id, tool = call.name, "running");
+        self.running = Some(Running {
+            call_id: call.id.clone(),
+            tool: call.name.clone(),
+            started: Instant::now(),
+            cancel: cancel.clone(),
+            future: Box::pin(bench.run(call, self.options.call_timeout, cancel)),
+        });
+    }
+
+    fn call_ended(&mut self, bench: Bench, result: Value) {
+        self.bench = Some(bench);
+        let Some(running) = self.running.take() else { return };
+        let wanted = self.calls.finish(&running.call_id);
+        if wanted {
+            self.post(&running.call_id, Arc::new(result));
+        } else {
+            self.options.attempts.settle(&self.options.session_id, &running.call_id);
+        }
+        self.busy_until = Instant::now();
+        let took = running.started.elapsed();
+        tracing::info!(call = running.call_id, tool = running.tool, ?took, wanted, "ran");
+    }
+
+    fn post(&mut self, call_id: &str, event: Arc<Value>) {
+        if self.calls.is_settled(call_id) {
+            return self.settled(call_id);
+        }
+        self.options
+            .attempts
+            .keep(&self.options.session_id, call_id, Arc::clone(&event));
+        let answered = CancellationToken::new();
+        self.posting.insert(call_id.to_owned(), answered.clone());
+        let post = Post {
+            client: self.options.client.clone(),
+            session_id: self.options.session_id.clone(),
+            call_id: call_id.to_owned(),
+            event,
+            answered,
+            lease: self.options.lease.clone(),
+        };
+        self.posts.push(Box::pin(post.send()));
+    }
+
+    fn post_ended(&mut self, call_id: &str, event: Arc<Value>, posted: Posted) {
+        self.posting.remove(call_id);
+        self.busy_until = Instant::now();
+        match posted {
+            Posted::Sent => tracing::debug!(call = call_id, "result sent"),
+            Posted::Moot => tracing::info!(call = call_id, "call is answered already; result dropped"),
+            Posted::Refused(error) => tracing::warn!(call = call_id, %error, "result refused; not sent again"),
+            Posted::GaveUp(error) => {
+                tracing::error!(call = call_id, %error, "result not sent; kept until the session can be reached again");
+                self.kept.insert(call_id.to_owned(), event);
+                return;
+            }
+        }
+        self.settled(call_id);
+    }
+
+    fn settled(&mut self, call_id: &str) {
+        self.calls.settle(call_id);
+        self.options.attempts.settle(&self.options.session_id, call_id);
+    }
+
+    /// After a history was read: what has an answer is done with.
+    fn note_answers(&mut self) {
+        for (call_id, answered) in &self.posting {
+            if self.calls.is_settled(call_id) {
+                answered.cancel();
+            }
+        }
+        let calls = &self.calls;
+        self.options
+            .attempts
+            .retain(&self.options.session_id, |call_id| !calls.is_settled(call_id));
+    }
+
+    fn send_kept_again(&mut self) {
+        for (call_id, event) in std::mem::take(&mut self.kept) {
+            self.post(&call_id, event);
+        }
+    }
+
+    fn observe(&mut self, event: &ObservedEvent) -> bool {
+        if !leaves_idle_alone(event) {
+            self.note_turn(event.ends_turn());
+        }
+        let effects = self.calls.observe(event);
+        if event.is_result()
+            && let Some(call_id) = event.call_id()
+        {
+            self.kept.remove(call_id);
+            if let Some(answered) = self.posting.get(call_id) {
+                answered.cancel();
+            } else if self.running.as_ref().is_none_or(|r| r.call_id != call_id) {
+                self.options.attempts.settle(&self.options.session_id, call_id);
+            }
+        }
+        self.apply(effects)
+    }
+
+    /// Carries out what an event asks. True if the session is over.
+    fn apply(&mut self, effects: Vec<Effect>) -> bool {
+        let mut over = false;
+        for effect in effects {
+            match effect {
+                Effect::DropRunning | Effect::InterruptRunning => self.cancel_running(),
+                Effect::AnswerInterrupted(call) => {
+                    self.post(&call.id, Arc::new(error_result(&call.id, INTERRUPTED)));
+                }
+                Effect::SessionOver => over = true,
+            }
+        }
+        over
+    }
+
+    fn cancel_running(&self) {
+        if let Some(running) = &self.running
+            && !running.cancel.is_cancelled()
+        {
+            tracing::info!(call = running.call_id, tool = running.tool, "stopping the call");
+            running.cancel.cancel();
+        }
+    }
+
+    fn note_turn(&mut self, ended: bool) {
+        self.turn_ended = ended.then(Instant::now);
+    }
+
+    /// When to end for want of work: never while a call or a result is open.
+    fn idle_deadline(&self) -> Option<Instant> {
+        if self.calls.is_busy() || !self.posting.is_empty() || !self.kept.is_empty() {
+            return None;
+        }
+        Some(self.turn_ended?.max(self.busy_until) + self.options.max_idle)
+    }
+
+    /// Stops what runs, answers what is ours to answer, and ends the sandbox.
+    async fn let_go(mut self, end: &SessionEnd) {
+        self.cancel_running();
+        let answers = match end {
+            SessionEnd::Drained | SessionEnd::Lease(LeaseEnd::Stopping) => true,
+            SessionEnd::Idle | SessionEnd::Over | SessionEnd::Refused(_) | SessionEnd::Lease(_) => false,
+        };
+        if answers && self.options.lease.borrow().held {
+            let last = timeout(LETTING_GO, self.answer_all()).await;
+            if last.is_err() {
+                tracing::error!(
+                    session = self.options.session_id,
+                    "calls could not be stopped and answered within {LETTING_GO:?}; they stay without an answer"
+                );
+            }
+        }
+        if let Some(running) = self.running.take() {
+            // Its result is not wanted any more, but what it runs must be gone before the workspace is let go.
+            self.bench = timeout(STOPPING, running.future).await.ok().map(|(bench, _)| bench);
+        }
+        if let Some(bench) = self.bench.take() {
+            bench.end().await;
+        }
+    }
+
+    async fn answer_all(&mut self) {
+        for call in self.calls.take_queue() {
+            self.post(&call.id, Arc::new(error_result(&call.id, SHUTTING_DOWN)));
+        }
+        while self.running.is_some() || !self.posts.is_empty() {
+            tokio::select! {
+                biased;
+                (bench, result) = ended(&mut self.running) => self.call_ended(bench, result),
+                Some((call_id, event, posted)) = self.posts.next(), if !self.posts.is_empty() => {
+                    self.post_ended(&call_id, event, posted);
+                }
+            }
+        }
+    }
+}
+
+async fn ended(running: &mut Option<Running>) -> (Bench, Value) {
+    match running {
+        Some(running) => running.future.as_mut().await,
+        None => pending().await,
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}

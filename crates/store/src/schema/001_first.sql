@@ -1,0 +1,161 @@
+-- Times are microseconds since the Unix epoch. Every table that a client can reach carries its workspace.
+
+CREATE TABLE workspaces (
+    id         TEXT PRIMARY KEY,
+    name       TEXT NOT NULL,
+    is_default INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX workspaces_default ON workspaces (is_default) WHERE is_default = 1;
+
+CREATE TABLE agents (
+    id           TEXT PRIMARY KEY,
+    workspace_id TEXT NOT NULL,
+    version      INTEGER NOT NULL,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL,
+    archived_at  INTEGER
+) STRICT;
+CREATE INDEX agents_by_age ON agents (workspace_id, created_at, id);
+
+CREATE TABLE agent_versions (
+    agent_id   TEXT NOT NULL,
+    version    INTEGER NOT NULL,
+    spec       TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (agent_id, version)
+) STRICT;
+
+CREATE TABLE environments (
+    id           TEXT PRIMARY KEY,
+    workspace_id TEXT NOT NULL,
+    kind         TEXT NOT NULL CHECK (kind IN ('self_hosted', 'cloud')),
+    name         TEXT NOT NULL,
+    description  TEXT,
+    config       TEXT NOT NULL,
+    metadata     TEXT NOT NULL,
+    scope        TEXT,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL,
+    archived_at  INTEGER
+) STRICT;
+CREATE INDEX environments_by_age ON environments (workspace_id, created_at, id);
+
+-- Secrets are kept as SHA-256 only.
+CREATE TABLE api_keys (
+    id           TEXT PRIMARY KEY,
+    workspace_id TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    role         TEXT NOT NULL,
+    hash         BLOB NOT NULL UNIQUE,
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER,
+    revoked_at   INTEGER,
+    last_used_at INTEGER
+) STRICT;
+CREATE INDEX api_keys_by_age ON api_keys (workspace_id, created_at, id);
+
+CREATE TABLE environment_keys (
+    id             TEXT PRIMARY KEY,
+    workspace_id   TEXT NOT NULL,
+    environment_id TEXT NOT NULL,
+    name           TEXT NOT NULL,
+    hash           BLOB NOT NULL UNIQUE,
+    created_at     INTEGER NOT NULL,
+    expires_at     INTEGER,
+    revoked_at     INTEGER,
+    last_used_at   INTEGER
+) STRICT;
+CREATE INDEX environment_keys_by_age ON environment_keys (environment_id, created_at, id);
+
+-- Keys of the server's own workers: one row per name, each serves every cloud environment.
+CREATE TABLE worker_keys (
+    name       TEXT PRIMARY KEY,
+    hash       BLOB NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+-- What seldom changes of a session. What changes with every append is in session_state, whose rows are small.
+CREATE TABLE sessions (
+    number           INTEGER PRIMARY KEY AUTOINCREMENT,
+    id               TEXT NOT NULL,
+    workspace_id     TEXT NOT NULL,
+    environment_id   TEXT NOT NULL,
+    environment_kind TEXT NOT NULL,
+    agent_id         TEXT NOT NULL,
+    agent_version    INTEGER NOT NULL,
+    thread_id        TEXT NOT NULL,
+    created_at       INTEGER NOT NULL,
+    title            TEXT,
+    metadata         TEXT NOT NULL,
+    agent            TEXT NOT NULL,
+    genesis          TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX sessions_by_id ON sessions (id, workspace_id);
+CREATE INDEX sessions_by_age ON sessions (workspace_id, created_at, id);
+CREATE INDEX sessions_by_agent ON sessions (agent_id, created_at, id);
+CREATE INDEX sessions_by_environment ON sessions (environment_id);
+
+CREATE TABLE session_state (
+    number           INTEGER PRIMARY KEY,
+    last_seq         INTEGER NOT NULL,
+    status           TEXT NOT NULL CHECK (status IN ('rescheduling', 'running', 'idle', 'terminated')),
+    usage            TEXT NOT NULL,
+    updated_at       INTEGER NOT NULL,
+    archived_at      INTEGER,
+    wake_at          INTEGER,
+    needs_owner      INTEGER NOT NULL,
+    owner            TEXT,
+    generation       INTEGER NOT NULL DEFAULT 0,
+    lease_expires_at INTEGER
+) STRICT;
+CREATE INDEX session_state_due ON session_state (needs_owner, wake_at) WHERE needs_owner = 1;
+CREATE INDEX session_state_waking ON session_state (wake_at) WHERE wake_at IS NOT NULL;
+CREATE INDEX session_state_owned ON session_state (owner) WHERE owner IS NOT NULL;
+
+-- Rows are added at the end of the table, so appends of many sessions share their pages.
+CREATE TABLE events (
+    place        INTEGER PRIMARY KEY,
+    session      INTEGER NOT NULL,
+    seq          INTEGER NOT NULL,
+    event_id     TEXT NOT NULL,
+    type         TEXT NOT NULL,
+    in_thread    INTEGER NOT NULL,
+    created_at   INTEGER NOT NULL,
+    processed_at INTEGER,
+    body         TEXT NOT NULL,
+    private      TEXT
+) STRICT;
+CREATE UNIQUE INDEX events_by_id ON events (event_id);
+CREATE UNIQUE INDEX events_processed ON events (session, seq) WHERE processed_at IS NOT NULL;
+CREATE UNIQUE INDEX events_queued ON events (session, seq) WHERE processed_at IS NULL;
+
+CREATE TABLE work (
+    id                  TEXT PRIMARY KEY,
+    workspace_id        TEXT NOT NULL,
+    environment_id      TEXT NOT NULL,
+    environment_kind    TEXT NOT NULL,
+    session_id          TEXT NOT NULL,
+    state               TEXT NOT NULL CHECK (state IN ('queued', 'starting', 'active', 'stopping', 'stopped')),
+    metadata            TEXT NOT NULL,
+    created_at          INTEGER NOT NULL,
+    queued_at           INTEGER NOT NULL,
+    polled_at           INTEGER,
+    polled_by           TEXT,
+    acknowledged_at     INTEGER,
+    started_at          INTEGER,
+    latest_heartbeat_at INTEGER,
+    stop_requested_at   INTEGER,
+    stopped_at          INTEGER,
+    ttl_seconds         INTEGER NOT NULL,
+    lease_updated_at    INTEGER,
+    lease_expires_at    INTEGER,
+    token_hash          BLOB
+) STRICT;
+CREATE UNIQUE INDEX work_live ON work (session_id) WHERE state <> 'stopped';
+CREATE INDEX work_by_session ON work (session_id);
+CREATE INDEX work_by_age ON work (environment_id, created_at, id);
+CREATE INDEX work_queue ON work (environment_id, created_at, id) WHERE state = 'queued';
+CREATE INDEX work_cloud_queue ON work (environment_kind, created_at, id) WHERE state = 'queued';
+CREATE INDEX work_leases ON work (lease_expires_at) WHERE state IN ('starting', 'active', 'stopping');
+CREATE UNIQUE INDEX work_tokens ON work (token_hash) WHERE token_hash IS NOT NULL;

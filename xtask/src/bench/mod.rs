@@ -1,0 +1,205 @@
+//! `cargo xtask bench`: figures of the release build, one row a case, ours and the peer's in turn where there
+//! is a peer. It prints; it never fails because a figure is high, and it is no part of `cargo xtask test`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{self, Bounds};
+use crate::workspace::Workspace;
+
+mod plane;
+mod sandbox;
+mod servers;
+mod store;
+mod streams;
+mod table;
+mod turn;
+
+use table::Row;
+
+/// What `cargo xtask bench` takes.
+#[derive(clap::Args)]
+pub(crate) struct BenchArguments {
+    /// Fewer repetitions and smaller numbers, to see that everything runs.
+    #[arg(long)]
+    quick: bool,
+    /// Run only this case (may be given more than once); `--list` names them.
+    #[arg(long, value_name = "CASE")]
+    only: Vec<String>,
+    /// List the cases and stop.
+    #[arg(long)]
+    list: bool,
+}
+
+/// What a case needs to know.
+pub(crate) struct Setting {
+    workspace: Workspace,
+    quick: bool,
+}
+
+impl Setting {
+    /// How often something is repeated: `whole`, or a good deal less when in a hurry.
+    fn times(&self, whole: usize) -> usize {
+        if self.quick {
+            (whole / 10).max(2)
+        } else {
+            whole
+        }
+    }
+}
+
+struct Case {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Setting) -> Result<Vec<Row>>,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "start",
+        what: "start to ready, empty data folder",
+        run: plane::start,
+    },
+    Case {
+        name: "memory",
+        what: "idle memory of the plane",
+        run: plane::memory,
+    },
+    Case {
+        name: "claim",
+        what: "session created to work claimed by a waiting worker",
+        run: plane::claim,
+    },
+    Case {
+        name: "turn",
+        what: "a tool turn without model time",
+        run: turn::turn,
+    },
+    Case {
+        name: "append",
+        what: "durable event appends over 64 sessions",
+        run: store::append,
+    },
+    Case {
+        name: "streams",
+        what: "open event streams",
+        run: streams::streams,
+    },
+    Case {
+        name: "sandbox",
+        what: "sandbox cold start beside bwrap, a call in a running sandbox",
+        run: sandbox::sandbox,
+    },
+];
+
+/// Runs the chosen cases and prints the table.
+pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
+    if arguments.list {
+        for case in CASES {
+            println!("{:<9} {}", case.name, case.what);
+        }
+        return Ok(());
+    }
+    if let Some(unknown) = arguments
+        .only
+        .iter()
+        .find(|name| !CASES.iter().any(|case| case.name == name.as_str()))
+    {
+        let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
+        bail!(
+            "there is no case {unknown}; the cases are {}",
+            names.join(", ")
+        );
+    }
+    let setting = Setting {
+        workspace: Workspace::find()?,
+        quick: arguments.quick,
+    };
+    println!("building for release ...");
+    build(
+        &setting.workspace,
+        &["build", "--release", "--package", "outwork"],
+    )?;
+    let mut rows = Vec::new();
+    let mut failed = Vec::new();
+    for case in CASES
+        .iter()
+        .filter(|case| arguments.only.is_empty() || arguments.only.iter().any(|n| n == case.name))
+    {
+        println!("{}: {} ...", case.name, case.what);
+        match (case.run)(&setting) {
+            Ok(measured) => rows.extend(measured),
+            Err(error) => failed.push(format!("{}: {error:#}", case.name)),
+        }
+    }
+    println!("\n{}", table::render(&rows));
+    if !failed.is_empty() {
+        bail!(
+            "cases that could not be measured:\n  {}",
+            failed.join("\n  ")
+        );
+    }
+    Ok(())
+}
+
+/// Builds something with cargo, quietly unless it fails.
+fn build(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(&workspace.root);
+    let bounds = Bounds {
+        deadline: Duration::from_secs(40 * 60),
+        stream: false,
+    };
+    process::run(
+        command,
+        &workspace.kept("xtask")?.join("bench-build.log"),
+        bounds,
+    )
+}
+
+/// Builds an example of another package and gives the JSON that it prints with `--json`.
+fn example(setting: &Setting, package: &str, name: &str) -> Result<serde_json::Value> {
+    let source = format!(
+        "crates/{}/examples/{name}.rs",
+        package.trim_start_matches("outwork-")
+    );
+    if !setting.workspace.root.join(&source).exists() {
+        bail!("{source} is not there");
+    }
+    build(
+        &setting.workspace,
+        &[
+            "build",
+            "--release",
+            "--package",
+            package,
+            "--example",
+            name,
+        ],
+    )?;
+    let program = setting.workspace.target.join("release/examples").join(name);
+    let mut command = Command::new(&program);
+    command.arg("--json");
+    if setting.quick {
+        command.arg("--quick");
+    }
+    let output = command
+        .output()
+        .with_context(|| format!("could not run {}", program.display()))?;
+    if !output.status.success() {
+        bail!(
+            "{name} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text
+        .lines()
+        .rev()
+        .find(|line| line.starts_with('{'))
+        .with_context(|| format!("{name} printed no JSON"))?;
+    serde_json::from_str(last).with_context(|| format!("{name} printed a line that is not JSON"))
+}
