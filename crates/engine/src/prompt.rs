@@ -35,6 +35,7 @@ impl Default for PromptOptions {
                 "claude-sonnet-5",
                 "claude-haiku-5",
                 "claude-fable-5",
+                "rehearsal",
             ]
             .map(str::to_owned)
             .to_vec(),

@@ -172,7 +172,11 @@ impl ModelClient {
                 Waited::Value(Err(error)) => return Err(from_body(error)),
                 Waited::Cancelled => return Ok(assembler.finish_early()),
                 Waited::TooLong => {
-                    return Err(self.late("to go on with its answer", self.timeouts.idle, deadline));
+                    return Err(self.late(
+                        "to go on with its answer",
+                        self.timeouts.idle,
+                        deadline,
+                    ));
                 }
             };
             size += chunk.len();

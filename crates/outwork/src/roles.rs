@@ -77,8 +77,8 @@ pub(crate) fn service_options(
 
 /// What a worker of this job runs with.
 pub(crate) fn worker_options(job: Job, config: &WorkerConfig) -> Result<WorkerOptions> {
-    let mut options = WorkerOptions::new(&job.base_url, job.queue, job.key, &job.workdir);
-    options.service = service_options(&job.base_url, &job.ca_files, &job.workdir, job.apart, config)?;
+    let service = service_options(&job.base_url, &job.ca_files, &job.workdir, job.apart, config)?;
+    let mut options = WorkerOptions::new(service, job.queue, job.key);
     options.concurrency = config.concurrency;
     Ok(options)
 }

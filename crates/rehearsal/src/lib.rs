@@ -86,6 +86,7 @@ mod demo;
 mod error;
 mod events;
 mod fault;
+mod models;
 mod pattern;
 mod play;
 mod record;

@@ -4,8 +4,10 @@
 //! tool that the step calls is not offered, when the play is over: the answer is a plain text that says so, and it
 //! ends the turn.
 
+mod cursor;
+mod script;
+
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -13,11 +15,11 @@ use crate::conversation::{Conversation, Results};
 use crate::fault::Fault;
 use crate::pattern::CaptureSource;
 use crate::scenario::{
-    Block, Branch, Condition, DEFAULT_CONTEXT_TOKENS, Pace, Play, Scenario, Scene, Step,
-    StopReason, check_steps, collect_captures,
+    Block, Branch, Condition, DEFAULT_CONTEXT_TOKENS, Pace, Play, Scenario, Step, StopReason,
 };
 use crate::seal;
 use crate::template::Names;
+use cursor::Cursor;
 
 /// Plays that are always there.
 pub(crate) const BUILT_IN: [&str; 2] = ["echo", "script"];
@@ -379,35 +381,10 @@ fn steps_of<'a>(
     match selected {
         Selected::Play(play) => Ok((Cow::Borrowed(play.steps_for(scene)), play.pace)),
         Selected::Script => {
-            parse_script(user).map(|scene| (Cow::Owned(scene.steps), Pace::default()))
+            script::parse(user).map(|scene| (Cow::Owned(scene.steps), Pace::default()))
         }
         Selected::Echo => Err("this play has no steps.".to_owned()),
     }
-}
-
-/// Reads the steps that stand as JSON, fenced or alone, in a human message.
-fn parse_script(text: &str) -> Result<Scene, String> {
-    let json = match text.split_once("```json") {
-        Some((_, rest)) => rest.split_once("```").map_or(rest, |(script, _)| script),
-        None => text,
-    };
-    let value: Value = serde_json::from_str(json.trim()).map_err(|error| {
-        format!("expected a list of steps as JSON in the user message, within ```json and ```, but: {error}")
-    })?;
-    let steps = match value {
-        Value::Array(_) => value,
-        Value::Object(mut fields) if fields.len() == 1 && fields.contains_key("steps") => {
-            fields["steps"].take()
-        }
-        Value::Object(_) => Value::Array(vec![value]),
-        _ => return Err("expected a list of steps as JSON in the user message.".to_owned()),
-    };
-    let steps: Vec<Step> = serde_json::from_value(steps)
-        .map_err(|error| format!("the script is not a list of steps: {error}"))?;
-    let mut known = BTreeSet::new();
-    collect_captures(&steps, &mut known);
-    check_steps(&steps, &known).map_err(|message| format!("the script is wrong: {message}"))?;
-    Ok(Scene { steps })
 }
 
 impl Found {
@@ -514,74 +491,5 @@ impl Found {
         let data = seal::seal_redacted(block.redacted_thinking.as_deref().unwrap_or_default());
         signatures.push(data.clone());
         Ok(Some(AnswerBlock::Redacted { data }))
-    }
-}
-
-/// Goes through steps and loops, one leaf at a time.
-struct Cursor<'a> {
-    frames: Vec<Frame<'a>>,
-}
-
-struct Frame<'a> {
-    steps: &'a [Step],
-    next: usize,
-    round: u32,
-    rounds: u32,
-    until: Option<&'a Condition>,
-    repeats_leaf: bool,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(steps: &'a [Step]) -> Self {
-        Self {
-            frames: vec![Frame {
-                steps,
-                next: 0,
-                round: 0,
-                rounds: 1,
-                until: None,
-                repeats_leaf: false,
-            }],
-        }
-    }
-
-    /// The next leaf and its round (from 1) in the innermost loop.
-    fn next(&mut self, holds: impl Fn(&Condition) -> bool) -> Option<(&'a Step, u32)> {
-        loop {
-            let frame = self.frames.last_mut()?;
-            if frame.next == 0 && (frame.round == frame.rounds || frame.until.is_some_and(&holds)) {
-                self.frames.pop();
-                continue;
-            }
-            let Some(step) = frame.steps.get(frame.next) else {
-                frame.next = 0;
-                frame.round += 1;
-                continue;
-            };
-            frame.next += 1;
-            let round = frame.round + 1;
-            match (step.steps.is_empty(), step.repeat) {
-                (true, None) => return Some((step, round)),
-                // A repeated leaf is a loop of one leaf.
-                (true, Some(_)) if frame.repeats_leaf => return Some((step, round)),
-                (repeats_leaf, rounds) => {
-                    let steps = if repeats_leaf {
-                        std::slice::from_ref(step)
-                    } else {
-                        &step.steps[..]
-                    };
-                    let until = step.until.as_ref();
-                    let rounds = rounds.unwrap_or(1);
-                    self.frames.push(Frame {
-                        steps,
-                        next: 0,
-                        round: 0,
-                        rounds,
-                        until,
-                        repeats_leaf,
-                    });
-                }
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! altered or dropped while a tool is in use, empty texts, cache breakpoints.
 
 mod content;
+mod pairing;
 
 use std::collections::HashSet;
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair};
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 
@@ -62,7 +62,7 @@ pub struct RunOutcome {
 
 #[derive(Debug)]
 struct Shared {
-    control: Arc<AsyncFd<OwnedFd>>,
+    control: Arc<UnixStream>,
     table: Arc<Mutex<Table>>,
     next_id: AtomicU64,
     isolation: Isolation,
@@ -101,7 +101,9 @@ impl Launcher {
             .stderr(Stdio::null())
             .spawn()
             .map_err(failed)?;
-        let control = Arc::new(AsyncFd::register(ours).map_err(failed)?);
+        // A sequenced socket in the type of a stream: only readiness is taken from that type.
+        let control = UnixStream::from_std(std::os::unix::net::UnixStream::from(ours)).map_err(failed)?;
+        let control = Arc::new(control);
         let boot = Boot { isolation: options.isolation, read_only_paths: options.read_only_paths.clone() };
         send(&control, &boot, None, None).await.map_err(failed)?;
         let first = tokio::time::timeout(START_PATIENCE, receive(&control)).await;
@@ -227,12 +229,12 @@ struct Born {
 impl Drop for Shared {
     fn drop(&mut self) {
         // The listener still holds the descriptor; this hangs up on both sides.
-        let _ = rustix::net::shutdown(self.control.get_ref(), Shutdown::Both);
+        let _ = rustix::net::shutdown(&*self.control, Shutdown::Both);
     }
 }
 
 /// Hears the launcher until it ends, then tells everyone who waits.
-async fn listen(control: Arc<AsyncFd<OwnedFd>>, table: Arc<Mutex<Table>>, mut child: tokio::process::Child) {
+async fn listen(control: Arc<UnixStream>, table: Arc<Mutex<Table>>, mut child: tokio::process::Child) {
     let reason = loop {
         match receive(&control).await {
             Ok(Some((said, fds))) => note(&table, said, fds),
@@ -245,7 +247,7 @@ async fn listen(control: Arc<AsyncFd<OwnedFd>>, table: Arc<Mutex<Table>>, mut ch
         table.gone = Some(reason);
         table.entries.clear();
     }
-    let _ = rustix::net::shutdown(control.get_ref(), Shutdown::Both);
+    let _ = rustix::net::shutdown(&*control, Shutdown::Both);
     if let Err(error) = child.wait().await {
         tracing::warn!(%error, "the sandbox launcher's end could not be read");
     }
@@ -282,25 +284,27 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 }
 
 async fn send<T: serde::Serialize>(
-    control: &AsyncFd<OwnedFd>,
+    control: &UnixStream,
     message: &T,
     first: Option<&OwnedFd>,
     second: Option<&OwnedFd>,
 ) -> io::Result<()> {
     loop {
-        let mut guard = control.writable().await?;
+        control.writable().await?;
         let fds: Vec<_> = first.into_iter().chain(second).map(AsFd::as_fd).collect();
-        if let Ok(result) = guard.try_io(|control| wire::send(control.get_ref(), message, &fds)) {
-            return result;
+        match control.try_io(Interest::WRITABLE, || wire::send(control, message, &fds)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
         }
     }
 }
 
-async fn receive(control: &AsyncFd<OwnedFd>) -> io::Result<Option<(Said, Vec<OwnedFd>)>> {
+async fn receive(control: &UnixStream) -> io::Result<Option<(Said, Vec<OwnedFd>)>> {
     loop {
-        let mut guard = control.readable().await?;
-        if let Ok(result) = guard.try_io(|control| wire::receive(control.get_ref())) {
-            return result;
+        control.readable().await?;
+        match control.try_io(Interest::READABLE, || wire::receive(control)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
         }
     }
 }

@@ -89,7 +89,9 @@ fn message(now: Time) -> LogEntry {
             id: EventId::fresh(),
             processed_at: Some(now),
             body: EventBody::AgentMessage {
-                content: vec![ContentBlock::text("A line of about one hundred characters, as an agent writes it between two calls of tools, or so.")],
+                content: vec![ContentBlock::text(
+                    "A line of about one hundred characters, as an agent writes it between two calls of tools, or so.",
+                )],
             },
         },
         created_at: now,

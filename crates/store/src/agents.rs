@@ -141,13 +141,15 @@ impl Store {
     ) -> Result<AgentRow, StoreError> {
         let (workspace, id) = (workspace.clone(), id.clone());
         self.read(move |conn| {
-            conn.prepare_cached(&format!("{EACH} WHERE a.id = ?1 AND a.workspace_id = ?2 AND v.version = ?3"))?
-                .query_row((id.as_str(), workspace.as_str(), clamp(version)), read)
-                .optional()?
-                .ok_or_else(|| match newest(conn, &workspace, &id) {
-                    Ok(_) => StoreError::not_found("agent version", &format!("{id} version {version}")),
-                    Err(e) => e,
-                })
+            conn.prepare_cached(&format!(
+                "{EACH} WHERE a.id = ?1 AND a.workspace_id = ?2 AND v.version = ?3"
+            ))?
+            .query_row((id.as_str(), workspace.as_str(), clamp(version)), read)
+            .optional()?
+            .ok_or_else(|| match newest(conn, &workspace, &id) {
+                Ok(_) => StoreError::not_found("agent version", &format!("{id} version {version}")),
+                Err(e) => e,
+            })
         })
         .await
     }
@@ -196,7 +198,12 @@ impl Store {
     }
 
     /// Archives an agent; one that is archived stays as it is.
-    pub async fn archive_agent(&self, workspace: &WorkspaceId, id: &AgentId, now: Time) -> Result<AgentRow, StoreError> {
+    pub async fn archive_agent(
+        &self,
+        workspace: &WorkspaceId,
+        id: &AgentId,
+        now: Time,
+    ) -> Result<AgentRow, StoreError> {
         let (workspace, id) = (workspace.clone(), id.clone());
         self.write(move |conn| {
             conn.prepare_cached(
@@ -231,7 +238,9 @@ impl Store {
                 order: Order::Desc,
                 filter: conditions,
             }
-            .page(conn, &page, read, |row| (row.created_at.as_micros(), row.id.to_string()))
+            .page(conn, &page, read, |row| {
+                (row.created_at.as_micros(), row.id.to_string())
+            })
         })
         .await
     }

@@ -47,7 +47,10 @@ impl Cursor {
         });
         bytes.extend_from_slice(&self.fingerprint);
         bytes.extend_from_slice(&self.number.to_be_bytes());
-        debug_assert!(self.name.len() <= usize::from(u8::MAX), "keys are ids, at most 96 bytes");
+        debug_assert!(
+            self.name.len() <= usize::from(u8::MAX),
+            "keys are ids, at most 96 bytes"
+        );
         bytes.push(self.name.len() as u8);
         bytes.extend_from_slice(self.name.as_bytes());
         URL_SAFE_NO_PAD.encode(bytes)

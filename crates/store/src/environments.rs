@@ -185,7 +185,9 @@ impl Store {
                 order: Order::Desc,
                 filter,
             }
-            .page(conn, &page, read, |row| (row.created_at.as_micros(), row.id.to_string()))
+            .page(conn, &page, read, |row| {
+                (row.created_at.as_micros(), row.id.to_string())
+            })
         })
         .await
     }

@@ -4,7 +4,7 @@
 //! `match`. SQLite's own errors are sorted here, once: no space and failing disks are passing (`Unavailable`),
 //! damaged files are not (`Corrupt`), everything else is a defect of ours (`Internal`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use outwork_wire::id::{EventId, SessionId};
 use rusqlite::ErrorCode;
@@ -151,6 +151,17 @@ impl StoreError {
         Self::Internal(message.into().into())
     }
 
+    /// The same error; one about damage names the whole path.
+    pub(crate) fn at(self, database: &Path) -> Self {
+        match self {
+            Self::Corrupt { detail, .. } => Self::Corrupt {
+                path: database.to_owned(),
+                detail,
+            },
+            other => other,
+        }
+    }
+
     /// Whether the database itself failed, so that nothing else of the same transaction can be trusted.
     pub(crate) fn is_of_the_database(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Corrupt { .. })
@@ -170,7 +181,7 @@ impl From<serde_json::Error> for StoreError {
 }
 
 /// The kind of a database error, unless it is a defect of ours.
-pub(crate) fn sort(error: &rusqlite::Error) -> Option<StoreError> {
+fn sort(error: &rusqlite::Error) -> Option<StoreError> {
     let rusqlite::Error::SqliteFailure(failure, _) = error else {
         return None;
     };

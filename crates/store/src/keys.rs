@@ -369,7 +369,10 @@ fn environment_key(
 ) -> Result<EnvironmentKeyRow, StoreError> {
     let sql = format!("{ENVIRONMENT} WHERE id = ?1 AND environment_id = ?2 AND workspace_id = ?3");
     conn.prepare_cached(&sql)?
-        .query_row((id.as_str(), environment.as_str(), workspace.as_str()), read_environment)
+        .query_row(
+            (id.as_str(), environment.as_str(), workspace.as_str()),
+            read_environment,
+        )
         .optional()?
         .ok_or_else(|| StoreError::not_found("environment key", id))
 }

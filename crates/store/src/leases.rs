@@ -124,9 +124,7 @@ impl Store {
         let (workspace, session) = (workspace.clone(), session.clone());
         self.write(move |conn| {
             hold(conn, &workspace, &session, generation)?;
-            let sql = format!(
-                "UPDATE session_state SET owner = NULL, lease_expires_at = NULL WHERE number = {NUMBER}"
-            );
+            let sql = format!("UPDATE session_state SET owner = NULL, lease_expires_at = NULL WHERE number = {NUMBER}");
             conn.prepare_cached(&sql)?
                 .execute((session.as_str(), workspace.as_str()))?;
             Ok(())

@@ -48,7 +48,8 @@ pub enum ProjectionChange {
     Keep,
     /// The loop has something to do; all else stays. For who queues an event without owning the session.
     NeedsOwner,
-    /// All of it. For the session's owner.
+    /// All of it. For the session's owner, who should give `expected_last_seq` too: otherwise it could overwrite
+    /// a `NeedsOwner` that it has not seen.
     Set(Box<SessionProjection>),
 }
 

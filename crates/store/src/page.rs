@@ -175,8 +175,14 @@ impl Keyset<'_> {
             Direction::Prev => (beyond(Direction::Next, rows.last())?, further),
         };
         Ok(Page {
-            next: rows.last().filter(|_| has_next).map(|row| cursor_at(Direction::Next, row)),
-            prev: rows.first().filter(|_| has_prev).map(|row| cursor_at(Direction::Prev, row)),
+            next: rows
+                .last()
+                .filter(|_| has_next)
+                .map(|row| cursor_at(Direction::Next, row)),
+            prev: rows
+                .first()
+                .filter(|_| has_prev)
+                .map(|row| cursor_at(Direction::Prev, row)),
             rows,
         })
     }

@@ -34,7 +34,12 @@ impl Readers {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let slot = self.slots.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let slot = self
+            .slots
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let idle = self.idle.clone();
         let path = self.path.clone();
         let joined = tokio::task::spawn_blocking(move || {
@@ -64,10 +69,7 @@ impl Readers {
     }
 }
 
-fn snapshot<T>(
-    conn: &Connection,
-    work: impl FnOnce(&Connection) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
+fn snapshot<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
     let transaction = conn.unchecked_transaction()?;
     let value = work(&transaction)?;
     transaction.commit()?;

@@ -17,13 +17,13 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/001_first.sql")];
 
 /// Opens the database for writing: settings, checks, migrations.
 pub(crate) fn open(path: &Path, check_up_to: u64, max_bytes: Option<u64>) -> Result<Connection, StoreError> {
-    let corrupt = |error: rusqlite::Error| named(path, error);
+    let corrupt = |error: rusqlite::Error| StoreError::from(error).at(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
-    recognize(&conn, path).map_err(|e| rename(path, e))?;
+    recognize(&conn, path).map_err(|e| e.at(path))?;
     tune_writer(&conn).map_err(corrupt)?;
-    check(&conn, path, check_up_to).map_err(|e| rename(path, e))?;
+    check(&conn, path, check_up_to).map_err(|e| e.at(path))?;
     migrate(&conn).map_err(corrupt)?;
     if let Some(bytes) = max_bytes {
         limit(&conn, bytes)?;
@@ -76,7 +76,10 @@ pub(crate) fn tune_reader(conn: &Connection) -> rusqlite::Result<()> {
 fn check(conn: &Connection, path: &Path, up_to: u64) -> Result<(), StoreError> {
     let size = std::fs::metadata(path).map_or(0, |m| m.len());
     if size > up_to {
-        tracing::info!(bytes = size, "the database is large: its pages are checked as they are read");
+        tracing::info!(
+            bytes = size,
+            "the database is large: its pages are checked as they are read"
+        );
         return Ok(());
     }
     check_all(conn, path)
@@ -117,19 +120,4 @@ fn limit(conn: &Connection, bytes: u64) -> rusqlite::Result<()> {
 
 fn pragma(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
     conn.pragma_query_value(None, name, |r| r.get(0))
-}
-
-fn named(path: &Path, error: rusqlite::Error) -> StoreError {
-    rename(path, error.into())
-}
-
-/// Gives an error about damage the full path.
-fn rename(path: &Path, error: StoreError) -> StoreError {
-    match error {
-        StoreError::Corrupt { detail, .. } => StoreError::Corrupt {
-            path: path.to_owned(),
-            detail,
-        },
-        other => other,
-    }
 }

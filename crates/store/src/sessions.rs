@@ -279,7 +279,9 @@ impl Store {
                 order: filter.order,
                 filter: conditions,
             }
-            .page(conn, &page, read, |row| (row.created_at.as_micros(), row.id.to_string()))
+            .page(conn, &page, read, |row| {
+                (row.created_at.as_micros(), row.id.to_string())
+            })
         })
         .await
     }

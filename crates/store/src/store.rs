@@ -143,7 +143,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        self.inner.writer.run(work).await
+        self.inner.writer.run(work).await.map_err(|e| e.at(&self.inner.path))
     }
 
     pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
@@ -151,6 +151,6 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        self.inner.readers.run(work).await
+        self.inner.readers.run(work).await.map_err(|e| e.at(&self.inner.path))
     }
 }

@@ -51,10 +51,7 @@ impl Store {
             );
             let found = conn
                 .prepare_cached(&sql)?
-                .query_row(
-                    (environment.as_str(), workspace.as_str(), polled_before(&poll)),
-                    read,
-                )
+                .query_row((environment.as_str(), workspace.as_str(), polled_before(&poll)), read)
                 .optional()?;
             Ok((found, poll.clone()))
         };
@@ -147,6 +144,26 @@ impl Store {
             }
         })
         .await
+    }
+
+    /// Takes an item of any cloud environment, for the server's own workers. See [`Store::acknowledge_work`].
+    pub async fn acknowledge_cloud_work(
+        &self,
+        id: &WorkId,
+        worker_id: Option<&str>,
+        now: Time,
+    ) -> Result<Work, StoreError> {
+        let wanted = id.clone();
+        let row = self
+            .read(move |conn| {
+                conn.prepare_cached(&format!("{SELECT} WHERE id = ?1 AND environment_kind = 'cloud'"))?
+                    .query_row([wanted.as_str()], read)
+                    .optional()?
+                    .ok_or_else(|| StoreError::not_found("work item", &wanted))
+            })
+            .await?;
+        self.acknowledge_work(&row.workspace_id, &row.work.environment_id, id, worker_id, now)
+            .await
     }
 
     /// Extends the lease of an item. `expected` is what the worker believes the last heartbeat to be; it is not

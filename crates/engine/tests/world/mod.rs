@@ -6,8 +6,10 @@
 //! rules of the Messages API and against the log.
 #![allow(dead_code, reason = "each test binary uses its part of the world")]
 
+mod asked;
 pub mod build;
 pub mod judge;
+mod lines;
 pub mod messages_api;
 
 use std::collections::HashSet;
@@ -91,12 +93,31 @@ impl World {
 
     /// Submits a batch and commits. A refused batch must leave no trace.
     pub fn submit_as(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
-        let before = self.session.clone();
-        let result = self.with(|session, context| session.submit(events, by, context));
-        if result.is_err() {
-            assert_eq!(self.session, before, "a refused batch changed the session");
+        let result = self.submit_uncommitted(events, by);
+        if self.commit()
+            && let Ok(events) = &result
+        {
+            let committed: Vec<&Event> = self.log[self.log.len() - events.len()..].iter().map(|e| &e.event).collect();
+            assert_eq!(committed, events.iter().collect::<Vec<_>>(), "the answer is not what was committed");
         }
-        self.commit();
+        result
+    }
+
+    /// Submits a batch and goes on, all in one commit.
+    pub fn submit_and_go(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
+        let result = self.submit_uncommitted(events, by);
+        self.go();
+        result
+    }
+
+    fn submit_uncommitted(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
+        let before = self.session.clone();
+        let count = events.len();
+        let result = self.with(|session, context| session.submit(events, by, context));
+        match &result {
+            Ok(events) => assert_eq!(events.len(), count, "not every event is answered"),
+            Err(_) => assert_eq!(self.session, before, "a refused batch changed the session"),
+        }
         result
     }
 
@@ -320,67 +341,6 @@ impl World {
         );
     }
 
-    /// Checks a request against the Messages API and against the log: nothing missing, nothing twice.
-    fn check_request(&self, request: &ModelRequest) {
-        let answers: Vec<&ModelAnswer> = self
-            .log
-            .iter()
-            .filter_map(|entry| match &entry.private {
-                Some(Private::Answer { answer }) => Some(answer),
-                _ => None,
-            })
-            .collect();
-        let paused = answers.last().is_some_and(|a| a.stop_reason == Some(StopReason::PauseTurn));
-        if let Err(problem) = messages_api::validate(request, paused) {
-            panic!("the Messages API would refuse the request: {problem}\n{:#?}", request.messages);
-        }
-        let thoughts: Vec<&Value> = answers
-            .iter()
-            .flat_map(|a| &a.content)
-            .filter(|b| messages_api::is_thinking(b))
-            .collect();
-        for block in messages_api::blocks(request, "assistant").filter(|b| messages_api::is_thinking(b)) {
-            assert!(thoughts.contains(&block), "the model never thought {block}");
-        }
-        if let Some(answer) = answers.last().filter(|a| !a.partial && has_calls(a)) {
-            let message = request
-                .messages
-                .iter()
-                .rev()
-                .find(|m| m["role"] == "assistant")
-                .expect("the answer is in the conversation");
-            let blocks = message["content"].as_array().expect("content is a list");
-            let wanted: Vec<&Value> = answer.content.iter().filter(|b| !messages_api::is_text(b)).collect();
-            let found: Vec<&Value> = blocks.iter().filter(|b| !messages_api::is_text(b)).collect();
-            assert!(found.ends_with(&wanted), "thinking and calls of the latest answer are not verbatim");
-        }
-        assert_eq!(
-            messages_api::blocks(request, "user")
-                .filter(|b| messages_api::is_text(b))
-                .map(|b| b["text"].as_str().unwrap_or_default().to_owned())
-                .collect::<Vec<_>>(),
-            self.said(),
-            "the conversation does not hold what was said, once and in order"
-        );
-    }
-
-    /// Every text of a processed user message, in the order of the log.
-    fn said(&self) -> Vec<String> {
-        self.log
-            .iter()
-            .filter(|e| e.event.processed_at.is_some())
-            .filter_map(|e| match &e.event.body {
-                EventBody::UserMessage { content } => Some(content),
-                _ => None,
-            })
-            .flatten()
-            .filter_map(|block| match block {
-                ContentBlock::Text { text } => Some(text.clone()),
-                _ => None,
-            })
-            .collect()
-    }
-
     fn with<R>(&mut self, f: impl FnOnce(&mut Session, &mut Context<'_>) -> R) -> R {
         let ids = &mut self.ids;
         let mut event_id = |_: Time| {
@@ -408,117 +368,11 @@ impl World {
         };
         f(session, &mut context)
     }
-
-    fn line(&self, entry: &LogEntry) -> String {
-        let body = &entry.event.body;
-        let kind = body.kind();
-        let detail = match body {
-            EventBody::UserMessage { content } | EventBody::AgentMessage { content } => Some(texts(content)),
-            EventBody::UserToolConfirmation { tool_use_id, result, .. } => Some(format!(
-                "{} {}",
-                self.model_id(tool_use_id),
-                match result {
-                    Decision::Allow => "allow",
-                    Decision::Deny => "deny",
-                }
-            )),
-            EventBody::UserCustomToolResult {
-                custom_tool_use_id: id,
-                is_error,
-                ..
-            }
-            | EventBody::UserToolResult {
-                tool_use_id: id,
-                is_error,
-                ..
-            }
-            | EventBody::AgentToolResult {
-                tool_use_id: id,
-                is_error,
-                ..
-            } => Some(format!(
-                "{} {}",
-                self.model_id(id),
-                if *is_error == Some(true) { "error" } else { "ok" }
-            )),
-            EventBody::AgentToolUse {
-                name,
-                evaluated_permission,
-                ..
-            } => Some(format!(
-                "{} {name} {}",
-                self.model_id(&entry.event.id),
-                word(&evaluated_permission)
-            )),
-            EventBody::AgentCustomToolUse { name, .. } => {
-                Some(format!("{} {name}", self.model_id(&entry.event.id)))
-            }
-            EventBody::SessionError { error } => {
-                Some(format!("{} {}", word(&error.kind), word(&error.retry_status)))
-            }
-            EventBody::StatusIdle { stop_reason, .. } | EventBody::ThreadStatusIdle { stop_reason, .. } => {
-                Some(self.reason(stop_reason))
-            }
-            EventBody::ModelRequestEnd { is_error, .. } => (*is_error == Some(true)).then(|| "error".to_owned()),
-            _ => None,
-        };
-        let waits = if entry.event.processed_at.is_none() { "queued: " } else { "" };
-        match detail {
-            Some(detail) => format!("{waits}{kind} {detail}"),
-            None => format!("{waits}{kind}"),
-        }
-    }
-
-    fn reason(&self, reason: &IdleReason) -> String {
-        match reason {
-            IdleReason::RequiresAction { event_ids } => {
-                let ids: Vec<String> = event_ids.iter().map(|id| self.model_id(id)).collect();
-                format!("requires_action {}", ids.join(","))
-            }
-            IdleReason::EndTurn {} | IdleReason::RetriesExhausted {} | IdleReason::Refusal {} => word(reason),
-        }
-    }
-
-    fn model_id(&self, id: &EventId) -> String {
-        self.log
-            .iter()
-            .find_map(|entry| match &entry.private {
-                Some(Private::Call { model_tool_use_id }) if entry.event.id == *id => Some(model_tool_use_id.clone()),
-                _ => None,
-            })
-            .unwrap_or_else(|| id.to_string())
-    }
 }
 
 /// The status and what it rests for, for assertions.
 pub fn rests(world: &World) -> (Status, Option<IdleReason>) {
     (world.session.status(), world.session.idle_reason().cloned())
-}
-
-fn has_calls(answer: &ModelAnswer) -> bool {
-    answer.content.iter().any(|b| b["type"] == "tool_use")
-}
-
-fn texts(content: &[ContentBlock]) -> String {
-    let texts: Vec<&str> = content
-        .iter()
-        .map(|block| match block {
-            ContentBlock::Text { text } => text.as_str(),
-            other => other.kind(),
-        })
-        .collect();
-    texts.join("|")
-}
-
-/// The word that an enum is on the wire: a string, or the `type` of an object.
-fn word(value: &impl serde::Serialize) -> String {
-    let value = serde_json::to_value(value).expect("enums of the wire are JSON");
-    value
-        .get("type")
-        .unwrap_or(&value)
-        .as_str()
-        .expect("enums of the wire have a word")
-        .to_owned()
 }
 
 fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> T {

@@ -200,7 +200,7 @@ fn summarize(
         (Exit::Interrupted, ..) => ("stopped", style::WARN, "interrupted"),
         (Exit::Refused, ..) => ("refused", style::BAD, "the model refused the task"),
         (Exit::RetriesExhausted, ..) => ("failed", style::BAD, "the model could not be reached"),
-        (Exit::NeedsAction | Exit::Terminated, ..) => ("failed", style::BAD, "the session did not come to its end"),
+        (Exit::NeedsAction | Exit::Terminated | Exit::LeaseLost, ..) => ("failed", style::BAD, "the session did not come to its end"),
     };
     page.say(label, colour, &format!("{text} ({})", span(took)))?;
     Ok(exit)

@@ -90,10 +90,7 @@ pub(super) fn page_request(call: &mut Call, max: usize) -> Result<PageRequest, A
 }
 
 /// A page of a list that is read forwards: `{data, next_page}`.
-pub(super) fn list_page<'r, R: 'r, V: Serialize>(
-    page: Page<R>,
-    view: impl Fn(&R) -> V,
-) -> Result<Reply, ApiError> {
+pub(super) fn list_page<R, V: Serialize>(page: Page<R>, view: impl Fn(&R) -> V) -> Result<Reply, ApiError> {
     #[derive(Serialize)]
     struct Listed<V> {
         data: Vec<V>,

@@ -1,9 +1,8 @@
 //! Content: the system prompt, the messages and the blocks within them.
 
-use std::collections::HashSet;
-
 use serde_json::{Map, Value};
 
+use super::pairing::Pairing;
 use super::{Breakpoints, Checks, only, present, refuse, required};
 use crate::error::ApiError;
 use crate::play::Thinking;
@@ -121,73 +120,6 @@ fn ends_with_blank(message: Option<&Value>) -> bool {
     text.is_some_and(|text| text.ends_with(char::is_whitespace))
 }
 
-/// Tool calls that wait for their result.
-#[derive(Debug, Default)]
-struct Pairing {
-    /// Ids of the calls of the last assistant message that have no result yet, in order.
-    open: Vec<String>,
-    /// Ids of the calls of the last assistant message.
-    last: Vec<String>,
-    /// Ids that have a result.
-    answered: HashSet<String>,
-    /// All ids of calls.
-    seen: HashSet<String>,
-    /// The message of the calls.
-    message: usize,
-}
-
-impl Pairing {
-    /// Refuses to go on while calls are open.
-    fn settle(&self) -> Checks {
-        if self.open.is_empty() {
-            return Ok(());
-        }
-        refuse(
-            &format!("messages.{}", self.message),
-            format!(
-                "`tool_use` ids were found without `tool_result` blocks immediately after: {}. Each `tool_use` block \
-                 must have a corresponding `tool_result` block in the next message.",
-                self.open.join(", ")
-            ),
-        )
-    }
-
-    fn call(&mut self, path: &str, id: &str) -> Checks {
-        if !self.seen.insert(id.to_owned()) {
-            return refuse(
-                path,
-                format!("`tool_use` ids must be unique; `{id}` occurs twice"),
-            );
-        }
-        self.open.push(id.to_owned());
-        self.last.push(id.to_owned());
-        Ok(())
-    }
-
-    fn result(&mut self, path: &str, id: &str) -> Checks {
-        if let Some(place) = self.open.iter().position(|open| open == id) {
-            self.open.remove(place);
-            self.answered.insert(id.to_owned());
-            return Ok(());
-        }
-        if self.last.iter().any(|last| last == id) && self.answered.contains(id) {
-            return refuse(
-                path,
-                format!(
-                    "each tool_use must have a single result. Found multiple `tool_result` blocks with id: {id}"
-                ),
-            );
-        }
-        refuse(
-            path,
-            format!(
-                "unexpected `tool_use_id` found in `tool_result` blocks: {id}. Each `tool_result` block must have a \
-                 corresponding `tool_use` block in the previous message."
-            ),
-        )
-    }
-}
-
 fn typed<'a>(path: &str, block: &'a Value) -> Result<(&'a str, &'a Map<String, Value>), ApiError> {
     let Some(fields) = block.as_object() else {
         return refuse(path, "Input should be an object");
@@ -209,7 +141,7 @@ fn user(
         let path = format!("{path}.content.{index}");
         let (kind, block) = typed(&path, block)?;
         if kind == "tool_result" {
-            if other_seen && !pairing.open.is_empty() {
+            if other_seen && pairing.is_open() {
                 return refuse(
                     &path,
                     "`tool_result` blocks must come first in the content of a user message",
@@ -223,7 +155,7 @@ fn user(
     }
     // The next message must bring all results, so what is open after it stays without.
     pairing.settle()?;
-    pairing.last.clear();
+    pairing.end();
     Ok(())
 }
 
@@ -413,12 +345,12 @@ fn assistant(
     pairing: &mut Pairing,
     breakpoints: &mut Breakpoints,
 ) -> Checks {
-    pairing.last.clear();
-    pairing.message = path
+    let message = path
         .rsplit('.')
         .next()
         .and_then(|index| index.parse().ok())
         .unwrap_or_default();
+    pairing.begin(message);
     let mut signatures = Vec::new();
     for (index, block) in blocks.iter().enumerate() {
         let path = format!("{path}.content.{index}");

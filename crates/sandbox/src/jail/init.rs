@@ -1,8 +1,8 @@
 //! From a fresh clone to a closed sandbox: the steps that the first process of a sandbox takes on itself.
 //!
 //! Each step has a name; the first that fails is reported over the sandbox's socket and the process ends. Nothing of
-//! the workload runs before the last step is done. All mounts are made here, inside the sandbox's own user namespace;
-//! only the workspace may come in as a detached, id-mapped mount that a privileged launcher prepared.
+//! the workload runs before the last step is done. Mounts are made here, inside the sandbox's own user namespace, over
+//! a copy of the template; only the workspace comes in as a detached mount that the cradle prepared.
 
 use std::fs;
 use std::io::Write;
@@ -11,10 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsmount, fsopen, mount_change, open_tree, unmount,
-};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -23,7 +20,7 @@ use crate::hand::{self, HandOptions};
 use crate::options::Limits;
 
 use super::fence;
-use super::sys::{self, ATTR_NODEV, ATTR_NOSUID};
+use super::sys;
 use super::template::{self, EMPTY_FILE, EMPTY_FOLDER};
 use super::wire::{InStep, Launch, StepError};
 use super::sys::Instruction;
@@ -43,8 +40,8 @@ pub(crate) const COVERED: &[&str] = &[
 /// What was prepared before the clone.
 pub(crate) struct Plan {
     pub launch: Launch,
-    /// Detached mount of the workspace, when the launcher is privileged.
-    pub workspace: Option<OwnedFd>,
+    /// Detached mount of the workspace.
+    pub workspace: OwnedFd,
     /// Those of [`COVERED`] that this kernel has, and whether each is a folder.
     pub covered: Vec<(String, bool)>,
     pub filter: Vec<Instruction>,
@@ -130,53 +127,24 @@ fn close_in(plan: &Plan) -> Result<(), StepError> {
     sys::install_filter(&plan.filter).step("seccomp")
 }
 
+/// The root is this namespace's root already; what is this sandbox's own is mounted in it.
 fn mounts(plan: &Plan) -> Result<(), StepError> {
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).step("mount namespace")?;
-    let root = "root filesystem";
-    let workspace = match &plan.workspace {
-        Some(_) => None,
-        None => {
-            let tree = template::copy_tree(&plan.launch.workspace).step("workspace")?;
-            sys::set_mount_attributes(tree.as_fd(), ATTR_NOSUID | ATTR_NODEV).step("workspace")?;
-            Some(tree)
-        }
-    };
-    let workspace = plan.workspace.as_ref().or(workspace.as_ref());
-    // The copy is not locked in place, as mounts that come with a new user namespace are; so it can become the root.
-    let tree = template::copy_tree(template::PLACE).step(root)?;
-    template::attach(&tree, template::PLACE).step(root)?;
-    std::env::set_current_dir(template::PLACE).step(root)?;
-    if let Some(workspace) = workspace {
-        template::attach(workspace, "workspace").step("workspace")?;
-    }
+    std::env::set_current_dir("/").step("root filesystem")?;
+    template::attach(&plan.workspace, "workspace").step("workspace")?;
     let size = plan.launch.limits.disk_bytes.to_string();
     let options = [("size", size.as_str()), ("nr_inodes", "1048576"), ("mode", "1777")];
     let tmp = template::tmpfs(&options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV).step("tmpfs")?;
     rustix::fs::mkdirat(&tmp, ".home", Mode::from_raw_mode(0o700)).step("tmpfs")?;
     rustix::fs::mkdirat(&tmp, ".shm", Mode::from_raw_mode(0o777)).step("tmpfs")?;
     template::attach(&tmp, "tmp").step("tmpfs")?;
-    proc_filesystem(plan)?;
-    rustix::process::pivot_root(".", ".").step("pivot_root")?;
-    unmount(".", UnmountFlags::DETACH).step("pivot_root")?;
-    std::env::set_current_dir("/workspace").step("workspace")
-}
-
-fn proc_filesystem(plan: &Plan) -> Result<(), StepError> {
-    let step = "proc";
-    let context = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC).step(step)?;
-    fsconfig_create(&context).step(step)?;
-    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).step(step)?;
-    template::attach(&tree, "proc").step(step)?;
+    let proc_tree = template::proc_filesystem().step("proc")?;
+    template::attach(&proc_tree, "proc").step("proc")?;
     for (name, is_folder) in &plan.covered {
         let cover = if *is_folder { EMPTY_FOLDER } else { EMPTY_FILE };
         let tree = open_tree(CWD, cover, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).step("covered /proc")?;
         template::attach(&tree, Path::new("proc").join(name)).step("covered /proc")?;
     }
-    Ok(())
+    std::env::set_current_dir("/workspace").step("workspace")
 }
 
 fn limits(limits: &Limits, grouped: bool) -> Result<(), StepError> {

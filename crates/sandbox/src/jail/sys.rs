@@ -40,6 +40,13 @@ pub(crate) fn clone_process(namespaces: i32) -> io::Result<Side> {
     }
 }
 
+/// `unshare(2)` of namespaces.
+pub(crate) fn unshare(namespaces: rustix::thread::UnshareFlags) -> rustix::io::Result<()> {
+    let namespaces = namespaces & !rustix::thread::UnshareFlags::FILES;
+    // SAFETY: FILES is the only flag that could break the ownership of descriptors, and it is taken away.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
+}
+
 /// Ends this process at once, without unwinding or exit handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` takes no pointers and does not return.
@@ -58,7 +65,6 @@ struct MountAttr {
 pub(crate) const ATTR_RDONLY: u64 = 0x1;
 pub(crate) const ATTR_NOSUID: u64 = 0x2;
 pub(crate) const ATTR_NODEV: u64 = 0x4;
-pub(crate) const ATTR_NOEXEC: u64 = 0x8;
 const ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// `mount_setattr(2)` on the mount that `tree` refers to and all mounts below it.

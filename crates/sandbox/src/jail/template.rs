@@ -1,8 +1,9 @@
-//! The root filesystem that sandboxes share, built once by the launcher in its own mount namespace.
+//! The root filesystem that sandboxes share, built once by the launcher as a mount namespace of its own.
 //!
 //! It is a small tmpfs with the host's system folders bound read-only, a composed `/etc`, five device nodes, and empty
-//! places for what each sandbox mounts itself. It is read-only before the first sandbox sees it, and each sandbox
-//! gets it inside a less privileged mount namespace, where the kernel locks these mounts and their flags.
+//! places for what each sandbox mounts itself. The host's root is not in that namespace at all. Each sandbox gets a
+//! copy of it that belongs to a less privileged user namespace, where the kernel locks these mounts and their
+//! flags; so no sandbox ever has a mount of the host to leave behind, and none waits for one to be taken away.
 //!
 //! Links of the host's root (`/bin -> usr/bin`) are copied as links, never followed with the host's root in view.
 
@@ -11,18 +12,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
+use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use super::sys::{self, ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY};
+use super::sys::{self, ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, Side};
 use super::wire::{InStep, StepError};
 
-/// Where the template stands in the launcher's mount namespace. `/sys` is there on every Linux, is needed by nothing
-/// that the launcher does afterwards, and no workspace lies in it.
-pub(crate) const PLACE: &str = "/sys";
+/// Where the template stands while it is built. `/sys` is there on every Linux.
+const PLACE: &str = "/sys";
 
 /// An empty file and an empty folder, to cover entries of `/proc` with.
 pub(crate) const EMPTY_FILE: &str = "etc/.empty";
@@ -32,8 +34,64 @@ const SYSTEM_FOLDERS: &[&str] = &["usr", "bin", "sbin", "lib", "lib32", "lib64",
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
 const STEP: &str = "root filesystem";
 
-/// Builds the template at [`PLACE`].
-pub(crate) fn build(read_only_paths: &[PathBuf]) -> Result<(), StepError> {
+/// Builds the template. Returns its mount namespace; the caller's is as it was.
+pub(crate) fn build(read_only_paths: &[PathBuf]) -> Result<OwnedFd, StepError> {
+    let own = namespace().step(STEP)?;
+    build_in_place(read_only_paths)?;
+    // The new namespace is a copy, from which the host's root is then taken away.
+    sys::unshare(UnshareFlags::NEWNS).step("mount namespace")?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).step("mount namespace")?;
+    let namespace = namespace().step(STEP)?;
+    std::env::set_current_dir(PLACE).step(STEP)?;
+    witness()?;
+    rustix::process::pivot_root(".", ".").step("pivot_root")?;
+    unmount(".", UnmountFlags::DETACH).step("pivot_root")?;
+    enter(&own).step(STEP)?;
+    unmount(PLACE, UnmountFlags::DETACH).step(STEP)?;
+    Ok(namespace)
+}
+
+/// Moves this process to a mount namespace, and to its root.
+pub(crate) fn enter(namespace: &OwnedFd) -> rustix::io::Result<()> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+}
+
+fn namespace() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The kernel lets a sandbox mount its own `/proc` only where one can be seen already. What it sees is the `/proc`
+/// of a pid namespace in which nothing lives any more, so that even what lies covered tells of no process.
+fn witness() -> Result<(), StepError> {
+    let step = "proc";
+    match sys::clone_process(libc::CLONE_NEWPID).step(step)? {
+        Side::Child => sys::exit_now(match proc_filesystem().and_then(|tree| attach(&tree, "proc")) {
+            Ok(()) => 0,
+            Err(error) => error.raw_os_error(),
+        }),
+        Side::Parent { pid, pidfd: _ } => {
+            let status = waitpid(Pid::from_raw(pid), WaitOptions::empty()).step(step)?;
+            match status.and_then(|(_, status)| status.exit_status()) {
+                Some(0) => Ok(()),
+                Some(code) => Err(std::io::Error::from_raw_os_error(code)).step(step),
+                None => Err("the process that mounts it was killed").step(step),
+            }
+        }
+    }
+}
+
+/// A detached, read-only `/proc` of this process's pid namespace.
+pub(crate) fn proc_filesystem() -> rustix::io::Result<OwnedFd> {
+    let context = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
+
+fn build_in_place(read_only_paths: &[PathBuf]) -> Result<(), StepError> {
     let root = tmpfs(&[("size", "64m"), ("mode", "0755")], MountAttrFlags::MOUNT_ATTR_NOSUID).step(STEP)?;
     // Devices are taken before anything is covered.
     let devices: Vec<(&str, OwnedFd)> = DEVICES
@@ -133,9 +191,4 @@ pub(crate) fn tmpfs(options: &[(&str, &str)], flags: MountAttrFlags) -> rustix::
     }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
-}
-
-/// Makes folders of the template readable by all, whatever the umask of the worker.
-pub(crate) fn plain_umask() {
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 }

@@ -10,7 +10,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -32,7 +32,9 @@ const HOST_ID_BASE: u32 = 0x7800_0000;
 
 /// What cradles need to know; the same for all.
 struct Nursery {
-    isolation: Isolation,
+    /// Mount namespace of the template; `None` without isolation.
+    template: Option<OwnedFd>,
+    proc_folder: OwnedFd,
     control: OwnedFd,
     taken: OwnedFd,
     /// Set when the launcher is privileged: the host uid of sandboxes.
@@ -88,21 +90,22 @@ fn rise_with(control: &OwnedFd) -> Result<(Parts, OwnedFd), StepError> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let _ = rustix::process::setsid();
     std::env::set_current_dir("/").step("launcher")?;
-    let (host_id, backend) = match boot.isolation {
-        Isolation::None => (None, Backend::Absent("isolation is off".to_owned())),
+    let proc_folder = open_folder(Path::new("/proc")).step("launcher")?;
+    let (host_id, backend, template) = match boot.isolation {
+        Isolation::None => (None, Backend::Absent("isolation is off".to_owned()), None),
         Isolation::Full => {
-            let host_id = own_mounts()?;
-            let backend = find_backend();
-            template::build(&boot.read_only_paths)?;
-            (host_id, backend)
+            let host_id = own_mounts(&proc_folder)?;
+            let template = template::build(&boot.read_only_paths)?;
+            (host_id, Backend::find_at(Path::new("/sys/fs/cgroup")), Some(template))
         }
     };
     let covered = init::covered_here();
     let (taken, taken_in) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("launcher")?;
-    let idmap = host_id.map(|host_id| Idmap::make(0, 0, host_id)).transpose()?;
+    let idmap = host_id.map(|host_id| Idmap::make(&proc_folder, 0, 0, host_id)).transpose()?;
     wire::send(control, &Said::Up { memory: backend.describe() }, &[]).step("launcher")?;
     let parts: Parts = Box::new(move |control| Nursery {
-        isolation: boot.isolation,
+        template,
+        proc_folder,
         control,
         taken: taken_in,
         host_id,
@@ -151,19 +154,19 @@ fn one_thread() -> Result<(), StepError> {
 
 /// A mount namespace to build the root filesystem in. For an ordinary user, in a user namespace that maps only
 /// themselves. Returns the host uid for sandboxes when privileged.
-fn own_mounts() -> Result<Option<u32>, StepError> {
+fn own_mounts(proc_folder: &OwnedFd) -> Result<Option<u32>, StepError> {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let host_id = if uid == 0 {
-        unshare(UnshareFlags::NEWNS).map_err(|error| StepError {
+        sys::unshare(UnshareFlags::NEWNS).map_err(|error| StepError {
             step: "mount namespace".to_owned(),
             reason: format!("{error}; this is uid 0 without CAP_SYS_ADMIN: run the worker as an ordinary user, or give it the capability"),
         })?;
         rustix::thread::set_thread_groups(&[]).step("inside user")?;
         Some(HOST_ID_BASE + std::process::id())
     } else {
-        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).step("user namespace")?;
-        map_ids("self", &format!("{uid} {uid} 1"), &format!("{gid} {gid} 1"))?;
+        sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).step("user namespace")?;
+        map_ids(proc_folder, "self", &format!("{uid} {uid} 1"), &format!("{gid} {gid} 1"))?;
         None
     };
     // Later mounts of the host arrive; nothing that is mounted here leaves.
@@ -171,33 +174,26 @@ fn own_mounts() -> Result<Option<u32>, StepError> {
     Ok(host_id)
 }
 
-fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
-    // SAFETY: UnshareFlags::FILES is the only flag that could break ownership of descriptors; it is not given.
-    unsafe { rustix::thread::unshare_unsafe(flags) }
-}
-
-fn map_ids(process: &str, uids: &str, gids: &str) -> Result<(), StepError> {
-    let write = |file: &str, text: &str| fs::write(format!("/proc/{process}/{file}"), text);
+/// Maps the ids of a process, or of this one (`self`), through a descriptor of `/proc`: a cradle has no other.
+fn map_ids(proc_folder: &OwnedFd, process: &str, uids: &str, gids: &str) -> Result<(), StepError> {
+    let write = |file: &str, text: &str| write_at(proc_folder, &format!("{process}/{file}"), text);
     write("setgroups", "deny").step("id mapping")?;
     write("uid_map", uids).step("id mapping")?;
     write("gid_map", gids).step("id mapping")
 }
 
-/// The template will cover `/sys`; the groups stay reachable by descriptor.
-fn find_backend() -> Backend {
-    match rustix::fs::open("/sys/fs/cgroup", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(folder) => {
-            let backend = Backend::find_at(Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())));
-            std::mem::forget(folder);
-            backend
-        }
-        Err(error) => Backend::Absent(format!("/sys/fs/cgroup: {error}")),
-    }
+fn write_at(folder: &OwnedFd, path: &str, text: &str) -> std::io::Result<()> {
+    let file = rustix::fs::openat(folder, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    fs::File::from(file).write_all(text.as_bytes())
+}
+
+fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl Idmap {
     /// A user namespace in which `uid` and `gid` are the host's `host_id`.
-    fn make(uid: u32, gid: u32, host_id: u32) -> Result<Self, StepError> {
+    fn make(proc_folder: &OwnedFd, uid: u32, gid: u32, host_id: u32) -> Result<Self, StepError> {
         let step = "id-mapped workspace";
         let (wait, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(step)?;
         match sys::clone_process(libc::CLONE_NEWUSER).step(step)? {
@@ -207,9 +203,9 @@ impl Idmap {
                 sys::exit_now(0)
             }
             Side::Parent { pid, pidfd: _ } => {
-                let made = map_ids(&pid.to_string(), &format!("{uid} {host_id} 1"), &format!("{gid} {host_id} 1")).and_then(|()| {
-                    let path = format!("/proc/{pid}/ns/user");
-                    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(step)
+                let made = map_ids(proc_folder, &pid.to_string(), &format!("{uid} {host_id} 1"), &format!("{gid} {host_id} 1")).and_then(|()| {
+                    let path = format!("{pid}/ns/user");
+                    rustix::fs::openat(proc_folder, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(step)
                 });
                 drop(release);
                 let _ = waitpid(Pid::from_raw(pid), WaitOptions::empty());
@@ -304,7 +300,7 @@ fn note_taken(nursery: &mut Nursery, cradles: &mut [Cradle], record: [u8; 12]) {
     let known = nursery.idmap.as_ref().is_some_and(|idmap| idmap.uid == uid && idmap.gid == gid);
     if !known {
         // Without it a cradle makes its own; this only saves the time.
-        if let Ok(idmap) = Idmap::make(uid, gid, host_id) {
+        if let Ok(idmap) = Idmap::make(&nursery.proc_folder, uid, gid, host_id) {
             nursery.idmap = Some(idmap);
         }
     }
@@ -376,26 +372,20 @@ impl Nursery {
         let group = group?;
         let id = launch.id;
         let (go, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("launcher")?;
-        let isolated = self.isolation == Isolation::Full;
-        let mut inside_host_id = rustix::process::geteuid().as_raw();
-        let mut inside_host_gid = rustix::process::getegid().as_raw();
-        let side = if isolated {
+        let mut ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let side = if let Some(template) = &self.template {
             group.limit(&launch.limits)?;
-            let workspace = match self.host_id {
-                Some(host_id) => {
-                    let prepared = self.workspace(&launch.workspace, host_id, owner)?;
-                    (inside_host_id, inside_host_gid) = prepared.ids;
-                    Some(prepared.tree)
-                }
-                None => None,
-            };
+            let prepared = self.workspace(&launch.workspace, ids, owner)?;
+            ids = prepared.ids;
             let plan = Plan {
                 launch,
-                workspace,
+                workspace: prepared.tree,
                 covered: self.covered.clone(),
                 filter: self.filter.clone(),
                 grouped: group != Group::Absent,
             };
+            // The clone copies the mount namespace that this process is in.
+            template::enter(template).step("mount namespace")?;
             match sys::clone_process(sys::ALL_NAMESPACES).step("namespaces")? {
                 Side::Child => {
                     drop(release);
@@ -415,49 +405,62 @@ impl Nursery {
         let Side::Parent { pid, pidfd } = side else { return Err("not a parent").step("namespaces") };
         drop((go, socket, output));
         let process = pid.to_string();
-        if isolated {
+        if self.template.is_some() {
             let inside = init::INSIDE_ID;
-            map_ids(&process, &format!("{inside} {inside_host_id} 1"), &format!("{inside} {inside_host_gid} 1"))?;
+            map_ids(&self.proc_folder, &process, &format!("{inside} {} 1", ids.0), &format!("{inside} {} 1", ids.1))?;
         }
-        raise_oom_score(&process);
+        self.raise_oom_score(&process);
         rustix::io::write(&release, b"g").step("id mapping")?;
         wire::send(&self.control, &Said::Started { id, host_pid: pid }, &[pidfd.as_fd()]).step("launcher")?;
         let pid = Pid::from_raw(pid).ok_or("no pid").step("namespaces")?;
         Ok(Born { pid, id })
     }
 
-    /// The workspace as a detached mount on which the inside user owns what the workspace's owner owns.
-    fn workspace(&self, path: &Path, host_id: u32, owner: &mut (u32, u32)) -> Result<Workspace, StepError> {
+    /// The workspace as a detached mount, and the host ids of the inside user. For a privileged launcher the mount
+    /// maps ids, so that the inside user owns what the workspace's owner owns.
+    fn workspace(&self, path: &Path, own: (u32, u32), owner: &mut (u32, u32)) -> Result<Workspace, StepError> {
         let step = "workspace";
-        let folder = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step(step)?;
-        let found = rustix::fs::fstat(&folder).step(step)?;
-        *owner = (found.st_uid, found.st_gid);
+        let folder = open_folder(path).step(step)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_RECURSIVE
             | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(&folder, c"", flags).step(step)?;
-        let mut made = None;
-        let idmap = match &self.idmap {
-            Some(known) if known.uid == found.st_uid && known.gid == found.st_gid => known,
-            _ => made.insert(Idmap::make(found.st_uid, found.st_gid, host_id)?),
-        };
-        let ids = match sys::set_mount_idmap(tree.as_fd(), idmap.userns.as_fd()) {
-            Ok(()) => (host_id, host_id),
-            // The filesystem cannot map ids. An ordinary owner can be the inside user directly; root must not be.
-            Err(_) if found.st_uid != 0 && found.st_gid != 0 => (found.st_uid, found.st_gid),
-            Err(error) => {
-                return Err(StepError {
-                    step: "id-mapped workspace".to_owned(),
-                    reason: format!(
-                        "{}: its filesystem cannot map ids ({error}) and it belongs to root; put it on ext4, xfs, btrfs or tmpfs, or give it to an ordinary user with chown",
-                        path.display()
-                    ),
-                });
+        let ids = match self.host_id {
+            None => own,
+            Some(host_id) => {
+                let found = rustix::fs::fstat(&folder).step(step)?;
+                *owner = (found.st_uid, found.st_gid);
+                self.map_workspace(path, &tree, *owner, host_id)?
             }
         };
         sys::set_mount_attributes(tree.as_fd(), ATTR_NOSUID | ATTR_NODEV).step(step)?;
         Ok(Workspace { tree, ids })
+    }
+
+    fn map_workspace(&self, path: &Path, tree: &OwnedFd, (uid, gid): (u32, u32), host_id: u32) -> Result<(u32, u32), StepError> {
+        let mut made = None;
+        let idmap = match &self.idmap {
+            Some(known) if known.uid == uid && known.gid == gid => known,
+            _ => made.insert(Idmap::make(&self.proc_folder, uid, gid, host_id)?),
+        };
+        match sys::set_mount_idmap(tree.as_fd(), idmap.userns.as_fd()) {
+            Ok(()) => Ok((host_id, host_id)),
+            // The filesystem cannot map ids. An ordinary owner can be the inside user directly; root must not be.
+            Err(_) if uid != 0 && gid != 0 => Ok((uid, gid)),
+            Err(error) => Err(StepError {
+                step: "id-mapped workspace".to_owned(),
+                reason: format!(
+                    "{}: its filesystem cannot map ids ({error}) and it belongs to root; put it on ext4, xfs, btrfs or tmpfs, or give it to an ordinary user with chown",
+                    path.display()
+                ),
+            }),
+        }
+    }
+
+    /// The host prefers a sandbox over itself when memory runs out. A comfort, not a boundary: failing is ignored.
+    fn raise_oom_score(&self, process: &str) {
+        let _ = write_at(&self.proc_folder, &format!("{process}/oom_score_adj"), "500");
     }
 
     /// Waits for the sandbox's end and tells it.
@@ -473,7 +476,7 @@ impl Nursery {
                 Err(_) => break,
             }
         }
-        if self.isolation == Isolation::None {
+        if self.template.is_none() {
             end_orphans();
         }
         let _ = wire::send(&self.control, &said, &[]);
@@ -500,13 +503,3 @@ fn end_orphans() {
         }
     }
 }
-
-/// The host prefers a sandbox over itself when memory runs out. A comfort, not a boundary: failing is ignored.
-fn raise_oom_score(process: &str) {
-    let path = PathBuf::from(format!("/proc/{process}/oom_score_adj"));
-    let now = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<i32>().ok()).unwrap_or(0);
-    if let Ok(mut file) = fs::OpenOptions::new().write(true).open(&path) {
-        let _ = file.write_all(now.max(500).to_string().as_bytes());
-    }
-}
-

@@ -72,7 +72,7 @@ impl State {
                         }
                     }
                 },
-                Stage::Opened(stream) => match self.history().await {
+                Stage::Opened(stream) => match history(&self.client, &self.session_id).await {
                     Ok(history) => {
                         self.stage = Stage::Live(stream);
                         return Some(Feed::History(history));
@@ -121,18 +121,6 @@ impl State {
         stream.map(Some)
     }
 
-    async fn history(&self) -> Result<History, ClientError> {
-        let events = self.client.sessions().events(self.session_id.clone());
-        let mut pages = events.list(Query::new().with("limit", 1000))?;
-        let mut history = History::default();
-        while let Some(page) = pages.next_page().await? {
-            for event in &page {
-                history.add(event);
-            }
-        }
-        Ok(history)
-    }
-
     async fn failed(&mut self, error: ClientError) -> Option<Feed> {
         if error.is_permanent() {
             return Some(Feed::Refused(error));
@@ -148,6 +136,18 @@ impl State {
         tokio::time::sleep(backoff::half_to_full(wait)).await;
         self.stage = Stage::Closed;
     }
+}
+
+async fn history(client: &Client, session_id: &str) -> Result<History, ClientError> {
+    let events = client.sessions().events(session_id);
+    let mut pages = events.list(Query::new().with("limit", 1000))?;
+    let mut history = History::default();
+    while let Some(page) = pages.next_page().await? {
+        for event in &page {
+            history.add(event);
+        }
+    }
+    Ok(history)
 }
 
 /// What a session asks for and this worker does not set up is said, not passed over.

@@ -1,0 +1,156 @@
+//! Environments: where the tools of sessions run.
+//!
+//! Errors that the contract has a code for carry it: not found, archived, type change, metadata.
+
+use outwork_store::{EnvironmentRow, NewEnvironment, Page, PageRequest, StoreError};
+use outwork_wire::Time;
+use outwork_wire::agent::EnvironmentKind;
+use outwork_wire::id::{EnvironmentId, WorkspaceId};
+use serde_json::{Map, Value, json};
+
+use super::App;
+use super::tools::merge_metadata;
+use crate::auth::Access;
+use crate::error::ApiError;
+
+/// What an update changes; what is absent stays.
+pub(crate) struct EnvironmentChange {
+    pub(crate) name: Option<String>,
+    pub(crate) description: Option<Option<String>>,
+    pub(crate) config: Option<(EnvironmentKind, Value)>,
+    pub(crate) metadata: Option<Map<String, Value>>,
+}
+
+/// Makes an environment.
+pub(crate) async fn create(app: &App, access: &Access, new: NewEnvironment) -> Result<EnvironmentRow, ApiError> {
+    Ok(app
+        .store
+        .create_environment(access.workspace()?, new, Time::now())
+        .await?)
+}
+
+/// The environment of that id in the caller's workspace.
+pub(crate) async fn retrieve(app: &App, access: &Access, id: &EnvironmentId) -> Result<EnvironmentRow, ApiError> {
+    find(app, access.workspace()?, id).await
+}
+
+/// The environment of that id in a workspace.
+pub(crate) async fn find(
+    app: &App,
+    workspace: &WorkspaceId,
+    id: &EnvironmentId,
+) -> Result<EnvironmentRow, ApiError> {
+    app.store.environment(workspace, id).await.map_err(with_code)
+}
+
+/// Environments, newest first.
+pub(crate) async fn list(
+    app: &App,
+    access: &Access,
+    include_archived: bool,
+    page: PageRequest,
+) -> Result<Page<EnvironmentRow>, ApiError> {
+    Ok(app
+        .store
+        .list_environments(access.workspace()?, include_archived, page)
+        .await?)
+}
+
+/// Changes an environment; its type cannot change.
+pub(crate) async fn update(
+    app: &App,
+    access: &Access,
+    id: &EnvironmentId,
+    change: EnvironmentChange,
+) -> Result<EnvironmentRow, ApiError> {
+    let workspace = access.workspace()?;
+    let stored = find(app, workspace, id).await?;
+    if let Some((kind, _)) = &change.config
+        && *kind != stored.kind
+    {
+        let error = ApiError::invalid(format!(
+            "config.type: the environment is {} and its type cannot change; make another environment",
+            kind_name(stored.kind)
+        ));
+        return Err(coded(error, "invalid_config_type_change"));
+    }
+    let result = app
+        .store
+        .update_environment(workspace, id, Time::now(), move |row| {
+            apply(change, row).map_err(|message| StoreError::Rejected { message })
+        })
+        .await;
+    result.map_err(|error| match error {
+        StoreError::Conflict { message } => coded(ApiError::invalid(message), "environment_archived"),
+        StoreError::Rejected { message } => invalid_metadata(message),
+        other => with_code(other),
+    })
+}
+
+fn apply(change: EnvironmentChange, row: &mut EnvironmentRow) -> Result<(), String> {
+    if let Some(name) = change.name {
+        row.name = name;
+    }
+    if let Some(description) = change.description {
+        row.description = description;
+    }
+    if let Some((_, config)) = change.config {
+        row.config = config;
+    }
+    match change.metadata {
+        Some(patch) => merge_metadata(&mut row.metadata, &patch, true),
+        None => Ok(()),
+    }
+}
+
+/// Archives an environment: it serves the sessions that it has and takes no new ones.
+pub(crate) async fn archive(app: &App, access: &Access, id: &EnvironmentId) -> Result<EnvironmentRow, ApiError> {
+    app.store
+        .archive_environment(access.workspace()?, id, Time::now())
+        .await
+        .map_err(with_code)
+}
+
+/// Deletes an environment with its keys. Work that is not stopped is in the way, unless by force.
+pub(crate) async fn delete(app: &App, access: &Access, id: &EnvironmentId, force: bool) -> Result<(), ApiError> {
+    let workspace = access.workspace()?;
+    let sessions = app
+        .store
+        .delete_environment(workspace, id, force, Time::now())
+        .await
+        .map_err(with_code)?;
+    for session in &sessions {
+        app.sessions.wake(workspace, session);
+    }
+    Ok(())
+}
+
+/// The type of an environment on the wire.
+pub(crate) fn kind_name(kind: EnvironmentKind) -> &'static str {
+    match kind {
+        EnvironmentKind::SelfHosted => "self_hosted",
+        EnvironmentKind::Cloud => "cloud",
+    }
+}
+
+/// There is no such environment.
+pub(crate) fn not_found(id: &str) -> ApiError {
+    coded(ApiError::not_found("environment", id), "environment_not_found")
+}
+
+/// Metadata that does not fit; the message names the fault.
+pub(crate) fn invalid_metadata(message: String) -> ApiError {
+    coded(ApiError::invalid(message), "invalid_metadata")
+}
+
+/// Adds the code that the published SDKs know an error by.
+pub(crate) fn coded(error: ApiError, code: &str) -> ApiError {
+    error.with_details(json!({ "error_code": code, "error_visibility": "user_facing" }))
+}
+
+fn with_code(error: StoreError) -> ApiError {
+    match error {
+        StoreError::NotFound { what: "environment", id } => not_found(&id),
+        other => other.into(),
+    }
+}

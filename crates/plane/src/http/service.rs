@@ -1,0 +1,31 @@
+//! `/healthz`, `/readyz` and `/metrics`: for those who run the server. They need no key and tell nothing of sessions.
+
+use serde_json::json;
+
+use super::call::Call;
+use super::render::Reply;
+use crate::error::{ApiError, ErrorKind};
+
+/// The process answers.
+pub(crate) async fn healthz(_call: Call) -> Result<Reply, ApiError> {
+    Reply::json(&json!({ "status": "ok" }))
+}
+
+/// The server takes requests: it can read and write, and it is not stopping.
+pub(crate) async fn readyz(call: Call) -> Result<Reply, ApiError> {
+    if call.app.closing.is_cancelled() {
+        return Err(ApiError::new(ErrorKind::Unavailable, "the server is stopping"));
+    }
+    call.app.store.probe().await.map_err(|error| ApiError {
+        kind: ErrorKind::Unavailable,
+        message: "the store cannot be written at the moment; the server's log says why".into(),
+        details: None,
+        cause: Some(error.into()),
+    })?;
+    Reply::json(&json!({ "status": "ready" }))
+}
+
+/// Prometheus text.
+pub(crate) async fn metrics(call: Call) -> Result<Reply, ApiError> {
+    Ok(Reply::Text(call.app.metrics().render(&call.app)))
+}

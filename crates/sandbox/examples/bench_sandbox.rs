@@ -1,0 +1,58 @@
+//! Prints how fast sandboxes start and answer on this machine: `bench_sandbox [ROUNDS]`.
+//!
+//! The static program is compiled with `cc`. Run it in a release build.
+
+use std::process::{Command, ExitCode};
+
+use outwork_sandbox::{Launcher, LauncherOptions, bench};
+
+fn main() -> ExitCode {
+    outwork_sandbox::entry();
+    let rounds = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok()).unwrap_or(200);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(rounds)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench_sandbox: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(rounds: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let workspace = std::env::temp_dir().join(format!("outwork-bench-{}", std::process::id()));
+    std::fs::create_dir(&workspace)?;
+    let outcome = measure(&workspace, rounds).await;
+    std::fs::remove_dir_all(&workspace)?;
+    outcome
+}
+
+async fn measure(workspace: &std::path::Path, rounds: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let source = workspace.join("true.c");
+    std::fs::write(&source, "int main(void) { return 0; }\n")?;
+    let compiled = Command::new("cc").args(["-O2", "-static", "-o"]).arg(workspace.join("true")).arg(&source).status()?;
+    if !compiled.success() {
+        return Err("cc could not make a static program".into());
+    }
+    let launcher = Launcher::start(LauncherOptions::default()).await?;
+    println!("limits by {}; the launcher and a control group are ready, everything else is made per sandbox", launcher.limits_by());
+    let (ours, theirs) = bench::cold_start(&launcher, workspace, "true", rounds).await?;
+    println!("{ours}");
+    match theirs {
+        Some(theirs) => {
+            println!("{theirs}");
+            println!("ratio of p50: {:.2}", ours.at(0.5).as_secs_f64() / theirs.at(0.5).as_secs_f64());
+        }
+        None => println!("bwrap is not installed: nothing to compare with"),
+    }
+    for figures in bench::calls(&launcher, workspace, rounds).await? {
+        println!("{figures}");
+    }
+    Ok(())
+}
