@@ -2,31 +2,31 @@
 
 mod world;
 
-use outwork_engine::{SessionChange, Status, Submitter};
+use outwork_engine::Submitter;
 use outwork_wire::content::{Citations, DocumentSource, ImageSource, SearchText};
 use outwork_wire::event::SystemBlock;
 use outwork_wire::{ContentBlock, EventBody, EventParams};
-use serde_json::{Value, json};
+use serde_json::json;
 use world::World;
 use world::build::{
-    CUSTOM, calls, confirmation, custom_result, custom_tool, event_id, interrupt, message, says, system, tool_result,
+    CUSTOM, calls, confirmation, custom_result, event_id, interrupt, message, says, system,
+    tool_result,
 };
 
 /// Four calls that wait: one runs, one asks, one is custom, one has a result that waits.
 fn waiting(world: World) -> World {
     let mut world = world;
     world.send(vec![message("go")]);
-    world.answer(calls(&[("run", "bash"), ("ask", "write"), ("custom", CUSTOM), ("done", "bash")]));
+    world.answer(calls(&[
+        ("run", "bash"),
+        ("ask", "write"),
+        ("custom", CUSTOM),
+        ("done", "bash"),
+    ]));
     if world.genesis.environment == outwork_wire::agent::EnvironmentKind::SelfHosted {
         world.send(vec![world.result("done", "early")]);
     }
     world
-}
-
-fn with_text(text: &str) -> EventParams {
-    EventParams::UserMessage {
-        content: vec![ContentBlock::text(text)],
-    }
 }
 
 #[test]
@@ -37,10 +37,16 @@ fn a_batch_with_one_bad_event_is_refused_as_a_whole() {
     for (batch, index) in [
         (vec![good.clone(), bad.clone()], 1),
         (vec![bad.clone(), good.clone()], 0),
-        (vec![message("hi"), good.clone(), interrupt(), bad.clone()], 3),
+        (
+            vec![message("hi"), good.clone(), interrupt(), bad.clone()],
+            3,
+        ),
     ] {
         let refusal = world.refused(batch, Submitter::Client);
-        assert!(refusal.starts_with(&format!("events.{index}: ")), "{refusal}");
+        assert!(
+            refusal.starts_with(&format!("events.{index}: ")),
+            "{refusal}"
+        );
         assert!(refusal.contains(event_id(7777).as_str()), "{refusal}");
     }
     world.send(vec![good]);
@@ -48,7 +54,11 @@ fn a_batch_with_one_bad_event_is_refused_as_a_whole() {
 
 #[test]
 fn an_empty_batch_is_refused() {
-    assert!(World::self_hosted().refused(vec![], Submitter::Client).contains("at least one"));
+    assert!(
+        World::self_hosted()
+            .refused(vec![], Submitter::Client)
+            .contains("at least one")
+    );
 }
 
 #[test]
@@ -59,34 +69,79 @@ fn answers_that_fit_no_call_are_refused() {
     use outwork_wire::event::Decision::{Allow, Deny};
     let text = || vec![ContentBlock::text("x")];
     let table = [
-        (vec![tool_result(event_id(7777), text(), false)], "no open tool call"),
-        (vec![custom_result(event_id(7777), text(), false)], "no open tool call"),
-        (vec![confirmation(event_id(7777), Allow, None)], "no open tool call"),
-        (vec![tool_result(custom.clone(), text(), false)], "user.custom_tool_result"),
-        (vec![custom_result(run.clone(), text(), false)], "user.tool_result"),
-        (vec![tool_result(ask.clone(), text(), false)], "user.tool_confirmation"),
-        (vec![tool_result(done.clone(), text(), false)], "has its answer already"),
-        (vec![confirmation(run.clone(), Allow, None)], "does not wait for a confirmation"),
-        (vec![confirmation(custom.clone(), Deny, None)], "does not wait for a confirmation"),
-        (vec![confirmation(ask.clone(), Allow, Some("why"))], "deny_message"),
         (
-            vec![confirmation(ask.clone(), Allow, None), confirmation(ask.clone(), Allow, None)],
-            "does not wait for a confirmation",
+            vec![tool_result(event_id(7777), text(), false)],
+            "no open tool call",
         ),
         (
-            vec![confirmation(ask.clone(), Allow, None), confirmation(ask.clone(), Deny, None)],
-            "does not wait for a confirmation",
+            vec![custom_result(event_id(7777), text(), false)],
+            "no open tool call",
         ),
         (
-            vec![confirmation(ask.clone(), Deny, None), tool_result(ask.clone(), text(), false)],
+            vec![confirmation(event_id(7777), Allow, None)],
+            "no open tool call",
+        ),
+        (
+            vec![tool_result(custom.clone(), text(), false)],
+            "user.custom_tool_result",
+        ),
+        (
+            vec![custom_result(run.clone(), text(), false)],
+            "user.tool_result",
+        ),
+        (
+            vec![tool_result(ask.clone(), text(), false)],
             "user.tool_confirmation",
         ),
         (
-            vec![tool_result(run.clone(), text(), false), tool_result(run.clone(), text(), false)],
+            vec![tool_result(done.clone(), text(), false)],
             "has its answer already",
         ),
         (
-            vec![custom_result(custom.clone(), text(), false), custom_result(custom, text(), false)],
+            vec![confirmation(run.clone(), Allow, None)],
+            "does not wait for a confirmation",
+        ),
+        (
+            vec![confirmation(custom.clone(), Deny, None)],
+            "does not wait for a confirmation",
+        ),
+        (
+            vec![confirmation(ask.clone(), Allow, Some("why"))],
+            "deny_message",
+        ),
+        (
+            vec![
+                confirmation(ask.clone(), Allow, None),
+                confirmation(ask.clone(), Allow, None),
+            ],
+            "does not wait for a confirmation",
+        ),
+        (
+            vec![
+                confirmation(ask.clone(), Allow, None),
+                confirmation(ask.clone(), Deny, None),
+            ],
+            "does not wait for a confirmation",
+        ),
+        (
+            vec![
+                confirmation(ask.clone(), Deny, None),
+                tool_result(ask.clone(), text(), false),
+            ],
+            "user.tool_confirmation",
+        ),
+        (
+            vec![
+                tool_result(run.clone(), text(), false),
+                tool_result(run.clone(), text(), false),
+            ],
+            "has its answer already",
+        ),
+        (
+            vec![
+                custom_result(custom.clone(), text(), false),
+                custom_result(custom, text(), false),
+            ],
             "has its answer already",
         ),
     ];
@@ -102,7 +157,11 @@ fn a_call_of_an_earlier_turn_has_its_answer_already() {
     world.send(vec![message("go")]);
     world.answer(calls(&[("run", "bash"), ("ask", "write")]));
     world.send(vec![world.result("run", "a"), world.deny("ask", None)]);
-    for event in [world.result("run", "b"), world.result("ask", "b"), world.allow("ask")] {
+    for event in [
+        world.result("run", "b"),
+        world.result("ask", "b"),
+        world.allow("ask"),
+    ] {
         let refusal = world.refused(vec![event], Submitter::Client);
         assert!(refusal.contains("has its answer already"), "{refusal}");
     }
@@ -115,7 +174,9 @@ fn a_worker_may_neither_confirm_nor_instruct() {
     let result = world.result("run", "a");
     for batch in [vec![confirm], vec![result, system("obey")]] {
         match world.submit_as(batch, Submitter::Worker) {
-            Err(outwork_engine::Refused::Forbidden(message)) => assert!(message.contains("API key"), "{message}"),
+            Err(outwork_engine::Refused::Forbidden(message)) => {
+                assert!(message.contains("API key"), "{message}")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -139,14 +200,22 @@ fn another_thread_is_refused_and_the_own_one_is_taken() {
     };
     let refusal = world.refused(vec![interrupt_of("sthr_2")], Submitter::Client);
     assert!(refusal.contains("sthr_2"), "{refusal}");
-    for kind in ["user.tool_confirmation", "user.custom_tool_result", "user.tool_result"] {
+    for kind in [
+        "user.tool_confirmation",
+        "user.custom_tool_result",
+        "user.tool_result",
+    ] {
         let id = world.call_event(match kind {
             "user.tool_confirmation" => "ask",
             "user.tool_result" => "run",
             _ => "custom",
         });
         let mut event = json!({"type": kind, "session_thread_id": "sthr_2"});
-        event[if kind == "user.custom_tool_result" { "custom_tool_use_id" } else { "tool_use_id" }] = json!(id);
+        event[if kind == "user.custom_tool_result" {
+            "custom_tool_use_id"
+        } else {
+            "tool_use_id"
+        }] = json!(id);
         if kind == "user.tool_confirmation" {
             event["result"] = json!("allow");
         }
@@ -155,7 +224,12 @@ fn another_thread_is_refused_and_the_own_one_is_taken() {
         assert!(refusal.contains("session_thread_id"), "{refusal}");
     }
     let events = world.send(vec![interrupt_of(own.as_str())]);
-    assert_eq!(events[0].body, EventBody::UserInterrupt { session_thread_id: None });
+    assert_eq!(
+        events[0].body,
+        EventBody::UserInterrupt {
+            session_thread_id: None
+        }
+    );
 }
 
 #[test]
@@ -174,7 +248,9 @@ fn content_that_cannot_be_sent_to_a_model_is_refused() {
         (search("found"), "search_result"),
         (
             ContentBlock::Image {
-                source: ImageSource::File { file_id: file.clone() },
+                source: ImageSource::File {
+                    file_id: file.clone(),
+                },
             },
             "file_1",
         ),
@@ -193,9 +269,15 @@ fn content_that_cannot_be_sent_to_a_model_is_refused() {
             content: vec![ContentBlock::text("ok"), block],
         };
         let refusal = world.refused(vec![event], Submitter::Client);
-        assert!(refusal.starts_with("events.0: content.1.") && refusal.contains(word), "{refusal}");
+        assert!(
+            refusal.starts_with("events.0: content.1.") && refusal.contains(word),
+            "{refusal}"
+        );
     }
-    let refusal = world.refused(vec![EventParams::UserMessage { content: vec![] }], Submitter::Client);
+    let refusal = world.refused(
+        vec![EventParams::UserMessage { content: vec![] }],
+        Submitter::Client,
+    );
     assert!(refusal.contains("at least one block"), "{refusal}");
 
     let mut world = waiting(World::self_hosted());
@@ -205,7 +287,10 @@ fn content_that_cannot_be_sent_to_a_model_is_refused() {
         (ContentBlock::Redacted {}, "redacted"),
         (search(""), "search_result"),
     ] {
-        let refusal = world.refused(vec![tool_result(run.clone(), vec![block], false)], Submitter::Worker);
+        let refusal = world.refused(
+            vec![tool_result(run.clone(), vec![block], false)],
+            Submitter::Worker,
+        );
         assert!(refusal.contains(word), "{refusal}");
     }
     world.send(vec![tool_result(run, vec![search("found")], false)]);
@@ -226,12 +311,27 @@ fn a_system_message_comes_last_behind_a_message_or_a_result() {
     let mut world = World::self_hosted();
     for (batch, word) in [
         (vec![system("alone")], "right after"),
-        (vec![interrupt(), system("behind an interrupt")], "right after"),
-        (vec![message("hi"), system("one"), system("two")], "at most one"),
-        (vec![message("hi"), system("early"), message("ho")], "at most one"),
+        (
+            vec![interrupt(), system("behind an interrupt")],
+            "right after",
+        ),
+        (
+            vec![message("hi"), system("one"), system("two")],
+            "at most one",
+        ),
+        (
+            vec![message("hi"), system("early"), message("ho")],
+            "at most one",
+        ),
         (vec![message("hi"), system("")], "empty"),
         (vec![message("hi"), system("  ")], "empty"),
-        (vec![message("hi"), EventParams::SystemMessage { content: vec![] }], "1 to 1000"),
+        (
+            vec![
+                message("hi"),
+                EventParams::SystemMessage { content: vec![] },
+            ],
+            "1 to 1000",
+        ),
         (
             vec![
                 message("hi"),
@@ -250,13 +350,20 @@ fn a_system_message_comes_last_behind_a_message_or_a_result() {
 
     let mut world = waiting(World::self_hosted());
     let confirm = world.allow("ask");
-    for batch in [vec![message("hi"), system("no")], vec![confirm, system("no")]] {
+    for batch in [
+        vec![message("hi"), system("no")],
+        vec![confirm, system("no")],
+    ] {
         let refusal = world.refused(batch, Submitter::Client);
         assert!(refusal.contains("requires action"), "{refusal}");
     }
     let run = result(&world);
     world.send(vec![run, system("be quick")]);
-    assert_eq!(world.session.queued_ids().len(), 2, "it waits for the turn, beside the early result");
+    assert_eq!(
+        world.session.queued_ids().len(),
+        2,
+        "it waits for the turn, beside the early result"
+    );
 }
 
 #[test]
@@ -265,7 +372,9 @@ fn a_system_message_behind_the_last_result_is_part_of_the_next_request() {
     world.send(vec![message("go")]);
     world.answer(calls(&[("run", "bash")]));
     world.skip();
-    world.submit(vec![world.result("run", "a"), system("be quick")]).unwrap();
+    world
+        .submit(vec![world.result("run", "a"), system("be quick")])
+        .unwrap();
     world.crash();
     world.go();
     world.expect(&[
@@ -283,134 +392,8 @@ fn a_system_message_behind_the_last_result_is_part_of_the_next_request() {
 }
 
 fn systems(world: &World) -> Vec<String> {
-    let request = world.request.as_ref().unwrap();
-    request.system.iter().map(|b| b["text"].as_str().unwrap().to_owned()).collect()
-}
-
-#[test]
-fn an_archived_session_takes_nothing_more() {
-    let mut world = World::self_hosted();
-    world.send(vec![message("go")]);
-    let refusal = world.archive().unwrap_err().to_string();
-    assert!(refusal.contains("running") && refusal.contains("user.interrupt"), "{refusal}");
-    world.answer(says("done"));
-    world.skip();
-    world.archive().unwrap();
-    world.expect(&["session.thread_status_terminated", "session.status_terminated"]);
-    world.archive().unwrap();
-    world.expect(&[]);
-    assert_eq!(world.session.status(), Status::Terminated);
-    for event in [with_text("hi"), interrupt()] {
-        let refusal = world.refused(vec![event], Submitter::Client);
-        assert!(refusal.contains("archived"), "{refusal}");
-    }
-    let change = SessionChange {
-        title: Some(Some("x".into())),
-        ..SessionChange::default()
-    };
-    assert!(world.update(change).unwrap_err().to_string().contains("archived"));
-    assert_eq!(world.go(), outwork_engine::Effect::Rest);
-    assert!(!world.session.view().needs_owner && !world.session.needs_worker());
-    world.crash();
-    assert_eq!(world.session.status(), Status::Terminated);
-    world.check_json();
-}
-
-#[test]
-fn a_session_that_waits_for_answers_can_be_archived_and_loses_no_event() {
-    let mut world = waiting(World::self_hosted());
-    world.send(vec![message("later")]);
-    world.skip();
-    world.archive().unwrap();
-    world.expect(&[
-        "user.tool_result done ok",
-        "user.message later",
-        "session.thread_status_terminated",
-        "session.status_terminated",
-    ]);
-    assert!(world.session.queued_ids().is_empty());
-}
-
-#[test]
-fn a_session_that_waits_to_try_again_cannot_be_archived() {
-    let mut world = World::self_hosted();
-    world.send(vec![message("go")]);
-    world.fail(&world::build::failure(outwork_wire::model::FailureKind::Server));
-    let refusal = world.archive().unwrap_err().to_string();
-    assert!(refusal.contains("rescheduling"), "{refusal}");
-}
-
-#[test]
-fn an_update_shows_only_what_changed() {
-    let mut world = World::self_hosted();
-    let titled = |title: Option<&str>| SessionChange {
-        title: Some(title.map(str::to_owned)),
-        ..SessionChange::default()
-    };
-    let Value::Object(metadata) = json!({"a": "b"}) else { unreachable!() };
-    assert_eq!(world.update(titled(Some("first"))), Ok(true));
-    assert_eq!(last(&world), json!({"type": "session.updated", "title": "first"}));
-    assert_eq!(world.update(titled(Some("first"))), Ok(false));
-    assert_eq!(world.update(SessionChange::default()), Ok(false));
-    let change = SessionChange {
-        metadata: Some(metadata.clone()),
-        ..titled(Some("first"))
-    };
-    assert_eq!(world.update(change.clone()), Ok(true));
-    assert_eq!(last(&world), json!({"type": "session.updated", "metadata": {"a": "b"}}));
-    assert_eq!(world.update(change), Ok(false));
-    assert_eq!(world.update(titled(None)), Ok(true));
-    assert_eq!(world.session.view().title, None);
-    assert_eq!(world.update(titled(Some(""))), Ok(false), "an empty title is no title");
-    assert_eq!(world.session.view().metadata, metadata);
-    world.crash();
-    assert_eq!((world.session.view().title, world.session.view().metadata), (None, metadata));
-}
-
-#[test]
-fn new_tools_are_taken_at_rest_only_and_hold_for_the_next_request() {
-    let mut world = World::self_hosted();
-    let change = SessionChange {
-        tools: Some(vec![custom_tool()]),
-        ..SessionChange::default()
-    };
-    world.send(vec![message("go")]);
-    assert!(world.update(change.clone()).unwrap_err().to_string().contains("idle"));
-    world.answer(calls(&[("run", "bash")]));
-    assert!(world.update(change.clone()).unwrap_err().to_string().contains("tool call"));
-    world.submit(vec![world.result("run", "a")]).unwrap();
-    assert!(world.update(change.clone()).is_err(), "the turn goes on; it is not at rest");
-    world.go();
-    world.answer(says("done"));
-    assert_eq!(world.update(change.clone()), Ok(true));
-    let shown = last(&world);
-    assert_eq!(shown["agent"]["tools"][0]["name"], CUSTOM);
-    assert!(shown.get("title").is_none() && shown.get("metadata").is_none());
-    assert_eq!(world.update(change), Ok(false));
-    world.send(vec![message("again")]);
-    let names: Vec<&Value> = world.request.as_ref().unwrap().tools.iter().map(|t| &t["name"]).collect();
-    assert_eq!(names, [CUSTOM]);
-    world.answer(calls(&[("gone", "bash")]));
-    assert!(world.lines().contains(&"agent.tool_use gone bash deny".to_owned()));
-}
-
-#[test]
-fn title_and_metadata_may_change_at_work() {
-    let mut world = World::self_hosted();
-    world.send(vec![message("go")]);
-    let change = SessionChange {
-        title: Some(Some("x".into())),
-        ..SessionChange::default()
-    };
-    assert_eq!(world.update(change), Ok(true));
-    assert_eq!(world.go(), outwork_engine::Effect::AwaitModel);
-}
-
-/// The latest event without its id and time.
-fn last(world: &World) -> Value {
-    let mut event = serde_json::to_value(&world.log.last().unwrap().event).unwrap();
-    let fields = event.as_object_mut().unwrap();
-    fields.remove("id");
-    fields.remove("processed_at");
-    event
+    let texts = world.asked().system.iter().map(|b| b["text"].as_str());
+    texts
+        .map(|text| text.expect("system blocks are text").to_owned())
+        .collect()
 }

@@ -6,7 +6,9 @@ use outwork_engine::{Effect, Status};
 use outwork_wire::EventBody;
 use outwork_wire::event::IdleReason;
 use outwork_wire::model::FailureKind;
-use world::build::{CUSTOM, call, calls, failure, interrupt, message, partial, says, text, thinking};
+use world::build::{
+    CUSTOM, call, calls, failure, interrupt, message, partial, says, text, thinking,
+};
 use world::{World, rests};
 
 const REST: [&str; 4] = [
@@ -24,18 +26,36 @@ fn of_a_model_request() {
     let events = world.send(vec![interrupt()]);
     assert_eq!(events[0].processed_at, None);
     assert_eq!(world.effect, Effect::CancelModel);
-    assert_eq!(world.go(), Effect::CancelModel, "it is said until the request has ended");
+    assert_eq!(
+        world.go(),
+        Effect::CancelModel,
+        "it is said until the request has ended"
+    );
     world.expect(&["queued: user.interrupt"]);
-    world.answer(partial(vec![thinking("which?"), text("Once upon"), call("toolu_1", "bash")]));
+    world.answer(partial(vec![
+        thinking("which?"),
+        text("Once upon"),
+        call("toolu_1", "bash"),
+    ]));
     let lines = world.lines();
-    assert!(lines.contains(&"agent.message Once upon".to_owned()), "{lines:?}");
+    assert!(
+        lines.contains(&"agent.message Once upon".to_owned()),
+        "{lines:?}"
+    );
     assert!(lines.ends_with(&REST.map(str::to_owned)), "{lines:?}");
-    assert!(world.judge().calls().is_empty(), "a call of a partial answer was never made");
+    assert!(
+        world.judge().calls().is_empty(),
+        "a call of a partial answer was never made"
+    );
     assert_eq!(world.effect, Effect::Rest);
     world.send(vec![message("another one")]);
     assert_eq!(
         world.conversation(),
-        [r#"user: "tell me a story""#, r#"assistant: "Once upon""#, r#"user: "another one""#]
+        [
+            r#"user: "tell me a story""#,
+            r#"assistant: "Once upon""#,
+            r#"user: "another one""#
+        ]
     );
 }
 
@@ -121,10 +141,17 @@ fn with_messages_behind_it() {
 
 #[test]
 fn of_open_calls() {
-    for (world, kind) in [(World::self_hosted(), "user.tool_result"), (World::cloud(), "agent.tool_result")] {
+    for (world, kind) in [
+        (World::self_hosted(), "user.tool_result"),
+        (World::cloud(), "agent.tool_result"),
+    ] {
         let mut world = world;
         world.send(vec![message("one")]);
-        world.answer(calls(&[("toolu_1", "bash"), ("toolu_2", "write"), ("toolu_3", CUSTOM)]));
+        world.answer(calls(&[
+            ("toolu_1", "bash"),
+            ("toolu_2", "write"),
+            ("toolu_3", CUSTOM),
+        ]));
         world.skip();
         world.send(vec![interrupt()]);
         let made_up = [
@@ -135,7 +162,11 @@ fn of_open_calls() {
         ];
         let lines: Vec<String> = made_up.into_iter().chain(REST.map(str::to_owned)).collect();
         assert_eq!(world.lines(), lines);
-        assert_eq!(world.effect, Effect::Rest, "the model is not asked by itself");
+        assert_eq!(
+            world.effect,
+            Effect::Rest,
+            "the model is not asked by itself"
+        );
         assert!(!world.session.needs_worker());
         world.send(vec![message("two")]);
         let told = world.conversation()[2].clone();
@@ -148,7 +179,11 @@ fn of_open_calls() {
 fn of_open_calls_keeps_the_results_that_are_there() {
     let mut world = World::self_hosted();
     world.send(vec![message("one")]);
-    world.answer(calls(&[("toolu_1", "bash"), ("toolu_2", "bash"), ("toolu_3", "bash")]));
+    world.answer(calls(&[
+        ("toolu_1", "bash"),
+        ("toolu_2", "bash"),
+        ("toolu_3", "bash"),
+    ]));
     world.send(vec![world.result("toolu_2", "b")]);
     world.skip();
     world.send(vec![interrupt()]);
@@ -177,7 +212,11 @@ fn of_open_calls_with_messages_before_and_behind_it() {
     world.send(vec![interrupt(), message("behind")]);
     world.expect(
         &[
-            &["queued: user.interrupt", "queued: user.message behind", "user.tool_result toolu_1 error"],
+            &[
+                "queued: user.interrupt",
+                "queued: user.message behind",
+                "user.tool_result toolu_1 error",
+            ],
             &REST[..],
             &[
                 "session.status_running",
@@ -200,7 +239,10 @@ fn of_a_session_that_waits_to_try_again() {
     world.skip();
     world.send(vec![interrupt()]);
     world.expect(&[&["queued: user.interrupt"], &REST[..]].concat());
-    assert_eq!((world.effect.clone(), world.session.view().retry_at), (Effect::Rest, None));
+    assert_eq!(
+        (world.effect.clone(), world.session.view().retry_at),
+        (Effect::Rest, None)
+    );
     world.pass_millis(600_000);
     assert_eq!(world.go(), Effect::Rest, "the retry is off");
     world.send(vec![message("two")]);
@@ -254,7 +296,13 @@ fn right_behind_the_last_result_ends_the_turn() {
             world.submit(vec![result]).unwrap();
             world.send(vec![interrupt()]);
         }
-        world.expect(&[&["user.tool_result toolu_1 ok", "queued: user.interrupt"], &REST[..]].concat());
+        world.expect(
+            &[
+                &["user.tool_result toolu_1 ok", "queued: user.interrupt"],
+                &REST[..],
+            ]
+            .concat(),
+        );
         assert_eq!(rests(&world), (Status::Idle, Some(IdleReason::EndTurn {})));
     }
 }
@@ -276,10 +324,15 @@ fn says_to_the_model_that_the_outcome_is_unknown() {
     world.answer(calls(&[("toolu_1", "bash")]));
     world.send(vec![interrupt()]);
     let made_up = world.log.iter().find_map(|e| match &e.event.body {
-        EventBody::UserToolResult { content, is_error, .. } => Some((content.clone(), *is_error)),
+        EventBody::UserToolResult {
+            content, is_error, ..
+        } => Some((content.clone(), *is_error)),
         _ => None,
     });
     let (content, is_error) = made_up.unwrap();
     assert_eq!(is_error, Some(true));
-    assert!(format!("{content:?}").contains("interrupted"), "{content:?}");
+    assert!(
+        format!("{content:?}").contains("interrupted"),
+        "{content:?}"
+    );
 }

@@ -10,8 +10,8 @@ use outwork_wire::{ContentBlock, Event, EventBody};
 use serde_json::json;
 use world::World;
 use world::build::{
-    CUSTOM, answer, call, calls, event_id, failure, genesis, image, interrupt, message, says, system, text, thinking,
-    tool_result,
+    CUSTOM, answer, call, calls, event_id, failure, genesis, image, interrupt, message, says,
+    system, text, thinking, tool_result,
 };
 
 #[test]
@@ -24,14 +24,27 @@ fn every_kind_of_entry_goes_through_json() {
     world.pass_millis(1000);
     world.go();
     world.answer(answer(
-        vec![thinking("hm"), text("so"), call("run", "bash"), call("ask", "write"), call("custom", CUSTOM)],
+        vec![
+            thinking("hm"),
+            text("so"),
+            call("run", "bash"),
+            call("ask", "write"),
+            call("custom", CUSTOM),
+        ],
         StopReason::ToolUse,
     ));
     world.check_json();
-    world.send(vec![world.custom_result("custom", "early"), message("later")]);
+    world.send(vec![
+        world.custom_result("custom", "early"),
+        message("later"),
+    ]);
     world.check_json();
     world.send(vec![world.deny("ask", Some("no"))]);
-    let picture = tool_result(world.call_event("run"), vec![image(), ContentBlock::text("a")], false);
+    let picture = tool_result(
+        world.call_event("run"),
+        vec![image(), ContentBlock::text("a")],
+        false,
+    );
     world.send(vec![picture]);
     let mut refusal = answer(vec![], StopReason::Refusal);
     refusal.stop_details = Some(json!({"type": "refusal", "category": "bio", "explanation": "no"}));
@@ -46,14 +59,26 @@ fn every_kind_of_entry_goes_through_json() {
         .unwrap();
     world.archive().unwrap();
     world.check_json();
-    let kinds: std::collections::BTreeSet<&str> = world.log.iter().map(|e| e.event.body.kind()).collect();
-    assert_eq!(kinds.len(), 23, "every kind but those of the cloud and of deletion: {kinds:?}");
+    let kinds: std::collections::BTreeSet<&str> =
+        world.log.iter().map(|e| e.event.body.kind()).collect();
+    assert_eq!(
+        kinds.len(),
+        23,
+        "every kind but those of the cloud and of deletion: {kinds:?}"
+    );
 }
 
 #[test]
 fn numbers_of_a_model_survive_json() {
     // Shortest decimal forms that a sloppy reader gets wrong in the last digit.
-    for number in [0.1 + 0.2, 1.0 / 3.0, f64::MAX, f64::MIN_POSITIVE, 5e-324, -1.119_313_317_998_188_7e-17] {
+    for number in [
+        0.1 + 0.2,
+        1.0 / 3.0,
+        f64::MAX,
+        f64::MIN_POSITIVE,
+        5e-324,
+        -1.119_313_317_998_188_7e-17,
+    ] {
         let mut world = World::self_hosted();
         world.send(vec![message("go")]);
         let mut made = call("run", "bash");
@@ -67,7 +92,9 @@ fn numbers_of_a_model_survive_json() {
 fn ten_thousand_numbers_survive_json() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for _ in 0..10_000 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let number = f64::from_bits(state);
         if number.is_finite() {
             let text = serde_json::to_string(&json!(number)).unwrap();
@@ -82,10 +109,20 @@ fn the_private_part_is_left_out_when_there_is_none() {
     let mut world = World::self_hosted();
     world.send(vec![message("go")]);
     for entry in &world.log {
-        assert!(serde_json::to_value(entry).unwrap().get("private").is_none());
+        assert!(
+            serde_json::to_value(entry)
+                .unwrap()
+                .get("private")
+                .is_none()
+        );
     }
     world.answer(says("done"));
-    let with: Vec<&str> = world.log.iter().filter(|e| e.private.is_some()).map(|e| e.event.body.kind()).collect();
+    let with: Vec<&str> = world
+        .log
+        .iter()
+        .filter(|e| e.private.is_some())
+        .map(|e| e.event.body.kind())
+        .collect();
     assert_eq!(with, ["span.model_request_end"]);
 }
 
@@ -101,7 +138,11 @@ fn folding_stops_at_any_entry_and_goes_on_from_there() {
         let once = Session::fold(world.genesis.clone(), &world.log[..end]).unwrap();
         let again = Session::fold(world.genesis.clone(), &world.log[..end]).unwrap();
         assert_eq!(once, again);
-        assert_eq!(once == world.session, end == world.log.len(), "each entry of the end matters");
+        assert_eq!(
+            once == world.session,
+            end == world.log.len(),
+            "each entry of the end matters"
+        );
     }
 }
 
@@ -123,7 +164,9 @@ fn a_session_can_be_folded_at_any_commit_and_reaches_the_same_end() {
         point(&mut world);
         world.answer(calls(&[("a", "bash"), ("b", "write")]));
         point(&mut world);
-        world.submit(vec![world.allow("b"), world.result("b", "2")]).unwrap();
+        world
+            .submit(vec![world.allow("b"), world.result("b", "2")])
+            .unwrap();
         point(&mut world);
         world.go();
         point(&mut world);
@@ -139,7 +182,11 @@ fn a_session_can_be_folded_at_any_commit_and_reaches_the_same_end() {
     };
     let undisturbed = script(None);
     for point in 0..8 {
-        assert_eq!(script(Some(point)), undisturbed, "a crash at point {point} changes the conversation");
+        assert_eq!(
+            script(Some(point)),
+            undisturbed,
+            "a crash at point {point} changes the conversation"
+        );
     }
 }
 
@@ -155,7 +202,11 @@ fn a_log_that_describes_no_session_is_refused_by_name() {
         private,
     };
     let fold = |entry: LogEntry| {
-        Session::fold(genesis(outwork_wire::agent::EnvironmentKind::SelfHosted), [&entry]).unwrap_err()
+        Session::fold(
+            genesis(outwork_wire::agent::EnvironmentKind::SelfHosted),
+            [&entry],
+        )
+        .unwrap_err()
     };
     let id = event_id(1);
     let end = EventBody::ModelRequestEnd {

@@ -2,7 +2,7 @@
 
 mod world;
 
-use outwork_wire::agent::{EnvironmentKind, Effort, Speed};
+use outwork_wire::agent::{Effort, EnvironmentKind, Speed};
 use outwork_wire::model::{ModelRequest, StopReason};
 use serde_json::{Map, Value, json};
 use world::build::{CUSTOM, answer, call, calls, genesis, message, says, text, thinking};
@@ -14,14 +14,20 @@ fn first_request(change: impl FnOnce(&mut outwork_wire::agent::AgentConfig)) -> 
     change(&mut genesis.agent);
     let mut world = World::with_genesis(genesis);
     world.send(vec![message("hello")]);
-    world.request.unwrap()
+    world.asked().clone()
 }
 
 #[test]
 fn parameters_follow_the_agents_model() {
     let request = first_request(|_| {});
-    assert_eq!((request.model.as_str(), request.max_tokens), ("claude-opus-5-5", 32_000));
-    assert_eq!(Value::Object(request.extra), json!({"thinking": {"type": "adaptive"}}));
+    assert_eq!(
+        (request.model.as_str(), request.max_tokens),
+        ("claude-opus-5-5", 32_000)
+    );
+    assert_eq!(
+        Value::Object(request.extra),
+        json!({"thinking": {"type": "adaptive"}})
+    );
     let request = first_request(|agent| {
         agent.model.id = "other-model".into();
         agent.model.effort = Some(Effort::Xhigh {});
@@ -45,7 +51,13 @@ fn only_enabled_tools_are_offered() {
     assert_eq!(names, ["bash", "read", "write", "glob", "grep", CUSTOM]);
     let request = first_request(|agent| agent.tools.clear());
     assert!(request.tools.is_empty());
-    assert!(serde_json::to_value(&request).unwrap().get("tools").is_none(), "left out when there is none");
+    assert!(
+        serde_json::to_value(&request)
+            .unwrap()
+            .get("tools")
+            .is_none(),
+        "left out when there is none"
+    );
 }
 
 #[test]
@@ -64,16 +76,25 @@ fn breakpoints_stand_after_tools_system_and_the_last_two_user_messages() {
         world.answer(says("yes"));
         world.send(vec![message(&format!("and {turn}?"))]);
     }
-    let request = world.request.as_ref().unwrap();
+    let request = world.asked();
     let marked = |block: &Value| block.get("cache_control").is_some();
-    assert_eq!(request.tools.iter().map(marked).collect::<Vec<_>>(), [false, false, false, false, false, true]);
-    assert_eq!(request.system.iter().map(marked).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(
+        request.tools.iter().map(marked).collect::<Vec<_>>(),
+        [false, false, false, false, false, true]
+    );
+    assert_eq!(
+        request.system.iter().map(marked).collect::<Vec<_>>(),
+        [false, true]
+    );
     let messages: Vec<bool> = request
         .messages
         .iter()
         .map(|m| m["content"].as_array().unwrap().iter().any(marked))
         .collect();
-    assert_eq!(messages, [false, false, false, false, false, false, true, false, true]);
+    assert_eq!(
+        messages,
+        [false, false, false, false, false, false, true, false, true]
+    );
 }
 
 #[test]
@@ -89,15 +110,23 @@ fn a_request_begins_with_the_one_before_it() {
         ));
         world.send(vec![world.result(&id, "a")]);
         let now = unmarked(&world);
-        assert_eq!(now[..before.len()], before, "the provider's cache would not find the prefix");
+        assert_eq!(
+            now[..before.len()],
+            before,
+            "the provider's cache would not find the prefix"
+        );
         before = now;
     }
 }
 
 fn unmarked(world: &World) -> Vec<Value> {
-    let mut messages = world.request.as_ref().unwrap().messages.clone();
-    for block in messages.iter_mut().flat_map(|m| m["content"].as_array_mut().unwrap()) {
-        block.as_object_mut().unwrap().shift_remove("cache_control");
+    let mut messages = world.asked().messages.clone();
+    let blocks = messages
+        .iter_mut()
+        .filter_map(|m| m["content"].as_array_mut())
+        .flatten();
+    for fields in blocks.filter_map(Value::as_object_mut) {
+        fields.shift_remove("cache_control");
     }
     messages
 }
@@ -139,7 +168,10 @@ fn the_validator_refuses() {
         let block = json!({"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}});
         user(Value::Array(vec![block; n]))
     };
-    assert_eq!(messages_api::validate(&request(vec![marked(4)]), false), Ok(()));
+    assert_eq!(
+        messages_api::validate(&request(vec![marked(4)]), false),
+        Ok(())
+    );
     let picture = json!({"type": "image", "source": {"type": "url", "url": "https://example.com"}});
     for messages in [
         vec![],
@@ -151,19 +183,41 @@ fn the_validator_refuses() {
         vec![user(json!([text(" ")]))],
         vec![hi(), assistant(json!([text("a"), thinking("t")])), hi()],
         vec![hi(), assistant(json!([call("a", "bash")])), hi()],
-        vec![hi(), assistant(json!([call("a", "bash")])), user(json!([text("x"), result("a")]))],
-        vec![hi(), assistant(json!([call("a", "bash")])), user(json!([result("a"), result("a")]))],
-        vec![hi(), assistant(json!([call("a", "bash"), call("a", "bash")])), user(json!([result("a"), result("a")]))],
-        vec![hi(), assistant(json!([text("x")])), user(json!([result("a")]))],
         vec![
             hi(),
             assistant(json!([call("a", "bash")])),
-            user(json!([{"type": "tool_result", "tool_use_id": "a", "content": [picture], "is_error": true}])),
+            user(json!([text("x"), result("a")])),
+        ],
+        vec![
+            hi(),
+            assistant(json!([call("a", "bash")])),
+            user(json!([result("a"), result("a")])),
+        ],
+        vec![
+            hi(),
+            assistant(json!([call("a", "bash"), call("a", "bash")])),
+            user(json!([result("a"), result("a")])),
+        ],
+        vec![
+            hi(),
+            assistant(json!([text("x")])),
+            user(json!([result("a")])),
+        ],
+        vec![
+            hi(),
+            assistant(json!([call("a", "bash")])),
+            user(
+                json!([{"type": "tool_result", "tool_use_id": "a", "content": [picture], "is_error": true}]),
+            ),
         ],
         vec![marked(5)],
     ] {
         let request = request(messages);
-        assert!(messages_api::validate(&request, false).is_err(), "{:?}", request.messages);
+        assert!(
+            messages_api::validate(&request, false).is_err(),
+            "{:?}",
+            request.messages
+        );
     }
 }
 

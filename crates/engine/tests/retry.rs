@@ -57,7 +57,11 @@ fn a_transient_failure_reschedules_and_tries_again() {
         world.expect(&[]);
         world.pass_millis(1);
         world.go();
-        world.expect(&["session.status_running", "session.thread_status_running", "span.model_request_start"]);
+        world.expect(&[
+            "session.status_running",
+            "session.thread_status_running",
+            "span.model_request_start",
+        ]);
         world.answer(says("done"));
         assert_eq!(rests(&world), (Status::Idle, Some(IdleReason::EndTurn {})));
     }
@@ -77,7 +81,11 @@ fn waits_double_to_a_cap_and_begin_anew_after_an_answer() {
         let due = world.now.plus_seconds(wait);
         assert_eq!(world.effect, Effect::WaitUntil(due));
         world.crash();
-        assert_eq!(world.go(), Effect::WaitUntil(due), "a new owner keeps the appointment");
+        assert_eq!(
+            world.go(),
+            Effect::WaitUntil(due),
+            "a new owner keeps the appointment"
+        );
         world.now = due;
         world.go();
     }
@@ -92,11 +100,18 @@ fn the_provider_may_ask_for_a_longer_wait_up_to_ten_minutes() {
     for (asked_for, waited) in [(7, 7), (100_000, 600)] {
         let mut world = asked();
         world.fail(&failure_after(FailureKind::RateLimited, asked_for));
-        assert_eq!(world.effect, Effect::WaitUntil(world.now.plus_seconds(waited)));
+        assert_eq!(
+            world.effect,
+            Effect::WaitUntil(world.now.plus_seconds(waited))
+        );
     }
     let mut world = asked();
     world.fail(&failure_after(FailureKind::RateLimited, 0));
-    assert_eq!(world.effect, Effect::WaitUntil(world.now.plus_micros(500_000)), "never shorter than our own");
+    assert_eq!(
+        world.effect,
+        Effect::WaitUntil(world.now.plus_micros(500_000)),
+        "never shorter than our own"
+    );
 }
 
 #[test]
@@ -112,7 +127,10 @@ fn a_lost_request_is_no_failure_of_the_provider() {
         assert!(matches!(world.effect, Effect::AskModel(_)));
     }
     world.fail(&failure(FailureKind::Server));
-    assert_eq!(rests(&world), (Status::Idle, Some(IdleReason::RetriesExhausted {})));
+    assert_eq!(
+        rests(&world),
+        (Status::Idle, Some(IdleReason::RetriesExhausted {}))
+    );
 }
 
 #[test]
@@ -141,7 +159,11 @@ fn retries_are_exhausted_after_the_last_attempt() {
         world.send(vec![message("two")]);
         assert_eq!(world.conversation(), [r#"user: "one", "two""#]);
         world.fail(&failure(kind));
-        assert_eq!(world.session.status(), Status::Rescheduling, "a new turn has all its attempts");
+        assert_eq!(
+            world.session.status(),
+            Status::Rescheduling,
+            "a new turn has all its attempts"
+        );
     }
 }
 
@@ -188,7 +210,11 @@ fn a_dead_turn_takes_up_what_waits_without_running_it() {
     world.crash();
     assert_eq!(world.go(), Effect::Rest);
     world.send(vec![message("four")]);
-    assert_eq!(world.conversation(), [r#"user: "one", "two", "three", "four""#], "nothing is lost");
+    assert_eq!(
+        world.conversation(),
+        [r#"user: "one", "two", "three", "four""#],
+        "nothing is lost"
+    );
 }
 
 #[test]
@@ -215,7 +241,11 @@ fn a_message_during_the_wait_joins_the_next_attempt() {
     world.fail(&failure(FailureKind::Overloaded));
     let due = world.session.view().retry_at.unwrap();
     world.send(vec![message("two")]);
-    assert_eq!(world.effect, Effect::WaitUntil(due), "a message does not shorten the wait");
+    assert_eq!(
+        world.effect,
+        Effect::WaitUntil(due),
+        "a message does not shorten the wait"
+    );
     world.skip();
     world.now = due;
     world.go();

@@ -27,8 +27,15 @@ fn a_message_wakes_the_session_in_the_order_of_the_wire() {
         .iter()
         .map(|e| e.event.processed_at.unwrap().as_micros() - world.now.as_micros())
         .collect();
-    assert_eq!(times, [0, 1, 2, 3], "entries of one moment follow each other by a microsecond");
-    assert_eq!(world.log[3].event.id, events[0].id, "the message keeps its id");
+    assert_eq!(
+        times,
+        [0, 1, 2, 3],
+        "entries of one moment follow each other by a microsecond"
+    );
+    assert_eq!(
+        world.log[3].event.id, events[0].id,
+        "the message keeps its id"
+    );
     assert_eq!(world.go(), Effect::AwaitModel);
     world.expect(&[]);
 }
@@ -50,7 +57,11 @@ fn an_answer_ends_the_turn() {
     world.send(vec![message("and now?")]);
     assert_eq!(
         world.conversation(),
-        [r#"user: "hello""#, r#"assistant: "good day""#, r#"user: "and now?""#]
+        [
+            r#"user: "hello""#,
+            r#"assistant: "good day""#,
+            r#"user: "and now?""#
+        ]
     );
 }
 
@@ -88,8 +99,15 @@ fn a_message_waits_while_the_model_runs_and_is_answered_in_the_same_run() {
         "span.model_request_start",
     ]);
     assert!(world.session.queued_ids().is_empty());
-    let taken_up = world.log.iter().rfind(|e| e.event.id == events[0].id).unwrap();
-    assert!(taken_up.created_at < taken_up.event.processed_at.unwrap(), "it was made before it was taken up");
+    let taken_up = world
+        .log
+        .iter()
+        .rfind(|e| e.event.id == events[0].id)
+        .unwrap();
+    assert!(
+        taken_up.created_at < taken_up.event.processed_at.unwrap(),
+        "it was made before it was taken up"
+    );
     assert_eq!(
         world.conversation(),
         [r#"user: "one""#, r#"assistant: "first""#, r#"user: "two""#]
@@ -119,7 +137,11 @@ fn the_usage_before_each_idle_sums_tokens_and_time_at_work() {
         assert_eq!(usage.cache_read_input_tokens, 50 * turn);
         assert_eq!(usage.cache_creation.ephemeral_5m_input_tokens, 4 * turn);
         assert_eq!(usage.cache_creation.ephemeral_1h_input_tokens, 3 * turn);
-        assert!((usage.active_seconds - seconds).abs() < 0.001, "{}", usage.active_seconds);
+        assert!(
+            (usage.active_seconds - seconds).abs() < 0.001,
+            "{}",
+            usage.active_seconds
+        );
         let shown = world.session.view().usage;
         assert_eq!(shown.input_tokens, usage.input_tokens);
         assert!((shown.active_seconds - usage.active_seconds).abs() < 0.001);
@@ -137,7 +159,12 @@ fn a_span_shows_the_tokens_of_its_request() {
     });
     let span = span.unwrap();
     assert_eq!(
-        (span.input_tokens, span.output_tokens, span.cache_read_input_tokens, span.cache_creation_input_tokens),
+        (
+            span.input_tokens,
+            span.output_tokens,
+            span.cache_read_input_tokens,
+            span.cache_creation_input_tokens
+        ),
         (100, 20, 50, 7)
     );
 }
@@ -150,7 +177,11 @@ fn a_refusal_rests_with_its_details() {
             Some(RefusalCategory::Cyber),
             Some("no"),
         ),
-        (Some(json!({"type": "refusal", "category": "a new one", "explanation": null})), None, None),
+        (
+            Some(json!({"type": "refusal", "category": "a new one", "explanation": null})),
+            None,
+            None,
+        ),
         (None, None, None),
     ] {
         let mut world = World::self_hosted();
@@ -166,11 +197,17 @@ fn a_refusal_rests_with_its_details() {
             "session.thread_status_idle refusal",
             "session.status_idle refusal",
         ]);
-        let Some(EventBody::StatusIdle { stop_details: Some(found), .. }) = world.log.last().map(|e| &e.event.body)
+        let Some(EventBody::StatusIdle {
+            stop_details: Some(found),
+            ..
+        }) = world.log.last().map(|e| &e.event.body)
         else {
             panic!("no details: {:?}", world.log.last())
         };
-        assert_eq!((found.category, found.explanation.as_deref()), (category, explanation));
+        assert_eq!(
+            (found.category, found.explanation.as_deref()),
+            (category, explanation)
+        );
         world.send(vec![message("then another thing")]);
         world.answer(says("gladly"));
         assert_eq!(rests(&world), (Status::Idle, Some(IdleReason::EndTurn {})));
@@ -183,13 +220,24 @@ fn a_paused_turn_goes_on_with_the_same_conversation() {
     world.send(vec![message("hello")]);
     world.skip();
     world.answer(answer(vec![text("so far")], StopReason::PauseTurn));
-    world.expect(&["agent.message so far", "span.model_request_end", "span.model_request_start"]);
-    assert_eq!(world.conversation(), [r#"user: "hello""#, r#"assistant: "so far""#]);
+    world.expect(&[
+        "agent.message so far",
+        "span.model_request_end",
+        "span.model_request_start",
+    ]);
+    assert_eq!(
+        world.conversation(),
+        [r#"user: "hello""#, r#"assistant: "so far""#]
+    );
     world.answer(says("and on"));
     world.send(vec![message("thanks")]);
     assert_eq!(
         world.conversation(),
-        [r#"user: "hello""#, r#"assistant: "so far", "and on""#, r#"user: "thanks""#]
+        [
+            r#"user: "hello""#,
+            r#"assistant: "so far", "and on""#,
+            r#"user: "thanks""#
+        ]
     );
 }
 
@@ -234,7 +282,10 @@ fn an_empty_text_block_is_no_message() {
     let mut world = World::self_hosted();
     world.send(vec![message("hello")]);
     world.skip();
-    world.answer(answer(vec![text(""), text("a"), text(""), text("b")], StopReason::EndTurn));
+    world.answer(answer(
+        vec![text(""), text("a"), text(""), text("b")],
+        StopReason::EndTurn,
+    ));
     let lines = world.lines();
     assert_eq!(lines[0], "agent.message a|b");
     assert_eq!(lines[1], "span.model_request_end");
@@ -257,7 +308,12 @@ fn previews_keep_their_ids_in_the_log() {
     world.answer_only(answer(content, StopReason::ToolUse), &previews);
     let found: Vec<(&str, bool)> = world.log[mark..]
         .iter()
-        .map(|e| (e.event.body.kind(), previews.values().any(|id| *id == e.event.id)))
+        .map(|e| {
+            (
+                e.event.body.kind(),
+                previews.values().any(|id| *id == e.event.id),
+            )
+        })
         .collect();
     assert_eq!(
         found,
@@ -281,7 +337,12 @@ fn previews_of_a_partial_answer_keep_their_ids_too() {
     world.send(vec![message("hello")]);
     let mark = world.log.len();
     let previews = PreviewIds::from([(0, event_id(901)), (1, event_id(902)), (3, event_id(903))]);
-    let content = vec![thinking("hm"), text("a"), call("toolu_1", "bash"), text("b")];
+    let content = vec![
+        thinking("hm"),
+        text("a"),
+        call("toolu_1", "bash"),
+        text("b"),
+    ];
     world.answer_only(partial(content), &previews);
     let message_with = |text: &str| {
         world.log[mark..]
@@ -291,7 +352,10 @@ fn previews_of_a_partial_answer_keep_their_ids_too() {
     };
     assert_eq!(message_with("a"), Some(event_id(902)));
     assert_eq!(message_with("b"), Some(event_id(903)));
-    assert!(world.judge().calls().is_empty(), "the call of a partial answer was never made");
+    assert!(
+        world.judge().calls().is_empty(),
+        "the call of a partial answer was never made"
+    );
 }
 
 #[test]
@@ -325,13 +389,37 @@ fn nonsense_is_told_from_an_answer() {
     let good = calls(&[("toolu_1", "bash"), ("toolu_2", "bash")]);
     assert!(outwork_engine::validate_answer(&good).is_ok());
     for (content, stop, word) in [
-        (vec![json!({"type": "tool_use", "name": "bash", "input": {}})], StopReason::ToolUse, "id"),
-        (vec![json!({"type": "tool_use", "id": "", "name": "bash", "input": {}})], StopReason::ToolUse, "id"),
-        (vec![call("a", "bash"), call("a", "bash")], StopReason::ToolUse, "id"),
-        (vec![json!({"type": "tool_use", "id": "a", "input": {}})], StopReason::ToolUse, "name"),
-        (vec![json!({"type": "tool_use", "id": "a", "name": "b", "input": []})], StopReason::ToolUse, "input"),
+        (
+            vec![json!({"type": "tool_use", "name": "bash", "input": {}})],
+            StopReason::ToolUse,
+            "id",
+        ),
+        (
+            vec![json!({"type": "tool_use", "id": "", "name": "bash", "input": {}})],
+            StopReason::ToolUse,
+            "id",
+        ),
+        (
+            vec![call("a", "bash"), call("a", "bash")],
+            StopReason::ToolUse,
+            "id",
+        ),
+        (
+            vec![json!({"type": "tool_use", "id": "a", "input": {}})],
+            StopReason::ToolUse,
+            "name",
+        ),
+        (
+            vec![json!({"type": "tool_use", "id": "a", "name": "b", "input": []})],
+            StopReason::ToolUse,
+            "input",
+        ),
         (vec![text("hello")], StopReason::ToolUse, "no tool"),
-        (vec![json!({"text": "no type"})], StopReason::EndTurn, "type"),
+        (
+            vec![json!({"text": "no type"})],
+            StopReason::EndTurn,
+            "type",
+        ),
         (vec![json!("no object")], StopReason::EndTurn, "type"),
     ] {
         let error = outwork_engine::validate_answer(&answer(content, stop)).unwrap_err();
@@ -354,7 +442,10 @@ fn tokens_of_a_partial_answer_count() {
     let mut world = World::self_hosted();
     world.send(vec![message("hello")]);
     let mut cut = partial(vec![]);
-    cut.usage = ModelUsage { output_tokens: 9, ..ModelUsage::default() };
+    cut.usage = ModelUsage {
+        output_tokens: 9,
+        ..ModelUsage::default()
+    };
     world.answer(cut);
     assert_eq!(world.session.view().usage.output_tokens, 9);
 }

@@ -51,15 +51,15 @@ struct Turn {
     taken: bool,
     interrupted: bool,
     /// Calls without a result, and whether they ask or belong to another client.
-    open: HashMap<String, Waiting>,
+    open: HashMap<String, WaitsFor>,
     worker_missing: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waiting {
-    ForWorker,
-    ForApproval,
-    ForClient,
+enum WaitsFor {
+    Worker,
+    Approval,
+    Another,
 }
 
 /// What an event means for the turn.
@@ -221,10 +221,10 @@ impl Turn {
         let reason = event.stop_reason().unwrap_or_default();
         if reason == "requires_action" {
             let wanted = event.required_actions();
-            if wanted.iter().any(|id| self.open.get(*id) == Some(&Waiting::ForClient)) && !self.interrupted {
+            if wanted.iter().any(|id| self.open.get(*id) == Some(&WaitsFor::Another)) && !self.interrupted {
                 return Next::Ended(Exit::NeedsAction);
             }
-            let asks = wanted.iter().filter(|id| self.open.get(**id) == Some(&Waiting::ForApproval));
+            let asks = wanted.iter().filter(|id| self.open.get(**id) == Some(&WaitsFor::Approval));
             let asks: Vec<String> = asks.map(|id| (*id).to_owned()).collect();
             return if asks.is_empty() || self.interrupted { Next::GoOn } else { Next::Answer(asks) };
         }
@@ -245,15 +245,15 @@ impl Turn {
     fn follow_calls(&mut self, event: &ObservedEvent) {
         match event.kind.as_str() {
             "agent.tool_use" | "agent.mcp_tool_use" => {
-                let waiting = if event.permission() == Some("ask") { Waiting::ForApproval } else { Waiting::ForWorker };
+                let waiting = if event.permission() == Some("ask") { WaitsFor::Approval } else { WaitsFor::Worker };
                 self.open.insert(event.id.clone(), waiting);
             }
             "agent.custom_tool_use" => {
-                self.open.insert(event.id.clone(), Waiting::ForClient);
+                self.open.insert(event.id.clone(), WaitsFor::Another);
             }
             "user.tool_confirmation" => {
                 if let Some(waiting) = event.call_id().and_then(|id| self.open.get_mut(id)) {
-                    *waiting = Waiting::ForWorker;
+                    *waiting = WaitsFor::Worker;
                 }
             }
             _ if event.is_result() => {
@@ -264,7 +264,7 @@ impl Turn {
     }
 
     fn waits_for_worker(&self) -> bool {
-        !self.worker_missing && self.open.values().any(|waiting| *waiting == Waiting::ForWorker)
+        !self.worker_missing && self.open.values().any(|waiting| *waiting == WaitsFor::Worker)
     }
 }
 

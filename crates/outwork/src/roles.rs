@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::worker::Isolation as Asked;
 use crate::config::{PlaneConfig, WorkerConfig};
 
+/// How long a model may take to begin an answer, and to go on with it.
+const FIRST_BYTE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_secs(90);
 /// How long a worker may take to release its sessions when the process ends.
 const WORKER_DRAIN: Duration = Duration::from_secs(20);
 
@@ -28,20 +31,30 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     options.listen = config.listen;
     options.tls = config.tls.as_ref().map(|tls| TlsPaths { cert: tls.cert.clone(), key: tls.key.clone() });
     options.api_key = config.api_key.clone();
-    options.model = config.model.as_ref().map(|model| ModelProvider::new(&model.base_url, model.api_key.clone()));
+    options.model = config.model.as_ref().map(|model| ModelProvider {
+        base_url: model.base_url.clone(),
+        api_key: model.api_key.clone(),
+        first_byte_timeout: FIRST_BYTE,
+        idle_timeout: SILENCE,
+    });
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)
 }
 
 /// The address under which this machine reaches a plane.
 pub(crate) fn local_url(plane: &Plane, tls: bool) -> String {
-    let addr = plane.addr();
+    let addr = plane.address();
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
     format!("{}://{}", if tls { "https" } else { "http" }, SocketAddr::new(ip, addr.port()))
+}
+
+/// The key with which workers of this process serve cloud environments.
+pub(crate) fn worker_key(plane: &Plane) -> SecretString {
+    SecretString::from(plane.worker_key().expose())
 }
 
 /// Whose work a worker of this process takes, from where, and where its sessions work.

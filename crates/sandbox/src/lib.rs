@@ -23,6 +23,7 @@ mod launcher;
 mod options;
 mod output;
 pub mod tools;
+pub mod worker;
 
 pub use error::SandboxError;
 pub use handle::{Sandbox, SandboxEnd};

@@ -18,16 +18,23 @@ impl World {
                 _ => None,
             })
             .collect();
-        let paused = answers.last().is_some_and(|a| a.stop_reason == Some(StopReason::PauseTurn));
+        let paused = answers
+            .last()
+            .is_some_and(|a| a.stop_reason == Some(StopReason::PauseTurn));
         if let Err(problem) = messages_api::validate(request, paused) {
-            panic!("the Messages API would refuse the request: {problem}\n{:#?}", request.messages);
+            panic!(
+                "the Messages API would refuse the request: {problem}\n{:#?}",
+                request.messages
+            );
         }
         let thoughts: Vec<&Value> = answers
             .iter()
             .flat_map(|a| &a.content)
             .filter(|b| messages_api::is_thinking(b))
             .collect();
-        for block in messages_api::blocks(request, "assistant").filter(|b| messages_api::is_thinking(b)) {
+        for block in
+            messages_api::blocks(request, "assistant").filter(|b| messages_api::is_thinking(b))
+        {
             assert!(thoughts.contains(&block), "the model never thought {block}");
         }
         if let Some(answer) = answers.last().filter(|a| !a.partial && has_calls(a)) {
@@ -39,7 +46,10 @@ impl World {
                 .expect("the answer is in the conversation");
             let blocks = message["content"].as_array().expect("content is a list");
             let wanted = up_to_last_call(&answer.content);
-            assert!(up_to_last_call(blocks).ends_with(&wanted), "thinking and calls of the latest answer are not verbatim");
+            assert!(
+                up_to_last_call(blocks).ends_with(&wanted),
+                "thinking and calls of the latest answer are not verbatim"
+            );
         }
         for result in messages_api::blocks(request, "user").filter(|b| b["type"] == "tool_result") {
             self.check_result(result);
@@ -56,7 +66,11 @@ impl World {
 
     /// A result in a request says what its event says; one without an event is a denial.
     fn check_result(&self, result: &Value) {
-        let call = self.call_event(result["tool_use_id"].as_str().expect("a result names its call"));
+        let call = self.call_event(
+            result["tool_use_id"]
+                .as_str()
+                .expect("a result names its call"),
+        );
         let told: Vec<&str> = result["content"]
             .as_array()
             .into_iter()
@@ -95,7 +109,11 @@ impl World {
                 _ => None,
             })
             .collect();
-        assert_eq!((told, result["is_error"].as_bool()), (given, Some(is_error)), "another result than its event");
+        assert_eq!(
+            (told, result["is_error"].as_bool()),
+            (given, Some(is_error)),
+            "another result than its event"
+        );
     }
 
     /// Every text of a processed user message, in the order of the log.
@@ -122,6 +140,12 @@ fn has_calls(answer: &ModelAnswer) -> bool {
 
 /// The thoughts and calls of a message; thoughts behind the last call need not be sent back.
 fn up_to_last_call(content: &[Value]) -> Vec<&Value> {
-    let end = content.iter().rposition(|b| b["type"] == "tool_use").map_or(0, |last| last + 1);
-    content[..end].iter().filter(|b| !messages_api::is_text(b)).collect()
+    let end = content
+        .iter()
+        .rposition(|b| b["type"] == "tool_use")
+        .map_or(0, |last| last + 1);
+    content[..end]
+        .iter()
+        .filter(|b| !messages_api::is_text(b))
+        .collect()
 }

@@ -23,6 +23,7 @@ pub struct Judge {
     span: Option<EventId>,
     active_seconds: f64,
     ending: bool,
+    interrupted: bool,
 }
 
 /// What the log has said of one call.
@@ -52,23 +53,43 @@ impl Judge {
     /// Takes note of a committed entry.
     pub fn see(&mut self, entry: &LogEntry) {
         let event = &entry.event;
-        assert!(self.status() != Status::Terminated, "{event:?} comes after the end");
+        assert!(
+            self.status() != Status::Terminated,
+            "{event:?} comes after the end"
+        );
         let Some(at) = event.processed_at else {
-            assert!(self.seen.insert(event.id.clone()), "{} is in the log twice", event.id);
+            assert!(
+                self.seen.insert(event.id.clone()),
+                "{} is in the log twice",
+                event.id
+            );
             self.queue.push(entry.clone());
             return;
         };
-        assert!(self.last_time.is_none_or(|last| last < at), "{event:?} is not later than the one before");
+        assert!(
+            self.last_time.is_none_or(|last| last < at),
+            "{event:?} is not later than the one before"
+        );
         self.last_time = Some(at);
         match self.queue.iter().position(|e| e.event.id == event.id) {
             Some(index) => {
                 let queued = self.queue.remove(index);
-                assert_eq!(queued.event.body, event.body, "an event changed while it waited");
-                assert_eq!(queued.created_at, entry.created_at, "an event forgot when it was made");
+                assert_eq!(
+                    queued.event.body, event.body,
+                    "an event changed while it waited"
+                );
+                assert_eq!(
+                    queued.created_at, entry.created_at,
+                    "an event forgot when it was made"
+                );
                 self.processed += 1;
             }
             None => {
-                assert!(self.seen.insert(event.id.clone()), "{} is in the log twice", event.id);
+                assert!(
+                    self.seen.insert(event.id.clone()),
+                    "{} is in the log twice",
+                    event.id
+                );
             }
         }
         self.check_order(&event.body);
@@ -97,16 +118,29 @@ impl Judge {
         &self.calls
     }
 
+    /// Whether somebody outside has to act for a call.
+    pub fn somebody_is_asked(&self) -> bool {
+        self.calls
+            .iter()
+            .any(|c| !c.settled() && !self.result_waits(&c.id))
+    }
+
     /// Whether a result for this call waits in the queue.
     pub fn result_waits(&self, call: &EventId) -> bool {
-        self.queue.iter().any(|e| target(&e.event.body) == Some(call))
+        self.queue
+            .iter()
+            .any(|e| target(&e.event.body) == Some(call))
     }
 
     fn check_order(&self, body: &EventBody) {
         let before = self.previous.last();
         if self.ending {
-            let last = body.kind().starts_with("user.") || body.kind().ends_with("status_terminated");
-            assert!(last || body.kind() == "system.message", "what waits is only taken up early at the end: {body:?}");
+            let last =
+                body.kind().starts_with("user.") || body.kind().ends_with("status_terminated");
+            assert!(
+                last || body.kind() == "system.message",
+                "what waits is only taken up early at the end: {body:?}"
+            );
         }
         if matches!(before, Some(EventBody::StatusRunning {})) {
             assert!(
@@ -115,15 +149,31 @@ impl Judge {
             );
         }
         match body {
-            EventBody::StatusRunning {} => assert_ne!(self.status(), Status::Running, "it runs already"),
+            EventBody::StatusRunning {} => {
+                assert_ne!(self.status(), Status::Running, "it runs already")
+            }
             EventBody::ThreadStatusRunning { .. } => {
-                assert_eq!(before, Some(&EventBody::StatusRunning {}), "a thread runs without its session");
+                assert_eq!(
+                    before,
+                    Some(&EventBody::StatusRunning {}),
+                    "a thread runs without its session"
+                );
             }
             EventBody::StatusRescheduled {} => {
-                assert!(matches!(before, Some(EventBody::ThreadStatusRescheduled { .. })));
-                assert_eq!(self.status(), Status::Running, "only what runs is rescheduled");
+                assert!(matches!(
+                    before,
+                    Some(EventBody::ThreadStatusRescheduled { .. })
+                ));
+                assert_eq!(
+                    self.status(),
+                    Status::Running,
+                    "only what runs is rescheduled"
+                );
             }
-            EventBody::StatusIdle { stop_reason, stop_details } => {
+            EventBody::StatusIdle {
+                stop_reason,
+                stop_details,
+            } => {
                 let Some(EventBody::ThreadStatusIdle {
                     stop_reason: reason,
                     stop_details: details,
@@ -132,7 +182,11 @@ impl Judge {
                 else {
                     panic!("session.status_idle comes after {before:?}")
                 };
-                assert_eq!((reason, details), (stop_reason, stop_details), "thread and session rest apart");
+                assert_eq!(
+                    (reason, details),
+                    (stop_reason, stop_details),
+                    "thread and session rest apart"
+                );
                 self.check_idle(stop_reason);
             }
             EventBody::ThreadStatusIdle { .. } => {
@@ -142,15 +196,36 @@ impl Judge {
                 );
             }
             EventBody::StatusTerminated {} => {
-                assert!(matches!(before, Some(EventBody::ThreadStatusTerminated { .. })));
+                assert!(matches!(
+                    before,
+                    Some(EventBody::ThreadStatusTerminated { .. })
+                ));
             }
             EventBody::ModelRequestStart {} => {
-                assert_eq!(self.status(), Status::Running, "the model is asked while nothing runs");
+                assert_eq!(
+                    self.status(),
+                    Status::Running,
+                    "the model is asked while nothing runs"
+                );
                 assert!(self.span.is_none(), "two model requests at once");
-                assert!(self.calls.iter().all(CallRecord::settled), "the model is asked before its calls settle");
+                assert!(
+                    !self.interrupted,
+                    "after an interrupt the model is asked by nobody"
+                );
+                assert!(
+                    self.calls.iter().all(CallRecord::settled),
+                    "the model is asked before its calls settle"
+                );
             }
-            EventBody::ModelRequestEnd { model_request_start_id, .. } => {
-                assert_eq!(self.span.as_ref(), Some(model_request_start_id), "no such request is open");
+            EventBody::ModelRequestEnd {
+                model_request_start_id,
+                ..
+            } => {
+                assert_eq!(
+                    self.span.as_ref(),
+                    Some(model_request_start_id),
+                    "no such request is open"
+                );
             }
             EventBody::AgentMessage { content } => {
                 assert!(self.span.is_some(), "the agent speaks outside a request");
@@ -162,7 +237,10 @@ impl Judge {
                 assert!(self.span.is_some(), "the agent acts outside a request");
             }
             EventBody::SessionUsage { usage } => {
-                assert!(usage.active_seconds >= self.active_seconds, "time at work ran backwards");
+                assert!(
+                    usage.active_seconds >= self.active_seconds,
+                    "time at work ran backwards"
+                );
             }
             _ => {}
         }
@@ -173,7 +251,10 @@ impl Judge {
         if self.status() == Status::Idle {
             let waiting = matches!(
                 &self.state,
-                Some(EventBody::StatusIdle { stop_reason: IdleReason::RequiresAction { .. }, .. })
+                Some(EventBody::StatusIdle {
+                    stop_reason: IdleReason::RequiresAction { .. },
+                    ..
+                })
             );
             assert!(waiting, "it rests already");
         }
@@ -186,10 +267,17 @@ impl Judge {
                     .map(|c| &c.id)
                     .collect();
                 assert!(!open.is_empty(), "it asks for nothing");
-                assert_eq!(event_ids.iter().collect::<Vec<_>>(), open, "it asks for the wrong calls");
+                assert_eq!(
+                    event_ids.iter().collect::<Vec<_>>(),
+                    open,
+                    "it asks for the wrong calls"
+                );
             }
             IdleReason::EndTurn {} | IdleReason::RetriesExhausted {} | IdleReason::Refusal {} => {
-                assert!(self.calls.iter().all(CallRecord::settled), "it ends the turn with open calls");
+                assert!(
+                    self.calls.iter().all(CallRecord::settled),
+                    "it ends the turn with open calls"
+                );
             }
         }
     }
@@ -201,9 +289,14 @@ impl Judge {
             | EventBody::StatusRescheduled {}
             | EventBody::StatusTerminated {} => self.state = Some(body.clone()),
             EventBody::ModelRequestStart {} => self.span = Some(id.clone()),
+            EventBody::UserInterrupt { .. } => self.interrupted = true,
+            EventBody::UserMessage { .. } => self.interrupted = false,
             EventBody::ModelRequestEnd { .. } => self.span = None,
             EventBody::SessionUsage { usage } => self.active_seconds = usage.active_seconds,
-            EventBody::AgentToolUse { evaluated_permission, .. } => self.calls.push(CallRecord {
+            EventBody::AgentToolUse {
+                evaluated_permission,
+                ..
+            } => self.calls.push(CallRecord {
                 id: id.clone(),
                 custom: false,
                 asks: *evaluated_permission == Some(EvaluatedPermission::Ask),
@@ -219,9 +312,16 @@ impl Judge {
                 allowed: false,
                 results: 0,
             }),
-            EventBody::UserToolConfirmation { tool_use_id, result, .. } => {
+            EventBody::UserToolConfirmation {
+                tool_use_id,
+                result,
+                ..
+            } => {
                 let call = self.call(tool_use_id);
-                assert!(call.asks && !call.settled() && !call.allowed, "{tool_use_id} does not ask");
+                assert!(
+                    call.asks && !call.settled() && !call.allowed,
+                    "{tool_use_id} does not ask"
+                );
                 match result {
                     Decision::Allow => call.allowed = true,
                     Decision::Deny => call.denied = true,
@@ -230,7 +330,11 @@ impl Judge {
             _ => {}
         }
         if let Some(target) = target(body) {
-            let earlier_open = self.calls.iter().take_while(|c| c.id != *target).any(|c| !c.settled());
+            let earlier_open = self
+                .calls
+                .iter()
+                .take_while(|c| c.id != *target)
+                .any(|c| !c.settled());
             let custom = matches!(body, EventBody::UserCustomToolResult { .. });
             let own_worker = matches!(body, EventBody::AgentToolResult { .. });
             // Only the end of the session releases a result that waits for the answer to an earlier call.
@@ -253,10 +357,11 @@ impl Judge {
 
 fn target(body: &EventBody) -> Option<&EventId> {
     match body {
-        EventBody::UserToolResult { tool_use_id, .. } | EventBody::AgentToolResult { tool_use_id, .. } => {
-            Some(tool_use_id)
-        }
-        EventBody::UserCustomToolResult { custom_tool_use_id, .. } => Some(custom_tool_use_id),
+        EventBody::UserToolResult { tool_use_id, .. }
+        | EventBody::AgentToolResult { tool_use_id, .. } => Some(tool_use_id),
+        EventBody::UserCustomToolResult {
+            custom_tool_use_id, ..
+        } => Some(custom_tool_use_id),
         _ => None,
     }
 }

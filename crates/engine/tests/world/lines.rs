@@ -12,8 +12,14 @@ impl World {
         let body = &entry.event.body;
         let kind = body.kind();
         let detail = match body {
-            EventBody::UserMessage { content } | EventBody::AgentMessage { content } => Some(texts(content)),
-            EventBody::UserToolConfirmation { tool_use_id, result, .. } => Some(format!(
+            EventBody::UserMessage { content } | EventBody::AgentMessage { content } => {
+                Some(texts(content))
+            }
+            EventBody::UserToolConfirmation {
+                tool_use_id,
+                result,
+                ..
+            } => Some(format!(
                 "{} {}",
                 self.model_id(tool_use_id),
                 match result {
@@ -38,7 +44,11 @@ impl World {
             } => Some(format!(
                 "{} {}",
                 self.model_id(id),
-                if *is_error == Some(true) { "error" } else { "ok" }
+                if *is_error == Some(true) {
+                    "error"
+                } else {
+                    "ok"
+                }
             )),
             EventBody::AgentToolUse {
                 name,
@@ -52,16 +62,23 @@ impl World {
             EventBody::AgentCustomToolUse { name, .. } => {
                 Some(format!("{} {name}", self.model_id(&entry.event.id)))
             }
-            EventBody::SessionError { error } => {
-                Some(format!("{} {}", word(&error.kind), word(&error.retry_status)))
+            EventBody::SessionError { error } => Some(format!(
+                "{} {}",
+                word(&error.kind),
+                word(&error.retry_status)
+            )),
+            EventBody::StatusIdle { stop_reason, .. }
+            | EventBody::ThreadStatusIdle { stop_reason, .. } => Some(self.reason(stop_reason)),
+            EventBody::ModelRequestEnd { is_error, .. } => {
+                (*is_error == Some(true)).then(|| "error".to_owned())
             }
-            EventBody::StatusIdle { stop_reason, .. } | EventBody::ThreadStatusIdle { stop_reason, .. } => {
-                Some(self.reason(stop_reason))
-            }
-            EventBody::ModelRequestEnd { is_error, .. } => (*is_error == Some(true)).then(|| "error".to_owned()),
             _ => None,
         };
-        let waits = if entry.event.processed_at.is_none() { "queued: " } else { "" };
+        let waits = if entry.event.processed_at.is_none() {
+            "queued: "
+        } else {
+            ""
+        };
         match detail {
             Some(detail) => format!("{waits}{kind} {detail}"),
             None => format!("{waits}{kind}"),
@@ -74,7 +91,9 @@ impl World {
                 let ids: Vec<String> = event_ids.iter().map(|id| self.model_id(id)).collect();
                 format!("requires_action {}", ids.join(","))
             }
-            IdleReason::EndTurn {} | IdleReason::RetriesExhausted {} | IdleReason::Refusal {} => word(reason),
+            IdleReason::EndTurn {} | IdleReason::RetriesExhausted {} | IdleReason::Refusal {} => {
+                word(reason)
+            }
         }
     }
 
@@ -82,7 +101,9 @@ impl World {
         self.log
             .iter()
             .find_map(|entry| match &entry.private {
-                Some(Private::Call { model_tool_use_id }) if entry.event.id == *id => Some(model_tool_use_id.clone()),
+                Some(Private::Call { model_tool_use_id }) if entry.event.id == *id => {
+                    Some(model_tool_use_id.clone())
+                }
                 _ => None,
             })
             .unwrap_or_else(|| id.to_string())

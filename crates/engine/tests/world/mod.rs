@@ -15,15 +15,15 @@ pub mod messages_api;
 use std::collections::HashSet;
 
 use outwork_engine::{
-    Context, Effect, PreviewIds, PromptOptions, Refused, RetryPolicy, Session, SessionChange, Status, Submitter,
+    Context, Effect, PreviewIds, PromptOptions, Refused, RetryPolicy, Session, SessionChange,
+    Status, Submitter,
 };
 use outwork_wire::agent::EnvironmentKind;
 use outwork_wire::event::{Decision, IdleReason};
 use outwork_wire::id::EventId;
 use outwork_wire::log::{Genesis, LogEntry, Private};
-use outwork_wire::model::{ModelAnswer, ModelFailure, ModelRequest, StopReason};
-use outwork_wire::{ContentBlock, Event, EventBody, EventParams, Time};
-use serde_json::Value;
+use outwork_wire::model::{ModelAnswer, ModelFailure, ModelRequest};
+use outwork_wire::{ContentBlock, Event, EventParams, Time};
 
 use judge::Judge;
 
@@ -92,25 +92,44 @@ impl World {
     }
 
     /// Submits a batch and commits. A refused batch must leave no trace.
-    pub fn submit_as(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
+    pub fn submit_as(
+        &mut self,
+        events: Vec<EventParams>,
+        by: Submitter,
+    ) -> Result<Vec<Event>, Refused> {
         let result = self.submit_uncommitted(events, by);
         if self.commit()
             && let Ok(events) = &result
         {
-            let committed: Vec<&Event> = self.log[self.log.len() - events.len()..].iter().map(|e| &e.event).collect();
-            assert_eq!(committed, events.iter().collect::<Vec<_>>(), "the answer is not what was committed");
+            let committed: Vec<&Event> = self.log[self.log.len() - events.len()..]
+                .iter()
+                .map(|e| &e.event)
+                .collect();
+            assert_eq!(
+                committed,
+                events.iter().collect::<Vec<_>>(),
+                "the answer is not what was committed"
+            );
         }
         result
     }
 
     /// Submits a batch and goes on, all in one commit.
-    pub fn submit_and_go(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
+    pub fn submit_and_go(
+        &mut self,
+        events: Vec<EventParams>,
+        by: Submitter,
+    ) -> Result<Vec<Event>, Refused> {
         let result = self.submit_uncommitted(events, by);
         self.go();
         result
     }
 
-    fn submit_uncommitted(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
+    fn submit_uncommitted(
+        &mut self,
+        events: Vec<EventParams>,
+        by: Submitter,
+    ) -> Result<Vec<Event>, Refused> {
         let before = self.session.clone();
         let count = events.len();
         let result = self.with(|session, context| session.submit(events, by, context));
@@ -144,22 +163,41 @@ impl World {
     /// Lets the session decide, commits, and takes note of the effect.
     pub fn go(&mut self) -> Effect {
         let requesting = self.requesting;
-        let effect = self.with(|session, context| session.advance(requesting, &PromptOptions::default(), context));
+        let effect = self.with(|session, context| {
+            session.advance(requesting, &PromptOptions::default(), context)
+        });
         if !self.commit() {
             return Effect::Rest;
         }
         if let Effect::AskModel(request) = &effect {
-            assert!(!self.requesting, "asked the model while a request was under way");
+            assert!(
+                !self.requesting,
+                "asked the model while a request was under way"
+            );
             self.requesting = true;
             self.check_request(request);
             self.request = Some((**request).clone());
+        }
+        if effect == Effect::Rest && self.session.status() == Status::Idle {
+            let says = matches!(
+                self.session.idle_reason(),
+                Some(IdleReason::RequiresAction { .. })
+            );
+            assert_eq!(
+                says,
+                self.judge.somebody_is_asked(),
+                "it rests for another reason than it says"
+            );
         }
         let mut again = self.session.clone();
         let requesting = self.requesting;
         let repeated = self.with_other(&mut again, |session, context| {
             session.advance(requesting, &PromptOptions::default(), context)
         });
-        assert!(again.take_outbox().is_empty(), "advance did not come to rest: {effect:?}, then {repeated:?}");
+        assert!(
+            again.take_outbox().is_empty(),
+            "advance did not come to rest: {effect:?}, then {repeated:?}"
+        );
         self.effect = effect.clone();
         effect
     }
@@ -194,7 +232,10 @@ impl World {
         let before = self.session.clone();
         let result = self.with(|session, context| session.update(change, context));
         if !matches!(result, Ok(true)) {
-            assert_eq!(self.session, before, "an update without effect changed the session");
+            assert_eq!(
+                self.session, before,
+                "an update without effect changed the session"
+            );
         }
         self.commit();
         result
@@ -236,19 +277,31 @@ impl World {
 
     /// Writes the log and its beginning as JSON, reads them back, and compares entries and state.
     pub fn check_json(&self) {
+        let appended = Session::fold(self.genesis.clone(), &self.log)
+            .expect("the log folds as it was appended");
+        assert_eq!(
+            appended, self.session,
+            "the log folds to another state in the order of its commits"
+        );
         let genesis: Genesis = through_json(&self.genesis);
         assert_eq!(genesis, self.genesis);
         let stored = self.stored();
         let entries: Vec<LogEntry> = stored.iter().map(through_json).collect();
         assert_eq!(entries, stored, "an entry changes on its way through JSON");
         let folded = Session::fold(genesis, &entries).expect("the log folds after JSON");
-        assert_eq!(folded, self.session, "the log folds to another state after JSON");
+        assert_eq!(
+            folded, self.session,
+            "the log folds to another state after JSON"
+        );
     }
 
     /// What was committed since the last call, one line an entry.
     pub fn lines(&mut self) -> Vec<String> {
         let from = std::mem::replace(&mut self.shown, self.log.len());
-        self.log[from..].iter().map(|entry| self.line(entry)).collect()
+        self.log[from..]
+            .iter()
+            .map(|entry| self.line(entry))
+            .collect()
     }
 
     /// Compares what was committed since the last look with a table.
@@ -278,12 +331,20 @@ impl World {
 
     /// A result for a call.
     pub fn result(&self, model_id: &str, text: &str) -> EventParams {
-        build::tool_result(self.call_event(model_id), vec![ContentBlock::text(text)], false)
+        build::tool_result(
+            self.call_event(model_id),
+            vec![ContentBlock::text(text)],
+            false,
+        )
     }
 
     /// A result for a call of a custom tool.
     pub fn custom_result(&self, model_id: &str, text: &str) -> EventParams {
-        build::custom_result(self.call_event(model_id), vec![ContentBlock::text(text)], false)
+        build::custom_result(
+            self.call_event(model_id),
+            vec![ContentBlock::text(text)],
+            false,
+        )
     }
 
     /// Allows a call.
@@ -301,10 +362,18 @@ impl World {
         &self.judge
     }
 
+    /// The latest request.
+    pub fn asked(&self) -> &ModelRequest {
+        self.request.as_ref().expect("the model was asked")
+    }
+
     /// The latest request's messages as `role: blocks`, one line each.
     pub fn conversation(&self) -> Vec<String> {
-        let request = self.request.as_ref().expect("the model was asked");
-        request.messages.iter().map(messages_api::line).collect()
+        self.asked()
+            .messages
+            .iter()
+            .map(messages_api::line)
+            .collect()
     }
 
     /// Commits what the session emitted. False if the commit was made to fail.
@@ -318,11 +387,21 @@ impl World {
             self.judge.see(&entry);
             self.log.push(entry);
         }
-        let appended = Session::fold(self.genesis.clone(), &self.log).expect("the log folds as it was appended");
-        assert_eq!(appended, self.session, "the log folds to another state than the live one");
-        assert_eq!(self.fold_stored(), self.session, "the stored log folds to another state than the live one");
-        assert_eq!(self.session.status(), self.judge.status(), "the status is not what the log says");
-        assert_eq!(self.session.queued_ids(), self.judge.queued_ids(), "the queue is not what the log says");
+        assert_eq!(
+            self.fold_stored(),
+            self.session,
+            "the stored log folds to another state than the live one"
+        );
+        assert_eq!(
+            self.session.status(),
+            self.judge.status(),
+            "the status is not what the log says"
+        );
+        assert_eq!(
+            self.session.queued_ids(),
+            self.judge.queued_ids(),
+            "the queue is not what the log says"
+        );
         self.check_needs_owner();
         true
     }
@@ -355,7 +434,11 @@ impl World {
         f(&mut self.session, &mut context)
     }
 
-    fn with_other<R>(&self, session: &mut Session, f: impl FnOnce(&mut Session, &mut Context<'_>) -> R) -> R {
+    fn with_other<R>(
+        &self,
+        session: &mut Session,
+        f: impl FnOnce(&mut Session, &mut Context<'_>) -> R,
+    ) -> R {
         let mut ids = 1_000_000_000;
         let mut event_id = |_: Time| {
             ids += 1;

@@ -37,6 +37,7 @@ pub(crate) struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value per process, parsed once")]
 pub(crate) enum Command {
     /// Start a server: API, agent loop, session log, work queue
     Serve(plane::ServeArgs),

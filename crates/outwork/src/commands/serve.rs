@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+use outwork_plane::{AdminKey, Plane};
 use outwork_sandbox::worker::Queue;
 
 use crate::cli::plane::{ServeArgs, UpArgs};
@@ -51,22 +52,22 @@ pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
     ended.map_or(Ok(Exit::Done), Err)
 }
 
-fn job(args: &UpArgs, config: &PlaneConfig, plane: &outwork_plane::Plane) -> Job {
+fn job(args: &UpArgs, config: &PlaneConfig, plane: &Plane) -> Job {
     Job {
         base_url: args.local_url.clone().unwrap_or_else(|| roles::local_url(plane, config.tls.is_some())),
         ca_files: config.tls.iter().map(|tls| tls.cert.clone()).collect(),
         queue: Queue::Cloud,
-        key: plane.worker_key(),
+        key: roles::worker_key(plane),
         workdir: config.data_dir.join("workspaces"),
         apart: true,
     }
 }
 
 /// One line when it is ready; before it the admin key, if it was made just now.
-fn announce(plane: &outwork_plane::Plane) -> Result<()> {
+fn announce(plane: &Plane) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    if let Some(key) = plane.new_admin_key() {
-        writeln!(out, "outwork: admin key {} (kept in {})", key.text(), key.path().display())?;
+    if let AdminKey::Made { key, path } = plane.admin_key() {
+        writeln!(out, "outwork: admin key {} (kept in {})", key.expose(), path.display())?;
     }
     writeln!(out, "outwork: listening on {}", plane.base_url())?;
     out.flush()?;

@@ -63,9 +63,4 @@ impl View {
     pub(crate) fn page(&mut self) -> &mut Transcript<Out> {
         &mut self.transcript
     }
-
-    /// Whether machines read this.
-    pub(crate) fn is_json(&self) -> bool {
-        self.json.is_some()
-    }
 }

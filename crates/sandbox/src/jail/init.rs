@@ -4,8 +4,7 @@
 //! the workload runs before the last step is done. Mounts are made here, inside the sandbox's own user namespace, over
 //! a copy of the template; only the workspace comes in as a detached mount that the cradle prepared.
 
-use std::fs;
-use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -51,17 +50,20 @@ pub(crate) struct Plan {
 
 /// The first process of an isolated sandbox. `go` yields a byte when its ids are mapped.
 pub(crate) fn isolated(plan: Plan, go: OwnedFd, socket: OwnedFd, output: Option<OwnedFd>) -> ! {
+    // `descriptors` closes by number what these own; the process never gives them back one by one.
+    let (plan, output) = (ManuallyDrop::new(plan), ManuallyDrop::new(output));
     ending(socket, |socket| {
         wait_for(&go)?;
         drop(go);
         close_in(&plan)?;
-        descriptors(socket, output.as_ref())?;
+        descriptors(socket, (*output).as_ref())?;
         after_descriptors(&plan.launch, true)
     })
 }
 
 /// The first process of a sandbox without isolation.
 pub(crate) fn open(launch: Launch, go: OwnedFd, socket: OwnedFd, output: Option<OwnedFd>) -> ! {
+    let output = ManuallyDrop::new(output);
     ending(socket, |socket| {
         wait_for(&go)?;
         drop(go);
@@ -70,13 +72,14 @@ pub(crate) fn open(launch: Launch, go: OwnedFd, socket: OwnedFd, output: Option<
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).step("subreaper")?;
         rustix::process::setrlimit(Resource::Core, limit(0)).step("limits")?;
         std::env::set_current_dir(&launch.workspace).step("workspace")?;
-        descriptors(socket, output.as_ref())?;
+        descriptors(socket, (*output).as_ref())?;
         after_descriptors(&launch, false)
     })
 }
 
 /// Runs the steps; reports the one that fails; never returns into the launcher's code.
 fn ending(socket: OwnedFd, steps: impl FnOnce(&OwnedFd) -> Result<std::convert::Infallible, StepError>) -> ! {
+    let socket = ManuallyDrop::new(socket);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| steps(&socket)));
     let error = match outcome {
         Ok(Err(error)) => error,
@@ -84,9 +87,12 @@ fn ending(socket: OwnedFd, steps: impl FnOnce(&OwnedFd) -> Result<std::convert::
         Err(_) => StepError { step: "start".to_owned(), reason: "the launcher panicked".to_owned() },
     };
     let frame = FromHand::Failed(FailedBody { step: error.step, reason: error.reason }).encode();
-    // After `descriptors` the socket is number 3; before, the handle is open.
-    let mut sink = fs::File::from(sys::adopt(SOCKET).unwrap_or(socket));
-    let _ = sink.write_all(&frame);
+    // Before `descriptors` the handle is open; after it the socket has its number, and the handle may be closed.
+    if rustix::io::write(&*socket, &frame).is_err()
+        && let Some(socket) = sys::adopt(SOCKET)
+    {
+        let _ = rustix::io::write(socket, &frame);
+    }
     sys::exit_now(EXIT_SETUP);
 }
 
@@ -176,6 +182,7 @@ fn limit(value: u64) -> Rlimit {
 fn descriptors(socket: &OwnedFd, output: Option<&OwnedFd>) -> Result<(), StepError> {
     let step = "descriptors";
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, Mode::empty()).step(step)?;
+    let null = ManuallyDrop::new(null);
     let written = output.unwrap_or(&null);
     // Numbers 0 to 2 are open in every process of the launcher, so none of these handles is one of them.
     for number in 0..3 {

@@ -57,7 +57,12 @@ impl Bench {
     }
 
     async fn hand(&mut self) -> Result<Arc<dyn Hand>, SandboxError> {
-        if matches!(self.slot, Slot::Empty) {
+        let usable = match &self.slot {
+            Slot::Empty => false,
+            Slot::Launching(_) => true,
+            Slot::Ready(hand) => !hand.has_ended(),
+        };
+        if !usable {
             self.start();
         }
         let hand = match std::mem::replace(&mut self.slot, Slot::Empty) {

@@ -30,6 +30,9 @@ pub trait Hand: Send + Sync {
         cancel: &'a CancellationToken,
     ) -> HandFuture<'a, Result<ToolOutput, SandboxError>>;
 
+    /// True if the sandbox has ended by itself: a call would not run.
+    fn has_ended(&self) -> bool;
+
     /// Ends the sandbox and everything in it, and returns when that is done.
     fn end(&self) -> HandFuture<'_, ()>;
 }

@@ -36,6 +36,7 @@ pub use command::EXIT_LEASE_LOST;
 pub use error::WorkerError;
 pub use hand::{Hand, HandFuture, Provider};
 pub use item::ItemEnd;
+pub use local::LocalSandboxes;
 pub use options::{ItemOptions, Layout, Queue, ServiceOptions, WorkerOptions};
 pub use poll::Summary;
 pub use stop::Stop;

@@ -45,6 +45,8 @@ pub struct ServiceOptions {
     pub isolation: Isolation,
     /// What one sandbox may use.
     pub limits: Limits,
+    /// Folders of this machine, outside its system folders, that sandboxes see read-only.
+    pub read_only_paths: Vec<PathBuf>,
     /// The longest that one call may take.
     pub call_timeout: Duration,
 }
@@ -61,6 +63,7 @@ impl ServiceOptions {
             desired_ttl: None,
             isolation: Isolation::Full,
             limits: Limits::default(),
+            read_only_paths: Vec::new(),
             call_timeout: ToolCall::DEFAULT_TIMEOUT,
         }
     }

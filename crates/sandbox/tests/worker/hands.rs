@@ -115,6 +115,10 @@ impl Hand for Played {
         })
     }
 
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     fn end(&self) -> HandFuture<'_, ()> {
         Box::pin(async {})
     }

@@ -95,6 +95,9 @@ fn check_calls(events: &[Value], counted: &mut Counted) -> Result<(), String> {
     for event in events {
         if is_call(event) {
             calls.insert(id(event));
+            if event["evaluated_permission"] == "deny" {
+                denied.insert(id(event));
+            }
         } else if let Some(call) = answered_call(event) {
             if !calls.contains(call) {
                 return Err(format!("{} answers {call}, which was not called before", id(event)));
@@ -106,7 +109,7 @@ fn check_calls(events: &[Value], counted: &mut Counted) -> Result<(), String> {
     }
     for call in &calls {
         let answers = answers.get(call).copied().unwrap_or_default();
-        // A call that a person denied is answered by that, and has no result.
+        // A call that a person or the policy denied is answered by that, and has no result.
         let wanted = usize::from(!denied.contains(call));
         if answers != wanted {
             return Err(format!("{call} has {answers} results, not {wanted}"));
