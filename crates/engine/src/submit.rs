@@ -84,9 +84,10 @@ impl Session {
         }
         let agent = match tools {
             Some(_) if self.interruptible() => {
-                return Err(Refused::Invalid(
-                    "agent: the agent of a session can only be changed while the session is idle and no tool call waits for an answer; interrupt it or wait for session.status_idle with stop_reason end_turn".into(),
-                ));
+                return Err(Refused::Invalid(format!(
+                    "agent: the session is {}; its agent can only be changed while it is idle and no tool call waits for an answer. Interrupt it, or wait for session.status_idle with stop_reason end_turn",
+                    self.status.as_str()
+                )));
             }
             Some(tools) => {
                 let mut agent = self.agent.clone();

@@ -5,7 +5,6 @@
 //! answer (custom tools, approvals when nobody is at the terminal) end it with [`Exit::NeedsAction`].
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,7 +15,7 @@ use crate::exit::Exit;
 use crate::follow::{Follow, Step};
 use crate::signals::Interrupts;
 use crate::terminal::view::View;
-use crate::terminal::{sanitize, style};
+use crate::terminal::{calls, sanitize};
 
 /// How long a call may wait before the queue is looked at for a worker.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
@@ -52,6 +51,8 @@ struct Turn {
     interrupted: bool,
     /// Calls without a result, and whether they ask or belong to another client.
     open: HashMap<String, WaitsFor>,
+    /// Calls that ask, for who must decide.
+    asks: HashMap<String, ObservedEvent>,
     worker_missing: bool,
 }
 
@@ -153,8 +154,8 @@ impl Conversation {
                     self.view.page().pause()?;
                     eprintln!(
                         "outwork: the session waits for an approval that nobody here can give; answer it with\n  \
-                         outwork sessions approve {} {id}",
-                        self.session_id
+                         outwork sessions approve {0}\n  outwork sessions deny {0}",
+                        sanitize::line(&self.session_id)
                     );
                     return Ok(Some(Exit::NeedsAction));
                 }
@@ -164,7 +165,7 @@ impl Conversation {
                         self.interrupt().await?;
                         return Ok(None);
                     }
-                    decision = ask(&mut self.view) => decision?,
+                    decision = ask(&mut self.view, self.turn.asks.get(id)) => decision?,
                 },
             };
             let mut answer = json!({ "type": "user.tool_confirmation", "tool_use_id": id, "result": "allow" });
@@ -181,6 +182,8 @@ impl Conversation {
             answers.push(answer);
         }
         self.send(&answers).await?;
+        // The session may say again what it waits for, before it says that it has these answers.
+        calls.iter().for_each(|id| self.turn.answered(id));
         Ok(None)
     }
 
@@ -245,21 +248,34 @@ impl Turn {
     fn follow_calls(&mut self, event: &ObservedEvent) {
         match event.kind.as_str() {
             "agent.tool_use" | "agent.mcp_tool_use" => {
-                let waiting = if event.permission() == Some("ask") { WaitsFor::Approval } else { WaitsFor::Worker };
-                self.open.insert(event.id.clone(), waiting);
+                let asks = event.permission() == Some("ask");
+                if asks {
+                    self.asks.insert(event.id.clone(), event.clone());
+                }
+                self.open.insert(event.id.clone(), if asks { WaitsFor::Approval } else { WaitsFor::Worker });
             }
             "agent.custom_tool_use" => {
                 self.open.insert(event.id.clone(), WaitsFor::Another);
             }
             "user.tool_confirmation" => {
-                if let Some(waiting) = event.call_id().and_then(|id| self.open.get_mut(id)) {
-                    *waiting = WaitsFor::Worker;
+                if let Some(id) = event.call_id() {
+                    self.answered(id);
                 }
             }
             _ if event.is_result() => {
-                event.call_id().map(|id| self.open.remove(id));
+                if let Some(id) = event.call_id() {
+                    self.open.remove(id);
+                    self.asks.remove(id);
+                }
             }
             _ => {}
+        }
+    }
+
+    fn answered(&mut self, call: &str) {
+        self.asks.remove(call);
+        if let Some(waiting) = self.open.get_mut(call) {
+            *waiting = WaitsFor::Worker;
         }
     }
 
@@ -274,19 +290,17 @@ enum Decision {
     Deny(Option<String>),
 }
 
-/// Asks the person. The end of the input denies: silence is no approval.
-async fn ask(view: &mut View) -> Result<Decision> {
-    let page = view.page();
-    page.pause()?;
-    let indent = " ".repeat(page.indent());
-    let question = page.look().paint(style::WARN, "allow?");
-    write!(page.out(), "{indent}{question} [y]es, [n]o, [a]ll, or say why not: ")?;
-    page.out().flush()?;
+/// Asks the person, who sees the whole input. The end of the input denies: silence is no approval.
+async fn ask(view: &mut View, call: Option<&ObservedEvent>) -> Result<Decision> {
+    let name = call.and_then(ObservedEvent::name).unwrap_or("this call");
+    let about = calls::whole(name, call.and_then(ObservedEvent::input));
+    view.page().ask(&about, &format!("allow {name}?"), "[y]es, [n]o, [a]ll, or say why not: ")?;
     let line = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).map(|_| line)
     });
     let line = line.await.context("could not read the answer")?.context("could not read the answer")?;
+    view.page().answered();
     Ok(decision(&line))
 }
 

@@ -181,7 +181,7 @@ impl Checks {
         }
         let report = tokio::task::spawn_blocking(probe).await.context("could not look at what keeps sandboxes apart")?;
         let mut facts = facts(&report);
-        facts.push(self.launcher.limits_by().to_owned());
+        facts.push(format!("limits by {}", self.launcher.limits_by()));
         Ok(facts)
     }
 }
@@ -205,7 +205,7 @@ fn facts(report: &Report) -> Vec<String> {
     if let Some(StepState::Available(detail)) = report.step("landlock").map(|step| &step.state) {
         facts.push(format!("Landlock {detail}").trim().to_owned());
     }
-    for (name, fact) in [("seccomp", "a system call filter"), ("capabilities", "no capabilities"), ("whole sandbox", "system folders read-only")] {
+    for (name, fact) in [("seccomp", "a system call filter"), ("capabilities", "no capabilities"), ("whole sandbox", "read-only system folders")] {
         if works(name) {
             facts.push(fact.to_owned());
         }

@@ -202,9 +202,7 @@ pub(crate) fn authorize<'p>(
     }
     let allowed = |who: &Who| row.who.contains(who);
     match &principal {
-        Principal::Anybody => Err(unauthenticated(
-            "a credential is required: send `x-api-key` or `Authorization: Bearer`",
-        )),
+        Principal::Anybody => Err(credential_required()),
         Principal::ApiKey { role, .. } => {
             let least = row.who.iter().find_map(|who| match who {
                 Who::ApiKey(least) => Some(*least),
@@ -268,6 +266,11 @@ pub(crate) fn authorize<'p>(
 /// No valid credential.
 pub(crate) fn unauthenticated(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::Authentication, message)
+}
+
+/// No credential at all.
+pub(crate) fn credential_required() -> ApiError {
+    unauthenticated("a credential is required: send `x-api-key` or `Authorization: Bearer`")
 }
 
 fn forbidden(message: impl Into<String>) -> ApiError {

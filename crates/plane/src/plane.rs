@@ -82,6 +82,8 @@ impl Plane {
         store
             .set_worker_key("local", KeyHash::of(worker_key.expose()), Time::now())
             .await?;
+        // The workers of the server before went with it.
+        store.lapse_cloud_work(Time::now()).await?;
         let model = options.model.map(model_client).transpose()?.map(Arc::new);
 
         // The folder is ours alone, so whoever held a lease before is gone.

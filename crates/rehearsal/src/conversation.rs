@@ -33,26 +33,17 @@ impl Conversation {
     /// Reads a validated request.
     pub(crate) fn read(request: &Value) -> Self {
         let mut humans: Vec<Human> = Vec::new();
-        let mut answers = 0;
         for message in request["messages"].as_array().into_iter().flatten() {
             match message["role"].as_str() {
                 Some("user") => {
                     let (human_text, results) = read_user(&message["content"]);
                     match human_text {
-                        // Two human messages in a row are one.
-                        Some(text) if answers == 0 && !humans.is_empty() => {
-                            let Some(last) = humans.last_mut() else {
-                                continue;
-                            };
-                            last.text.push('\n');
-                            last.text.push_str(&text);
-                        }
+                        // Of two human messages in a row the first was never answered: what was said last counts.
                         Some(text) => {
                             humans.push(Human {
                                 text,
                                 before_answer: vec![results],
                             });
-                            answers = 0;
                         }
                         None => {
                             if let Some(now) = humans
@@ -67,7 +58,6 @@ impl Conversation {
                 Some("assistant") => {
                     if let Some(human) = humans.last_mut() {
                         human.before_answer.push(Results::default());
-                        answers += 1;
                     }
                 }
                 _ => {}
@@ -125,12 +115,10 @@ fn read_user(content: &Value) -> (Option<String>, Results) {
             results.add(&text_of(&block["content"]), block["is_error"] == true);
             continue;
         }
-        let human = human.get_or_insert_default();
-        if let Some(text) = block["text"].as_str() {
-            if !human.is_empty() {
-                human.push('\n');
-            }
-            human.push_str(text);
+        // Messages that came in together stand as blocks of one: what was said last counts.
+        let text = block["text"].as_str().unwrap_or_default();
+        if human.is_none() || !text.is_empty() {
+            human = Some(text.to_owned());
         }
     }
     (human, results)

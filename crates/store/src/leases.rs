@@ -165,7 +165,8 @@ impl Store {
         self.read(move |conn| {
             let mut statement = conn.prepare_cached(
                 "SELECT s.workspace_id, s.id, t.wake_at FROM session_state t JOIN sessions s ON s.number = t.number \
-                 WHERE ((t.needs_owner = 1 AND t.wake_at IS NULL) OR t.wake_at <= ?1) \
+                 WHERE t.number IN (SELECT number FROM session_state WHERE needs_owner = 1 AND wake_at IS NULL \
+                 UNION ALL SELECT number FROM session_state WHERE wake_at <= ?1) \
                  AND (t.owner IS NULL OR t.lease_expires_at <= ?1) ORDER BY t.number LIMIT ?2",
             )?;
             let due = statement

@@ -80,7 +80,7 @@ pub struct LoadedLog {
 pub struct EventQuery {
     /// Only of these types; empty for any.
     pub types: Vec<String>,
-    /// Only made in this time.
+    /// Only processed in this time.
     pub created_at: TimeRange,
     /// In which order; queued events come last when ascending, first when descending.
     pub order: Order,
@@ -427,7 +427,8 @@ fn list(
     let mut filter = Filter::default()
         .and("session = ?", [number])
         .and_in("type", &query.types);
-    filter = query.created_at.apply(filter, "created_at");
+    // The contract compares with `processed_at`; what waits in the queue has none and fits no limit.
+    filter = query.created_at.apply(filter, "processed_at");
     if query.thread_only {
         filter = filter.and_plain("in_thread = 1");
     }

@@ -285,6 +285,24 @@ impl Store {
         .await
     }
 
+    /// Ends every lease and every offer of cloud environments' items: their workers are gone. What was held is then
+    /// taken back by [`Store::requeue_lapsed_work`].
+    pub async fn lapse_cloud_work(&self, now: Time) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            conn.prepare_cached(
+                "UPDATE work SET lease_expires_at = ?1 WHERE environment_kind = 'cloud' \
+                 AND state IN ('starting', 'active', 'stopping')",
+            )?
+            .execute([now.as_micros()])?;
+            conn.prepare_cached(
+                "UPDATE work SET polled_at = NULL, polled_by = NULL WHERE environment_kind = 'cloud' AND state = 'queued'",
+            )?
+            .execute([])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// When the next lease ends, past or to come.
     pub async fn next_work_lapse(&self) -> Result<Option<Time>, StoreError> {
         self.read(|conn| {

@@ -85,8 +85,8 @@ where
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
         let result = match (self.result, committed) {
             (Some(result), Ok(())) => result,
-            // A refusal does not depend on the commit.
-            (Some(Err(own)), Err(_)) => Err(own),
+            (Some(Err(own)), Err(_)) if own.is_of_the_database() => Err(own),
+            // A refusal may have been for what a neighbour wrote, which is undone now.
             (_, Err(e)) => Err(e),
             (None, Ok(())) => Err(StoreError::internal("a write was answered before it ran")),
         };

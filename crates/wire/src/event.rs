@@ -3,7 +3,7 @@
 //! [`Event`] is what the log holds and what streams and lists show. [`EventParams`] is what a client may send:
 //! its parsing is strict. `processed_at` is null only while an event of a client waits in the queue.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::agent::AgentConfig;
@@ -480,8 +480,11 @@ pub enum SystemBlock {
 }
 
 /// What a client may send to a session.
+///
+/// On the wire the type is a field among the others. [`EventParams::from_value`] reads it so that a fault is named
+/// with its path, which serde's own reading of such enums loses.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub enum EventParams {
     /// See [`EventBody::UserMessage`].
     #[serde(rename = "user.message")]
@@ -548,7 +551,48 @@ pub enum EventParams {
     },
 }
 
+/// A value that is no event that a client may send.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}{message}", path, if path.is_empty() { "" } else { ": " })]
+pub struct InvalidEvent {
+    /// Where the fault is, within the event; empty for the event itself.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl<'de> Deserialize<'de> for EventParams {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_value(Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
 impl EventParams {
+    /// Reads an event that a client sent.
+    pub fn from_value(value: Value) -> Result<Self, InvalidEvent> {
+        let fault = |path: &str, message: &str| InvalidEvent {
+            path: path.to_owned(),
+            message: message.to_owned(),
+        };
+        let Value::Object(mut fields) = value else {
+            return Err(fault("", "must be an object"));
+        };
+        let kind = match fields.shift_remove("type") {
+            Some(Value::String(kind)) => kind,
+            Some(_) => return Err(fault("type", "must be a string")),
+            None => return Err(fault("type", "is required")),
+        };
+        let mut tagged = Map::new();
+        tagged.insert(kind.clone(), Value::Object(fields));
+        let mut track = serde_path_to_error::Track::new();
+        let reader = serde_path_to_error::Deserializer::new(Value::Object(tagged), &mut track);
+        Self::deserialize(reader).map_err(|error: serde_json::Error| {
+            let path = track.path().to_string();
+            let inner = path.strip_prefix(&kind).unwrap_or(&path).trim_start_matches('.');
+            fault(inner, &error.to_string())
+        })
+    }
+
     /// The event's type on the wire.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -634,6 +678,8 @@ mod tests {
             let error = serde_json::from_str::<EventParams>(text).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
+        let error = serde_json::from_str::<EventParams>(r#"{"type":"user.message","content":"words"}"#).unwrap_err();
+        assert!(error.to_string().starts_with("content: "), "{error}");
     }
 
     #[test]

@@ -31,9 +31,12 @@ def say(*blocks: Block | str, **more: Any) -> Step:
     return {"say": [text(block) if isinstance(block, str) else block for block in blocks], **more}
 
 
-def message(*steps: Step | str) -> dict[str, Any]:
-    """The `user.message` event that carries the steps."""
+def message(*steps: Step | str, superseded: bool = False) -> dict[str, Any]:
+    """The `user.message` event that carries the steps. A message that is never answered reaches the model together
+    with the next one; with `superseded` the next one's script is then played."""
     whole = [say(step) if isinstance(step, str) else step for step in steps]
+    if superseded:
+        return {"type": "user.message", "content": [{"type": "text", "text": json.dumps({"steps": whole})}]}
     # Fenced: when two messages reach the model together, the first one's script is played. Numbered: faults are counted
     # by the words of a conversation, and no two tests share one.
     words = f"{uuid.uuid4()}\n```json\n{json.dumps({'steps': whole})}\n```"

@@ -214,6 +214,11 @@ class Follower:
         self.close()
 
 
+def unclocked(thing: Any) -> dict[str, Any]:
+    """A session or a thread without the figures that grow by themselves."""
+    return {name: value for name, value in thing.to_dict().items() if name != "stats"}
+
+
 def texts(event: Any) -> str:
     """The text of an event's content."""
     return "".join(block.text for block in event.content or [] if block.type == "text")

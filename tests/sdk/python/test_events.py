@@ -49,13 +49,19 @@ def test_usage_is_counted(make: Makers) -> None:
     (end,) = session.events("span.model_request_end")
     (start,) = session.events("span.model_request_start")
     assert end.model_request_start_id == start.id and not end.is_error
-    assert end.model_usage.input_tokens > 0 and end.model_usage.output_tokens > 0
+    spent = end.model_usage
+    assert spent.output_tokens > 0
+    assert spent.input_tokens + spent.cache_creation_input_tokens + spent.cache_read_input_tokens > 0
     (usage,) = session.events("session.usage")
     shown = session.retrieve().usage
     for counted in (usage.usage, shown):
         assert counted.output_tokens == end.model_usage.output_tokens
         assert counted.input_tokens == end.model_usage.input_tokens
         assert counted.cache_read_input_tokens == end.model_usage.cache_read_input_tokens
+        cached = counted.cache_creation
+        assert cached is not None
+        made = (cached.ephemeral_5m_input_tokens or 0) + (cached.ephemeral_1h_input_tokens or 0)
+        assert made == end.model_usage.cache_creation_input_tokens
     session.send(message("Again."))
     session.wait_idle(2)
     first, second = session.events("span.model_request_end")
@@ -156,7 +162,7 @@ def test_a_refused_batch_leaves_nothing(make: Makers) -> None:
         ({"type": "user.message", "content": []}, "content"),
         ({"type": "user.message", "content": [{"type": "text", "text": ""}]}, "text"),
         ({"type": "user.message", "content": [{"type": "hologram"}]}, "hologram"),
-        ({"type": "user.message", "content": "words"}, "content"),
+        ({"type": "user.message", "content": "words"}, "words"),
         ({"type": "user.message"}, "content"),
         ({"type": "user.message", "content": [{"type": "text", "text": "x"}], "priority": 1}, "priority"),
         ({"type": "user.message", "content": [{"type": "text", "text": "x", "bold": True}]}, "bold"),

@@ -170,7 +170,7 @@ def test_a_tool_that_is_not_offered_is_answered_with_an_error(make: Makers) -> N
 
 def test_interrupt_while_the_model_speaks(make: Makers) -> None:
     session = make.session()
-    session.send(message(say("never said", pace={"first_token_ms": 60_000})))
+    session.send(message(say("never said", pace={"first_token_ms": 60_000}), superseded=True))
     session.wait_event("span.model_request_start")
     session.send({"type": "user.interrupt"})
     assert session.wait_idle().stop_reason.type == "end_turn"
@@ -265,14 +265,19 @@ def test_rich_results(make: Makers, kind: str) -> None:
 
 
 def test_a_message_to_a_session_that_waits(make: Makers, client: anthropic.Anthropic) -> None:
-    """A message does not answer a question: it waits until the call is settled."""
+    """A message does not answer a question: it waits until the call is settled, and then goes along."""
     session = make.session(make.agent(tools=[WEATHER]))
-    session.send(message(say(call("weather", city="Berlin")), "First."))
+    session.send(message(say(call("weather", city="Berlin")), "Never said: the next message comes first."))
     use = session.wait_event("agent.custom_tool_use")
     session.wait_idle()
     (queued,) = session.send(message("Second."))
+    assert queued.processed_at is None and session.events()[-1].id == queued.id
+    assert len(session.events("span.model_request_start")) == 1
     session.answer(use, "sun")
-    session.wait_event("agent.message", 2)
-    assert [texts(event) for event in session.events("agent.message")] == ["First.", "Second."]
+    assert texts(session.wait_event("agent.message")) == "Second."
+    assert session.wait_idle(len(session.idles())).stop_reason.type == "end_turn"
     events = session.events()
-    assert next(event for event in events if event.id == queued.id).processed_at is not None
+    ids = [event.id for event in events]
+    (result,) = session.events("user.custom_tool_result")
+    assert ids.index(result.id) < ids.index(queued.id)
+    assert events[ids.index(queued.id)].processed_at is not None

@@ -33,15 +33,6 @@ def test_a_passing_fault_is_retried(make: Makers, code: int, error_type: str) ->
     assert [bool(end.is_error) for end in ends] == [True, False]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tired(make: Makers) -> Session:
-    """A session whose model stays overloaded: begun with the first test here, looked at by the last, since the waits
-    between its retries add up to a minute."""
-    session = make.session()
-    session.send(message(say("Never.", faults=[status(529, retry_after=0)])))
-    return session
-
-
 def test_retry_after_is_kept(make: Makers) -> None:
     session = make.session()
     session.send(message(say("Recovered.", faults=[status(429, times=1, retry_after=2)])))

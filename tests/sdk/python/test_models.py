@@ -29,5 +29,5 @@ def test_pages(client: anthropic.Anthropic) -> None:
 def test_refusals(client: anthropic.Anthropic) -> None:
     with refused(404, "no-such-model"):
         client.beta.models.retrieve("no-such-model")
-    with refused(400, "both"):
+    with refused(400, "before_id"):
         client.beta.models.list(after_id="a", before_id="b")

@@ -7,7 +7,7 @@ import pytest
 
 from refusals import refused
 from script import MODEL, call, message, say
-from sessions import TOOLSET, WEATHER, Follower, Makers, asking, texts
+from sessions import TOOLSET, WEATHER, Follower, Makers, asking, texts, unclocked
 
 
 def test_agent_by_id(make: Makers, client: anthropic.Anthropic) -> None:
@@ -25,7 +25,8 @@ def test_agent_by_id(make: Makers, client: anthropic.Anthropic) -> None:
     assert made.resources == [] and made.vault_ids == [] and made.outcome_evaluations == []
     assert made.budget is None and made.deployment_id is None
     assert (made.usage.input_tokens or 0) == 0 and (made.usage.output_tokens or 0) == 0
-    assert client.beta.sessions.retrieve(made.id) == made
+    again = client.beta.sessions.retrieve(made.id)
+    assert unclocked(again) == unclocked(made)
 
 
 def test_agent_with_a_version(make: Makers, client: anthropic.Anthropic) -> None:
@@ -115,8 +116,6 @@ def test_list_filters(make: Makers, client: anthropic.Anthropic) -> None:
     three.wait_idle()
     with refused(400, "asleep"):
         ids(statuses=["asleep"])
-    with refused(400, "agent_version"):
-        client.beta.sessions.list(agent_version=1)
 
 
 def test_update(make: Makers, client: anthropic.Anthropic) -> None:
@@ -145,7 +144,7 @@ def test_a_running_session_keeps_its_tools_and_its_place(make: Makers, client: a
     session.send(message(say("slow", pace={"first_token_ms": 60_000})))
     session.wait_event("span.model_request_start")
     assert session.retrieve().status == "running"
-    with refused(400, "running"):
+    with refused(400, "idle"):
         client.beta.sessions.update(session.id, agent={"tools": []})
     for refuse in (client.beta.sessions.archive, client.beta.sessions.delete):
         with pytest.raises(anthropic.APIStatusError) as refusal:

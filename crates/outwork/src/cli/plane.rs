@@ -86,8 +86,8 @@ pub(crate) struct LogArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
-    /// For people.
+    // For people.
     Text,
-    /// For machines: one object per line.
+    // For machines: one object per line.
     Json,
 }

@@ -42,19 +42,37 @@ pub(crate) async fn demo(args: DemoArgs, look: Look) -> Result<Exit> {
     let mut page = View::stdout(args.output.json, look, Shown { verbose: false, user: true, clock: false });
     let stage = Stage::set(&args).await?;
     introduce(&mut page, &stage)?;
-    let before = check(&mut page, &stage, "before").await?;
-    let acted = act(&args, look, &stage, &mut interrupts).await;
-    let (exit, tally) = match acted {
-        Ok(acted) => acted,
-        Err(error) => {
-            stage.strike().await;
-            return Err(error);
+    let played = play(&args, look, &mut page, &stage, &mut interrupts, started).await;
+    stage.strike().await;
+    played
+}
+
+/// Check, session, check.
+async fn play(
+    args: &DemoArgs,
+    look: Look,
+    page: &mut View,
+    stage: &Stage,
+    interrupts: &mut Interrupts,
+    started: Instant,
+) -> Result<Exit> {
+    let before = tokio::select! {
+        biased;
+        () = interrupts.recv() => return Ok(Exit::Interrupted),
+        before = check(page, stage, "before") => before?,
+    };
+    let (exit, tally) = act(args, look, stage, interrupts).await?;
+    page.page().space()?;
+    let (exit, after) = if exit == Exit::Interrupted {
+        (exit, None)
+    } else {
+        tokio::select! {
+            biased;
+            () = interrupts.recv() => (Exit::Interrupted, None),
+            after = check(page, stage, "after") => (exit, after?),
         }
     };
-    let after = if exit == Exit::Interrupted { None } else { check(&mut page, &stage, "after").await? };
-    let exit = summarize(&mut page, &stage, started.elapsed(), exit, &tally, before.as_ref(), after.as_ref())?;
-    stage.strike().await;
-    Ok(exit)
+    summarize(page, stage, started.elapsed(), exit, &tally, before.as_ref(), after.as_ref())
 }
 
 /// What stands on the stage, before anything happens.
@@ -69,7 +87,7 @@ fn introduce(page: &mut View, stage: &Stage) -> Result<()> {
     let lines = [
         ("server", format!("{}, everything it keeps in {}", stage.base_url(), stage.data_dir.display())),
         ("model", stage.model_story.clone()),
-        ("worker", format!("runs the tools, in one sandbox per session: {}", stage.facts.join(", "))),
+        ("worker", stage.worker_story().to_owned()),
         ("project", format!("{} ({})", stage.project.display(), counted(stage.files as u64, "file"))),
     ];
     for (label, text) in lines {
@@ -100,7 +118,7 @@ async fn check(page: &mut View, stage: &Stage, when: &str) -> Result<Option<Chec
     );
     page.page().say(when, colour, &text)?;
     if when == "before" {
-        page.page().say("", style::FAINT, "")?;
+        page.page().space()?;
     }
     Ok(Some(check))
 }
@@ -184,11 +202,25 @@ fn summarize(
         "sandbox": stage.facts,
     }))?;
     let page = page.page();
+    page.space()?;
+    let code = |check: &Check| check.exit_code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
+    let rows = [
+        ("events", format!("{}, each on disk before it was shown", counted(tally.events, "event"))),
+        ("calls", format!("{} in the sandbox, {} of them failed", counted(tally.calls, "tool call"), tally.failed_calls)),
+        ("model", format!("{}, {}", counted(tally.model_requests, "request"), tally.tokens())),
+        ("sandbox", stage.facts.join(", ")),
+    ];
+    for (label, text) in rows {
+        page.say(label, style::FAINT, &text)?;
+    }
     if let Some(changed) = &changed {
         let text = if changed.is_empty() { "nothing".to_owned() } else { changed.join(", ") };
         page.say("changed", style::FAINT, &text)?;
     }
-    page.say("events", style::FAINT, &format!("{}, each kept before it was shown · {}", counted(tally.events, "event"), tally.line()))?;
+    if let (Some(before), Some(after)) = (before, after) {
+        let (was, is) = (word(Some(before)), word(Some(after)));
+        page.say("check", style::FAINT, &format!("before: {was} ({}), after: {is} ({})", code(before), code(after)))?;
+    }
     if let Some(kept) = stage.kept() {
         page.say("kept", style::FAINT, &kept.display().to_string())?;
     }

@@ -107,7 +107,12 @@ fn print(findings: &[Finding], look: &Look) -> Result<()> {
             State::Skip => style::FAINT,
         };
         let indent = 2 + 4 + 2 + width + 2;
-        write!(out, "  {}  {}  ", look.paint(colour, &pad(finding.state.word(), 4)), pad(&finding.what, width))?;
+        let word = look.paint(colour, &pad(finding.state.word(), 4));
+        if finding.detail.is_empty() {
+            writeln!(out, "  {word}  {}", finding.what)?;
+            continue;
+        }
+        write!(out, "  {word}  {}  ", pad(&finding.what, width))?;
         let mut wrap = Wrap::new(indent, look.width);
         wrap.after_label();
         let detail = sanitize::line(&finding.detail);

@@ -63,7 +63,7 @@ pub(crate) async fn run(args: RunArgs, look: Look) -> Result<Exit> {
         writeln!(std::io::stdout(), "\n{label}{}", look.paint(style::FAINT, &line))?;
     }
     if exit == Exit::RetriesExhausted {
-        eprintln!("outwork: the model could not be reached; send the session another message to try again");
+        eprintln!("outwork: the model did not answer; mend what the error names, then send the session another message");
     }
     Ok(exit)
 }

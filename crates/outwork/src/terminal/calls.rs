@@ -46,6 +46,22 @@ pub(crate) fn title(name: &str, input: Option<&Map<String, Value>>) -> String {
     sanitize::line(&title)
 }
 
+/// The whole input, for who must decide about it: nothing is left out or cut.
+pub(crate) fn whole(name: &str, input: Option<&Map<String, Value>>) -> String {
+    let Some(input) = input else { return String::new() };
+    match (name, input.get("command"), input.len()) {
+        ("bash", Some(Value::String(command)), 1) => sanitize::lines(command),
+        _ => {
+            let mut out = Vec::new();
+            for (field, value) in input {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                out.push(format!("{}: {}", sanitize::line(field), sanitize::lines(&text)));
+            }
+            out.join("\n")
+        }
+    }
+}
+
 /// The lines that an edit takes away and puts in; at most [`DETAILS`] of each.
 pub(crate) fn details(name: &str, input: Option<&Map<String, Value>>) -> Vec<(char, String)> {
     let (Some(input), "edit") = (input, name) else { return Vec::new() };
@@ -103,6 +119,16 @@ mod tests {
         ] {
             assert_eq!(title(name, input.as_object()), wanted);
         }
+    }
+
+    #[test]
+    fn who_decides_sees_everything() {
+        let command = format!("ls {}\n\nrm -rf build", "x".repeat(200));
+        assert_eq!(whole("bash", json!({ "command": command }).as_object()), command);
+        let input = json!({"file_path": "a", "content": "1\n2\u{1b}", "deep": {"a": [1]}});
+        assert_eq!(whole("write", input.as_object()), "file_path: a\ncontent: 1\n2␛\ndeep: {\"a\":[1]}");
+        let input = json!({"command": "ls", "restart": true});
+        assert_eq!(whole("bash", input.as_object()), "command: ls\nrestart: true");
     }
 
     #[test]

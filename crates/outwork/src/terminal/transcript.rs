@@ -44,12 +44,15 @@ pub(crate) struct Transcript<W> {
     open: Option<Open>,
     tally: Tally,
     now: Option<Time>,
+    last_result: Option<Time>,
 }
 
 struct Call {
     name: String,
     title: String,
     at: Option<Time>,
+    /// The lines that an edit takes away and puts in.
+    change: Vec<(char, String)>,
 }
 
 /// A message of which a part is written.
@@ -87,11 +90,18 @@ impl Tally {
 
     /// In one line.
     pub(crate) fn line(&self) -> String {
-        let mut parts = vec![span(self.elapsed()), counted(self.calls, "tool call")];
-        parts.push(counted(self.model_requests, "model request"));
-        let cached = if self.tokens_cached > 0 { format!(" ({} cached)", count(self.tokens_cached)) } else { String::new() };
-        parts.push(format!("{}{cached} tokens in, {} out", count(self.tokens_in), count(self.tokens_out)));
-        parts.join(" · ")
+        let calls = counted(self.calls, "tool call");
+        let requests = counted(self.model_requests, "model request");
+        format!("{} · {calls} · {requests} · {}", span(self.elapsed()), self.tokens())
+    }
+
+    /// What the model read and wrote.
+    pub(crate) fn tokens(&self) -> String {
+        let cached = match self.tokens_cached {
+            0 => String::new(),
+            cached => format!(" ({} cached)", count(cached)),
+        };
+        format!("{} tokens in{cached}, {} out", count(self.tokens_in), count(self.tokens_out))
     }
 
     fn add(&mut self, event: &ObservedEvent, at: Option<Time>) {
@@ -127,6 +137,7 @@ impl<W: Write> Transcript<W> {
             open: None,
             tally: Tally::default(),
             now: None,
+            last_result: None,
         }
     }
 
@@ -166,24 +177,34 @@ impl<W: Write> Transcript<W> {
         self.out.flush()
     }
 
+    /// An empty line.
+    pub(crate) fn space(&mut self) -> io::Result<()> {
+        self.end_writing()?;
+        writeln!(self.out)
+    }
+
     /// Ends an open line, so that something else can write.
     pub(crate) fn pause(&mut self) -> io::Result<()> {
         self.close()?;
         self.out.flush()
     }
 
-    /// What the output can show.
-    pub(crate) fn look(&self) -> &Look {
-        &self.look
+    /// Asks for something on an open line, under the text `about`, which is shown whole.
+    pub(crate) fn ask(&mut self, about: &str, question: &str, choices: &str) -> io::Result<()> {
+        about.lines().try_for_each(|line| self.whole(line))?;
+        self.close()?;
+        let question = self.look.paint(style::WARN, &sanitize::line(question));
+        write!(self.out, "{}{question} {choices}", " ".repeat(self.indent()))?;
+        self.open = Some(Open { call_id: None, column: 0 });
+        self.out.flush()
     }
 
-    /// The output.
-    pub(crate) fn out(&mut self) -> &mut W {
-        &mut self.out
+    /// The person ended the open line.
+    pub(crate) fn answered(&mut self) {
+        self.open = None;
     }
 
-    /// Where text begins.
-    pub(crate) fn indent(&self) -> usize {
+    fn indent(&self) -> usize {
         LABEL + 1 + if self.shown.clock { CLOCK } else { 0 }
     }
 
@@ -191,7 +212,7 @@ impl<W: Write> Transcript<W> {
         match event.kind.as_str() {
             "user.message" if self.shown.user => self.prose("you", style::STRONG, &content(event)),
             "user.interrupt" => self.prose("you", style::STRONG, "interrupt"),
-            "user.tool_confirmation" => self.confirmation(event),
+            "user.tool_confirmation" => self.confirmation(event, at),
             "system.message" => self.prose("system", style::STRONG, &content(event)),
             "agent.message" => self.message(event),
             "agent.tool_use" | "agent.custom_tool_use" | "agent.mcp_tool_use" => self.begin_call(event, at),
@@ -229,9 +250,14 @@ impl<W: Write> Transcript<W> {
         self.prose("error", style::BAD, &text)
     }
 
-    fn confirmation(&mut self, event: &ObservedEvent) -> io::Result<()> {
-        let call = event.call_id().and_then(|id| self.calls.get(id));
-        let what = call.map(|call| format!("{} {}", call.name, call.title)).unwrap_or_default();
+    fn confirmation(&mut self, event: &ObservedEvent, at: Option<Time>) -> io::Result<()> {
+        let call = event.call_id().and_then(|id| self.calls.get_mut(id));
+        let what = call.map(|call| {
+            // How long somebody thought about it is not how long it took.
+            call.at = at.or(call.at);
+            format!("{} {}", call.name, call.title)
+        });
+        let what = what.unwrap_or_default();
         let decision = event.text("result").unwrap_or("answer").to_owned();
         let why = event.text("deny_message").map(|why| format!(": {why}")).unwrap_or_default();
         self.prose("you", style::STRONG, &format!("{decision} {what}{why}"))
@@ -303,25 +329,21 @@ impl<W: Write> Transcript<W> {
         }
         write!(self.out, "{line}")?;
         self.open = Some(Open { call_id: Some(event.id.clone()), column: self.indent() + columns(&line) });
-        let details = calls::details(&name, event.input());
-        self.calls.insert(event.id.clone(), Call { name, title, at });
-        if !details.is_empty() {
-            // The change itself is worth more than the time beside the name: it comes before the result.
-            for (sign, text) in details {
-                let colour = if sign == '+' { style::GOOD } else { style::BAD };
-                self.detail(colour, &format!("{sign} {text}"))?;
-            }
-        }
+        let change = calls::details(&name, event.input());
+        self.calls.insert(event.id.clone(), Call { name, title, at, change });
         Ok(())
     }
 
     fn end_call(&mut self, event: &ObservedEvent, at: Option<Time>) -> io::Result<()> {
         let id = event.call_id().unwrap_or_default();
         let (mark, colour) = if event.is_error() { ("✗", style::BAD) } else { ("✓", style::GOOD) };
-        let call = self.calls.get(id);
-        let took = call.and_then(|call| between(call.at, at)).map(span).unwrap_or_default();
+        let call = self.calls.remove(id);
+        // A session's calls run one after the other: a call that was asked for with others began when theirs ended.
+        let began = call.as_ref().and_then(|call| call.at.max(self.last_result.filter(|_| call.at.is_some())));
+        let took = between(began, at).map(span).unwrap_or_default();
         let verdict = format!("{took:>6} {mark}");
         let painted = format!("{} {}", self.look.paint(style::FAINT, &format!("{took:>6}")), self.look.paint(colour, mark));
+        self.last_result = at.or(self.last_result);
         let own_line = self.open.as_ref().filter(|open| open.call_id.as_deref() == Some(id) && !id.is_empty());
         match own_line.map(|open| open.column) {
             Some(column) => {
@@ -330,12 +352,19 @@ impl<W: Write> Transcript<W> {
                 self.open = None;
             }
             None => {
-                let (name, title) = call.map(|c| (c.name.clone(), c.title.clone())).unwrap_or_default();
+                let (name, title) = call.as_ref().map(|c| (c.name.clone(), c.title.clone())).unwrap_or_default();
                 self.label(if name.is_empty() { "result" } else { &name }, style::NAME)?;
                 let room = self.look.width.saturating_sub(self.indent() + columns(&verdict) + 1);
                 let line = pad(&cut(&format!("↳ {title}"), room), room);
                 writeln!(self.out, "{line} {painted}")?;
             }
+        }
+        let change = call.map(|call| call.change).unwrap_or_default();
+        if !change.is_empty() && !event.is_error() {
+            return change.iter().try_for_each(|(sign, text)| {
+                let colour = if *sign == '+' { style::GOOD } else { style::BAD };
+                self.detail(colour, &format!("{sign} {text}"))
+            });
         }
         let output = content(event);
         let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();

@@ -49,6 +49,9 @@ async fn bodies_are_read_strictly() {
         (&events, event(json!({ "type": "user.message" })), &["events.1", "content"]),
         // Wrong types.
         ("/v1/agents", json!([]), &["array", "object"]),
+        ("/v1/workspaces", json!(["x"]), &["array", "object"]),
+        ("/v1/workspaces", json!("x"), &["string"]),
+        ("/v1/workspaces", json!(null), &["null"]),
         ("/v1/agents", agent_with("name", json!(7)), &["name"]),
         ("/v1/agents", agent_with("tools", json!("bash")), &["tools"]),
         ("/v1/agents", agent_with("metadata", json!({ "a": 1 })), &["metadata", "a"]),

@@ -5,11 +5,16 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::world::api::{last_message, last_status, of_type};
-use crate::world::{MODEL_KEY, SCRIPT, Server, ServerOptions, World, message, script_message};
+use crate::world::{MODEL_KEY, SCRIPT, Server, ServerOptions, World, bare_script_message, message, script_message};
 
 /// A script of one step that fails in these ways before it succeeds.
 fn faulty(name: &str, faults: Value) -> Value {
     script_message(json!([{ "say": [{ "text": format!("after {name}") }], "faults": faults }]))
+}
+
+/// The same for a message that is never answered, so that the next one's script is played.
+fn hopeless(name: &str, fault: Value) -> Value {
+    bare_script_message(json!([{ "say": [{ "text": format!("after {name}") }], "faults": [fault] }]))
 }
 
 async fn session(world: &World) -> String {
@@ -97,7 +102,7 @@ async fn what_cannot_pass_ends_the_turn_and_the_next_message_begins_another() {
         ("large", json!({ "status": 413 }), "model_request_failed_error", "413"),
     ] {
         let session = session(&world).await;
-        world.api.send_events(&session, &[faulty(name, json!([fault]))]).await;
+        world.api.send_events(&session, &[hopeless(name, fault)]).await;
         let events = world.api.wait_idle(&session).await;
         let seen = errors(&events);
         assert_eq!(seen.len(), 1, "{name}: {seen:?}");
@@ -116,18 +121,17 @@ async fn what_cannot_pass_ends_the_turn_and_the_next_message_begins_another() {
 async fn a_model_that_only_talks_nonsense_is_given_up() {
     let world = World::start().await;
     let session = session(&world).await;
-    world.api.send_events(&session, &[faulty("nothing", json!([{ "nonsense": "json", "after_events": 2 }]))]).await;
+    let nonsense = json!({ "nonsense": "json", "after_events": 2 });
+    world.api.send_events(&session, &[hopeless("nothing", nonsense.clone())]).await;
     world.api.wait_for(&session, "first failure", |e| !of_type(e, "session.error").is_empty()).await;
-    // What waits when the turn dies is taken up with it and starts nothing.
-    world.api.send_events(&session, &[message("queued")]).await;
+    // What comes meanwhile is taken up, dies with the turn, and starts no other.
+    world.api.send_events(&session, &[faulty("nothing", json!([nonsense]))]).await;
     let events = world.api.wait_idle(&session).await;
     let statuses: Vec<String> = errors(&events).into_iter().map(|e| e.1).collect();
     assert_eq!(statuses, ["retrying", "retrying", "exhausted"]);
     assert_eq!(last_status(&events).unwrap()["stop_reason"]["type"], "retries_exhausted");
     assert!(of_type(&events, "agent.message").is_empty());
     crate::world::log::check(&events);
-    world.api.send_events(&session, &[faulty("all", json!([]))]).await;
-    world.api.wait_for(&session, "answer", |e| last_message(e) == "after all").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,8 +139,8 @@ async fn a_model_that_never_ends_is_interrupted() {
     let world = World::start().await;
     for (name, hang) in [("head", "headers"), ("words", "silence"), ("pings", "ping")] {
         let session = session(&world).await;
-        let fault = json!([{ "times": 1, "hang": hang, "after_events": 4 }]);
-        world.api.send_events(&session, &[faulty(name, fault)]).await;
+        let fault = json!({ "hang": hang, "after_events": 2 });
+        world.api.send_events(&session, &[hopeless(name, fault)]).await;
         world.api.wait_for(&session, "request", |e| !of_type(e, "span.model_request_start").is_empty()).await;
         // A message that comes meanwhile waits.
         let queued = world.api.send_events(&session, &[faulty("the interrupt", json!([]))]).await;
@@ -162,12 +166,12 @@ async fn every_way_in_which_an_answer_may_stop() {
     };
     // A refusal, with what the provider says of it.
     let details = json!({ "type": "refusal", "category": "cyber", "explanation": "not this" });
-    let (session, events) =
+    let (refused, events) =
         play(json!([{ "say": [{ "text": "I" }], "stop_reason": "refusal", "stop_details": details }])).await;
     let idle = last_status(&events).unwrap();
     assert_eq!((&idle["stop_reason"]["type"], &idle["stop_details"]), (&json!("refusal"), &details), "{idle}");
-    world.api.send_events(&session, &[faulty("refusal", json!([]))]).await;
-    world.api.wait_for(&session, "answer", |e| last_message(e) == "after refusal").await;
+    world.api.send_events(&refused, &[faulty("refusal", json!([]))]).await;
+    world.api.wait_for(&refused, "answer", |e| last_message(e) == "after refusal").await;
     // A refusal without a word.
     let (_, events) = play(json!([{ "say": [], "stop_reason": "refusal" }])).await;
     assert_eq!(last_status(&events).unwrap()["stop_reason"]["type"], "refusal");
@@ -179,14 +183,17 @@ async fn every_way_in_which_an_answer_may_stop() {
     .await;
     assert_eq!(last_message(&events), "over");
     // The limit of an answer ends the turn with what there is.
-    let (session, events) = play(json!([{ "say": [{ "text": "so lo" }], "stop_reason": "max_tokens" }])).await;
+    let (cut, events) = play(json!([{ "say": [{ "text": "so lo" }], "stop_reason": "max_tokens" }])).await;
     assert_eq!(last_message(&events), "so lo");
     assert_eq!(last_status(&events).unwrap()["stop_reason"]["type"], "end_turn");
-    world.api.send_events(&session, &[faulty("the limit", json!([]))]).await;
-    world.api.wait_for(&session, "answer", |e| last_message(e) == "after the limit").await;
+    world.api.send_events(&cut, &[faulty("the limit", json!([]))]).await;
+    world.api.wait_for(&cut, "answer", |e| last_message(e) == "after the limit").await;
     // Nothing at all, and nothing but white space.
     for say in [json!([]), json!([{ "text": "  \n" }])] {
-        let (session, events) = play(json!([{ "say": say, "stop_reason": "end_turn" }])).await;
+        let session = session(&world).await;
+        let steps = json!([{ "say": say, "stop_reason": "end_turn" }]);
+        world.api.send_events(&session, &[bare_script_message(steps)]).await;
+        let events = world.api.wait_idle(&session).await;
         assert_eq!(last_status(&events).unwrap()["stop_reason"]["type"], "end_turn");
         world.api.send_events(&session, &[faulty("nothing", json!([]))]).await;
         world.api.wait_for(&session, "answer", |e| last_message(e) == "after nothing").await;

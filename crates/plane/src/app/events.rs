@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outwork_engine::Submitter;
-use outwork_store::{EventQuery, Page, PageRequest};
+use outwork_store::{EventQuery, Page, PageRequest, SessionStatus};
 use outwork_wire::id::SessionId;
 use outwork_wire::{Event, EventParams};
 use serde_json::value::RawValue;
@@ -45,12 +45,15 @@ pub(crate) async fn list(
     Ok(app.store.list_events(access.workspace()?, id, query, page).await?)
 }
 
-/// Everything that happens in a session from now on.
+/// Everything that happens in a session from now on. A session that is over has an empty stream.
 pub(crate) async fn watch(
     app: &App,
     access: &Access,
     id: &SessionId,
 ) -> Result<mpsc::Receiver<Arc<Frame>>, ApiError> {
-    sessions::find(app, access, id).await?;
+    let row = sessions::find(app, access, id).await?;
+    if row.status == SessionStatus::Terminated {
+        return Ok(mpsc::channel(1).1);
+    }
     Ok(app.hub.listen(id, app.limits().stream_backlog))
 }

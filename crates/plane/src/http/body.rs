@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -12,13 +12,20 @@ use crate::error::{ApiError, ErrorKind};
 
 /// Reads a whole body.
 pub(crate) async fn read(body: Body, max_bytes: usize, within: Duration) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        ApiError::new(
+            ErrorKind::TooLarge,
+            format!("the request body is larger than {max_bytes} bytes"),
+        )
+    };
+    // A body that says so itself is not waited for.
+    if body.size_hint().lower() > max_bytes as u64 {
+        return Err(too_large());
+    }
     let collected = tokio::time::timeout(within, Limited::new(body, max_bytes).collect()).await;
     match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::new(
-            ErrorKind::TooLarge,
-            format!("the request body is larger than {max_bytes} bytes"),
-        )),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
         Ok(Err(_)) => Err(ApiError::invalid("the request body ended before it was complete")),
         Err(_) => Err(ApiError::new(
             ErrorKind::RequestTimeout,
@@ -35,6 +42,10 @@ pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &Bytes, max_
         ));
     }
     check_depth(bytes, max_depth)?;
+    // serde would read the fields of an object from a list, too.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|b| *b == b'[') {
+        return Err(ApiError::invalid("the body must be a JSON object, not an array"));
+    }
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { bytes };
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
@@ -101,8 +112,13 @@ fn check_depth(bytes: &[u8], max_depth: usize) -> Result<(), ApiError> {
 
 /// The parser's message without its position, which the path already says better.
 fn readable(message: &str) -> String {
-    match message.rfind(" at line ") {
-        Some(at) => message[..at].to_owned(),
+    let message = match message.rfind(" at line ") {
+        Some(at) => &message[..at],
+        None => message,
+    };
+    // The names of our types say nothing to a client.
+    match message.split_once("expected struct ") {
+        Some((before, _)) => format!("{before}expected an object"),
         None => message.to_owned(),
     }
 }
@@ -142,5 +158,7 @@ mod tests {
         assert!(message(r#"{"list":"#).contains("not valid JSON"));
         assert!(message(r#"{} {}"#).contains("not valid JSON"));
         assert!(message("[[[[[[[[[[]]]]]]]]]]").contains("deeper"));
+        assert!(message("[[]]").contains("must be a JSON object"));
+        assert_eq!(message("7"), "invalid type: integer `7`, expected an object");
     }
 }

@@ -13,10 +13,10 @@ use outwork_wire::id::RequestId;
 use super::call::Call;
 use super::query::Query;
 use super::render::{Reply, response};
-use super::table::{NOT_SERVED, Operation, Row, TABLE};
+use super::table::{NOT_SERVED, Operation, Row, TABLE, Who};
 use super::{agents, body, environments, events, keys, models, service, sessions, threads, versions, work};
 use crate::app::App;
-use crate::auth::{authorize, credential};
+use crate::auth::{Principal, authorize, credential, credential_required};
 use crate::error::{ApiError, ErrorKind};
 
 /// Every operation at its path.
@@ -61,7 +61,12 @@ async fn carry_out(
     request: Request,
 ) -> Result<Reply, ApiError> {
     let (parts, incoming) = request.into_parts();
-    let principal = app.authenticate(credential(&parts.headers)?).await?;
+    let principal = if row.who.contains(&Who::Anybody) {
+        // What anybody may call asks for no credential, and does not fall over one.
+        Principal::Anybody
+    } else {
+        app.authenticate(credential(&parts.headers)?).await?
+    };
     let access = authorize(row, principal, |name| {
         path.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     })?;
@@ -157,7 +162,10 @@ async fn unrouted(app: Arc<App>, request: Request, path_exists: bool) -> Respons
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let named = format!("{method} {}", super::shortened(&path));
     let known = match credential(request.headers()) {
-        Ok(secret) => app.authenticate(secret).await.map(drop),
+        Ok(secret) => match app.authenticate(secret).await {
+            Ok(Principal::Anybody) => Err(credential_required()),
+            other => other.map(drop),
+        },
         Err(error) => Err(error),
     };
     let error = match known {

@@ -6,7 +6,6 @@ use outwork_wire::event::ALL_EVENT_TYPES;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::body::parse_value;
 use super::call::Call;
 use super::query::{Query, shortened};
 use super::render::Reply;
@@ -99,7 +98,10 @@ pub(super) fn event_params(field: &str, events: Vec<Value>) -> Result<Vec<EventP
                     shortened(kind),
                     SENDABLE.join(", ")
                 ))),
-                Some(_) => parse_value(&path, event),
+                Some(_) => EventParams::from_value(event).map_err(|fault| {
+                    let dot = if fault.path.is_empty() { "" } else { "." };
+                    ApiError::invalid(format!("{path}{dot}{}: {}", fault.path, fault.message))
+                }),
             }
         })
         .collect()

@@ -64,7 +64,7 @@ impl ListWish {
             limit: query.limit(20, MAX_PAGE)?,
         };
         if wish.after.is_some() && wish.before.is_some() {
-            return Err(ApiError::invalid("before_id: cannot be combined with after_id"));
+            return Err(ApiError::invalid("before_id: only one of before_id and after_id can be given, not both"));
         }
         Ok(wish)
     }

@@ -4,10 +4,12 @@
 //! read. A client that does not take what it is sent for a while is dropped by the kernel.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -119,9 +121,26 @@ impl Connection {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .max_concurrent_streams(256);
-        let service = TowerToHyperService::new(self.router);
+        // Whoever connects and asks nothing in time is dropped: hyper's own limit begins with the first bytes of a
+        // request, and not before it knows which version of HTTP they are.
+        let asked = CancellationToken::new();
+        let first = asked.clone();
+        let router = TowerToHyperService::new(self.router);
+        let service = service_fn(move |request| {
+            first.cancel();
+            router.call(request)
+        });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = self.watcher.watch(connection.into_owned()).await {
+        let mut connection = pin!(self.watcher.watch(connection.into_owned()));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = asked.cancelled() => connection.await,
+            () = tokio::time::sleep(self.header_timeout) => {
+                tracing::debug!("a client connected and asked nothing in time");
+                return;
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
         }
     }

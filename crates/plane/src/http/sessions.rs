@@ -125,6 +125,9 @@ pub(crate) async fn list(mut call: Call) -> Result<Reply, ApiError> {
             .collect::<Result<_, _>>()?,
         order: order(query, false)?,
     };
+    if filter.agent_version.is_some() && filter.agent_id.is_none() {
+        return Err(ApiError::invalid("agent_version: only goes together with agent_id"));
+    }
     let page = page(query, 20, 100)?;
     call.finish_query()?;
     let found = sessions::list(&call.app, &call.access, filter, page).await?;

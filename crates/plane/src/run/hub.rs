@@ -33,7 +33,7 @@ impl Frame {
             bytes: Bytes::from(sse::encode(event.body.kind(), &text)),
             preview_of: None,
             in_thread: event.body.belongs_to_thread(),
-            last: matches!(event.body, EventBody::SessionDeleted {}),
+            last: matches!(event.body, EventBody::SessionDeleted {} | EventBody::StatusTerminated {}),
         })
     }
 

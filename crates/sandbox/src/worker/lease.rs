@@ -9,7 +9,7 @@ use std::time::Duration;
 use outwork_client::{Client, ClientError};
 use outwork_wire::work::NO_HEARTBEAT;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff;
 
@@ -69,13 +69,10 @@ pub(crate) async fn keep(
         state.send_modify(|s| s.end = Some(end));
     };
     loop {
-        let left = (renewed + ttl).saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            tracing::error!(work = work_id, ?ttl, "lease assumed lost: no heartbeat succeeded for its whole length");
-            return end(LeaseEnd::AssumedLost);
-        }
         let sent = Instant::now();
-        let wait = match work
+        // A beat that hangs must not outlast the lease by much.
+        let left = (renewed + ttl).saturating_duration_since(sent).max(SHORTEST_INTERVAL);
+        match work
             .heartbeat(&work_id, &expected, desired_ttl, interval.min(left))
             .await
         {
@@ -104,7 +101,7 @@ pub(crate) async fn keep(
                     s.held = true;
                     s.ttl = Some(ttl);
                 });
-                interval
+                sleep(interval).await;
             }
             Err(error) if error.status() == Some(412) => {
                 log_lost(&work_id, &error);
@@ -116,12 +113,16 @@ pub(crate) async fn keep(
             }
             Err(error) => {
                 failures += 1;
+                let now = Instant::now();
+                if now >= renewed + ttl {
+                    tracing::error!(work = work_id, ?ttl, %error, "lease assumed lost: not renewed for its whole length");
+                    return end(LeaseEnd::AssumedLost);
+                }
                 let wait = backoff::doubling(Duration::from_millis(500), failures, interval);
                 tracing::warn!(work = work_id, ?wait, %error, "heartbeat failed; trying again");
-                backoff::half_to_full(wait)
+                sleep_until((now + backoff::half_to_full(wait)).min(renewed + ttl)).await;
             }
-        };
-        sleep_until((Instant::now() + wait).min(renewed + ttl)).await;
+        }
     }
 }
 

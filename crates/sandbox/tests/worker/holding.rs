@@ -6,7 +6,7 @@ use crate::plane::Beat;
 use crate::{SESSION, Setup, answered, call};
 
 async fn hanging(setup: &Setup) -> crate::Running {
-    setup.plane.set(|s| s.ttl = 1.0);
+    setup.plane.set(|s| s.ttl = 2.0);
     setup.emit(call("a", "hang"));
     let worker = setup.serve();
     setup.hands.until("a runs", |r| !r.began.lock().unwrap().is_empty()).await;
@@ -17,7 +17,7 @@ async fn hanging(setup: &Setup) -> crate::Running {
 async fn heartbeats_echo_the_last_answer() {
     let setup = Setup::new().await;
     let worker = hanging(&setup).await;
-    setup.plane.until("three beats", |s| s.beats == 3).await;
+    setup.plane.until("three beats", |s| s.beats() == 3).await;
     setup.hands.0.go.notify_one();
     setup.plane.until("a result", |s| s.results().len() == 1).await;
     setup.finish(worker).await;
@@ -143,10 +143,7 @@ async fn a_call_of_a_lost_item_is_not_run_again_by_the_same_worker() {
     let worker = hanging(&setup).await;
     setup.plane.set(|s| s.beat = Beat::Status(412));
     setup.hands.until("a is stopped", |r| !r.cancelled.lock().unwrap().is_empty()).await;
-    setup.plane.set(|s| {
-        s.beat = Beat::Extend;
-        s.beats = 0;
-    });
+    setup.plane.set(|s| s.beat = Beat::Extend);
     setup.plane.offer("work_2", SESSION);
     setup.plane.until("answered", |s| s.results().len() == 1).await;
     let results = setup.plane.results();

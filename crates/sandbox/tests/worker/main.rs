@@ -18,10 +18,10 @@ use tokio::task::JoinHandle;
 use hands::Hands;
 use plane::{ENVIRONMENT, KEY, Plane};
 
-pub const SESSION: &str = "sesn_1";
+pub(crate) const SESSION: &str = "sesn_1";
 
 /// A server, sandboxes and a worker between them.
-pub struct Setup {
+pub(crate) struct Setup {
     pub plane: Plane,
     pub hands: Hands,
     pub folder: TempDir,
@@ -70,7 +70,7 @@ impl Setup {
 }
 
 /// A worker that runs.
-pub struct Running(JoinHandle<Result<Summary, WorkerError>>);
+pub(crate) struct Running(JoinHandle<Result<Summary, WorkerError>>);
 
 impl Running {
     pub async fn ended(self) -> Result<Summary, WorkerError> {
@@ -81,28 +81,28 @@ impl Running {
     }
 }
 
-pub fn call(id: &str, does: &str) -> Value {
+pub(crate) fn call(id: &str, does: &str) -> Value {
     json!({"type": "agent.tool_use", "id": id, "name": "bash", "input": {"tag": id, "does": does}})
 }
 
-pub fn ask(id: &str) -> Value {
+pub(crate) fn ask(id: &str) -> Value {
     let mut event = call(id, "answer");
     event["evaluated_permission"] = json!("ask");
     event
 }
 
-pub fn result(call: &str) -> Value {
+pub(crate) fn result(call: &str) -> Value {
     json!({"type": "user.tool_result", "id": format!("sevt_r_{call}"), "tool_use_id": call, "content": [], "is_error": true})
 }
 
-pub fn verdict(call: &str, word: &str) -> Value {
+pub(crate) fn verdict(call: &str, word: &str) -> Value {
     json!({"type": "user.tool_confirmation", "id": format!("sevt_v_{call}"), "tool_use_id": call, "result": word})
 }
 
-pub fn idle(reason: &str) -> Value {
+pub(crate) fn idle(reason: &str) -> Value {
     json!({"type": "session.status_idle", "id": format!("sevt_idle_{reason}"), "stop_reason": {"type": reason}})
 }
 
-pub fn answered(call: &str) -> (String, bool, String) {
+pub(crate) fn answered(call: &str) -> (String, bool, String) {
     (call.to_owned(), false, format!("bash {call}"))
 }

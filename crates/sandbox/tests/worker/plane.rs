@@ -54,7 +54,8 @@ pub struct Script {
     streams: Vec<(String, mpsc::UnboundedSender<String>)>,
     pub beat: Beat,
     pub ttl: f64,
-    pub beats: u32,
+    /// How many beats were accepted, by item.
+    pub beats: HashMap<String, u32>,
     /// Statuses for the next polls, acknowledgements and sends, before they succeed again.
     pub poll_status: VecDeque<u16>,
     pub ack_status: VecDeque<u16>,
@@ -83,7 +84,7 @@ impl Plane {
             streams: Vec::new(),
             beat: Beat::Extend,
             ttl: 300.0,
-            beats: 0,
+            beats: HashMap::new(),
             poll_status: VecDeque::new(),
             ack_status: VecDeque::new(),
             send_status: VecDeque::new(),
@@ -169,6 +170,11 @@ pub fn item(work_id: &str, data: Value) -> Value {
 }
 
 impl Script {
+    /// How many beats were accepted.
+    pub fn beats(&self) -> u32 {
+        self.beats.values().sum()
+    }
+
     pub fn count(&self, method: &str, end: &str) -> usize {
         self.seen.iter().filter(|s| s.is(method, end)).count()
     }
@@ -186,9 +192,8 @@ impl Script {
     }
 
     /// How many streams are open.
-    pub fn open_streams(&mut self) -> usize {
-        self.streams.retain(|(_, s)| !s.is_closed());
-        self.streams.len()
+    pub fn open_streams(&self) -> usize {
+        self.streams.iter().filter(|(_, s)| !s.is_closed()).count()
     }
 
     fn emit(&mut self, session_id: &str, event: Value) {
@@ -271,12 +276,12 @@ async fn beat(script: &Shared, changed: &watch::Sender<u64>, seen: &Seen) -> Res
     let (beat, ttl, expected, number) = loop {
         {
             let mut s = script.lock().unwrap();
-            if s.beat != Beat::Silence {
-                let expected = if s.beats == 0 { "NO_HEARTBEAT".to_owned() } else { format!("beat {}", s.beats) };
-                if s.beat == Beat::Extend {
-                    s.beats += 1;
-                }
-                break (s.beat, s.ttl, expected, s.beats);
+            let (beat, ttl) = (s.beat, s.ttl);
+            if beat != Beat::Silence {
+                let beats = s.beats.entry(seen.path.clone()).or_default();
+                let expected = if *beats == 0 { "NO_HEARTBEAT".to_owned() } else { format!("beat {beats}") };
+                *beats += u32::from(beat == Beat::Extend);
+                break (beat, ttl, expected, *beats);
             }
         }
         changed.changed().await.unwrap();

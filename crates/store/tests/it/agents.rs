@@ -118,3 +118,22 @@ async fn lists_run_from_the_newest_within_their_limits() {
     let names: Vec<_> = page.rows.iter().map(|r| r.spec.name.as_str()).collect();
     assert_eq!(names, ["4", "3", "2", "1"]);
 }
+
+#[tokio::test]
+async fn an_edit_that_panics_is_undone_and_harms_nobody_else() {
+    let bed = bed();
+    let store = &bed.store;
+    let made = store
+        .create_agent(&bed.ws, AgentId::fresh(), spec("one"), at(1))
+        .await
+        .unwrap();
+    let broken = store.update_agent(&bed.ws, &made.id, None, at(2), |_| panic!("a defect of the caller"));
+    let sound = store.update_agent(&bed.ws, &made.id, None, at(3), |s| {
+        s.name = "two".into();
+        Ok(())
+    });
+    let (broken, sound) = tokio::join!(broken, sound);
+    assert!(matches!(broken, Err(StoreError::Internal(_))));
+    assert_eq!(sound.unwrap().version, 2);
+    assert_eq!(store.agent(&bed.ws, &made.id).await.unwrap().spec.name, "two");
+}

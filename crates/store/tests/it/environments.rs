@@ -75,7 +75,7 @@ async fn an_undrained_queue_is_deleted_only_by_force() {
     assert!(store.environment(&bed.ws, &id).await.is_ok());
 
     let ended = store.delete_environment(&bed.ws, &id, true, at(2)).await.unwrap();
-    assert_eq!(ended, [session.clone()]);
+    assert_eq!(ended, std::slice::from_ref(&session));
     assert!(matches!(
         store.environment(&bed.ws, &id).await,
         Err(StoreError::NotFound { .. })

@@ -101,7 +101,7 @@ async fn sessions_without_an_owner_are_found_when_they_are_due() {
         let rows = store.list_unowned_needing_work(at(now), 10).await.unwrap();
         rows.into_iter().map(|d| d.session_id).collect()
     };
-    assert_eq!(due(10).await, [busy.clone()]);
+    assert_eq!(due(10).await, std::slice::from_ref(&busy));
     assert_eq!(store.next_due_session(at(10)).await.unwrap(), Some(at(100)));
     assert_eq!(due(100).await, [busy.clone(), waiting.clone()]);
     assert_eq!(store.list_unowned_needing_work(at(100), 1).await.unwrap().len(), 1);
@@ -110,13 +110,13 @@ async fn sessions_without_an_owner_are_found_when_they_are_due() {
     store.acquire_lease(ws, &waiting, "b", 60, at(100)).await.unwrap();
     assert!(due(110).await.is_empty());
     assert_eq!(store.next_due_session(at(110)).await.unwrap(), Some(at(130)));
-    assert_eq!(due(130).await, [busy.clone()], "a lease that ended");
+    assert_eq!(due(130).await, std::slice::from_ref(&busy), "a lease that ended");
     assert_eq!(store.next_due_session(at(130)).await.unwrap(), Some(at(160)));
 
     assert_eq!(store.renew_all_leases("a", 100, at(130)).await.unwrap(), 1);
     assert!(due(150).await.is_empty());
     assert_eq!(store.take_over_all_leases("b").await.unwrap(), 1, "of a, who is gone");
-    assert_eq!(due(150).await, [busy.clone()]);
+    assert_eq!(due(150).await, std::slice::from_ref(&busy));
     assert_eq!(store.release_all_leases("b").await.unwrap(), 1);
     assert_eq!(due(150).await, [busy, waiting]);
 

@@ -1,5 +1,7 @@
 //! The store over real databases in temporary folders.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets an error must stop")]
+
 mod agents;
 mod durability;
 mod environments;

@@ -11,6 +11,7 @@ use outwork_wire::id::fresh_secret;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cli::task::DemoArgs;
+use crate::cli::worker::Isolation;
 use crate::config::{self, ModelConfig, PlaneConfig, WorkerConfig, process_environment};
 use crate::roles::{self, Checks};
 
@@ -117,6 +118,14 @@ impl Stage {
     /// Where the server listens.
     pub(crate) fn base_url(&self) -> String {
         self.plane.base_url()
+    }
+
+    /// Where tools run, in a few words.
+    pub(crate) fn worker_story(&self) -> &'static str {
+        match self.worker.isolation {
+            Isolation::Full => "in this process; each session's tools run in a sandbox of its own, without a network",
+            Isolation::None => "in this process; tools run WITHOUT ISOLATION, as was asked for",
+        }
     }
 
     /// The folder that stays.

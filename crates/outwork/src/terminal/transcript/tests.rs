@@ -61,7 +61,7 @@ event    agent.brand_new
     );
     assert_eq!((tally.calls, tally.failed_calls, tally.model_requests), (1, 1, 1));
     assert_eq!((tally.tokens_in, tally.tokens_cached, tally.tokens_out), (1015, 1000, 7));
-    assert_eq!(tally.line(), "2.00s · 1 tool call · 1 model request · 1,015 (1,000 cached) tokens in, 7 out");
+    assert_eq!(tally.line(), "2.00s · 1 tool call · 1 model request · 1,015 tokens in (1,000 cached), 7 out");
 }
 
 #[test]
@@ -78,8 +78,26 @@ bash     one
 bash     two
 bash     ↳ one                                       0.50s ✓
          1
-bash     ↳ two                                       0.70s ✓
+bash     ↳ two                                       0.20s ✓
          2
+"
+    );
+}
+
+#[test]
+fn an_edit_shows_its_change_and_a_failed_one_why() {
+    let edit = |id: &str| json!({"type": "agent.tool_use", "id": id, "processed_at": at(0.0), "name": "edit",
+        "input": {"file_path": "a.py", "old_string": "if a < b:", "new_string": "if a <= b:"}});
+    let (text, _) =
+        shown(false, QUIET, &[edit("c1"), result("c1", 0.01, "edited", false), edit("c2"), result("c2", 0.03, "no such text", true)]);
+    assert_eq!(
+        text,
+        "\
+edit     a.py                                         10ms ✓
+         - if a < b:
+         + if a <= b:
+edit     a.py                                         20ms ✗
+         no such text
 "
     );
 }

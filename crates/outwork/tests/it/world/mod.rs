@@ -68,6 +68,11 @@ pub fn script_message(steps: Value) -> Value {
     message(&script(steps))
 }
 
+/// The same without a fence: if the model never answers it, the script of the next message is the one that counts.
+pub fn bare_script_message(steps: Value) -> Value {
+    message(&steps.to_string())
+}
+
 /// A user message.
 pub fn message(text: &str) -> Value {
     json!({ "type": "user.message", "content": [{ "type": "text", "text": text }] })
