@@ -121,9 +121,7 @@ pub(crate) fn default_data_dir(environment: Environment<'_>) -> Result<PathBuf> 
     }
     let xdg = environment("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = environment("HOME").map(|home| Path::new(&home).join(".local/share"));
-    xdg.or(home)
-        .map(|base| base.join("outwork"))
-        .context("there is no HOME to keep data in: give --data-dir")
+    xdg.or(home).map(|base| base.join("outwork")).context("there is no HOME to keep data in: give --data-dir")
 }
 
 fn model_provider(model: &ModelSettings, environment: Environment<'_>) -> Result<Option<ModelConfig>> {
@@ -149,7 +147,8 @@ fn model_provider(model: &ModelSettings, environment: Environment<'_>) -> Result
 
 /// A secret that a file holds, without the white space around it.
 pub(crate) fn secret_file(path: &Path) -> Result<SecretString> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("could not read the key in {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("could not read the key in {}", path.display()))?;
     if text.trim().is_empty() {
         bail!("{} is empty; it should hold a key", path.display());
     }
@@ -406,7 +405,8 @@ mod tests {
     #[test]
     fn a_flag_comes_before_the_file_and_the_file_before_the_default() {
         assert_eq!(worker(None, &LimitArgs::default(), &LogArgs::default()).unwrap().0.concurrency, 1);
-        let (_folder, path) = file("[plane]\nlisten = \"127.0.0.1:1\"\ndrain_timeout = \"5s\"\n[up]\nconcurrency = 9\n");
+        let (_folder, path) =
+            file("[plane]\nlisten = \"127.0.0.1:1\"\ndrain_timeout = \"5s\"\n[up]\nconcurrency = 9\n");
         let config = resolve(&["--config", &path], &home).unwrap();
         assert_eq!(config.listen.port(), 1);
         assert_eq!((config.drain_timeout.as_secs(), config.worker.concurrency), (5, 9));
@@ -456,7 +456,8 @@ mod tests {
 
     #[test]
     fn half_a_model_provider_is_refused() {
-        let only = |wanted: &'static str| move |name: &str| (name == wanted).then(|| "http://a".to_owned()).or(home(name));
+        let only =
+            |wanted: &'static str| move |name: &str| (name == wanted).then(|| "http://a".to_owned()).or(home(name));
         assert!(resolve(&[], &only("OUTWORK_MODEL_BASE_URL")).is_err());
         assert!(resolve(&[], &only("OUTWORK_MODEL_API_KEY")).is_err());
     }

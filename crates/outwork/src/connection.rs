@@ -98,6 +98,10 @@ pub(crate) fn is_here(base_url: &str) -> bool {
 /// What a person can do about an error of a call, if there is something.
 pub(crate) fn advice(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<ClientError>()? {
+        ClientError::Connect { cause, .. } if cause.contains("certificate") => Some(
+            "give the authority that signed the server's certificate with --ca-file; a self-signed certificate must \
+             not say CA:TRUE",
+        ),
         ClientError::Connect { .. } => Some("start one with `outwork up`, or name another with --base-url"),
         error => match error.status()? {
             401 => Some(

@@ -179,7 +179,8 @@ impl Checks {
         if self.launcher.isolation() == Isolation::None {
             return Ok(vec!["NO isolation: tools run as the user who started this".to_owned()]);
         }
-        let report = tokio::task::spawn_blocking(probe).await.context("could not look at what keeps sandboxes apart")?;
+        let report =
+            tokio::task::spawn_blocking(probe).await.context("could not look at what keeps sandboxes apart")?;
         let mut facts = facts(&report);
         facts.push(format!("limits by {}", self.launcher.limits_by()));
         Ok(facts)
@@ -205,7 +206,11 @@ fn facts(report: &Report) -> Vec<String> {
     if let Some(StepState::Available(detail)) = report.step("landlock").map(|step| &step.state) {
         facts.push(format!("Landlock {detail}").trim().to_owned());
     }
-    for (name, fact) in [("seccomp", "a system call filter"), ("capabilities", "no capabilities"), ("whole sandbox", "read-only system folders")] {
+    for (name, fact) in [
+        ("seccomp", "a system call filter"),
+        ("capabilities", "no capabilities"),
+        ("whole sandbox", "read-only system folders"),
+    ] {
         if works(name) {
             facts.push(fact.to_owned());
         }

@@ -199,7 +199,7 @@ async fn admin_key(store: &Store, options: &PlaneOptions) -> Result<AdminKey, Pl
 /// Makes the key known, unless it is: a revoked key stays revoked.
 async fn register(store: &Store, name: &str, key: &str) -> Result<(), PlaneError> {
     let hash = KeyHash::of(key);
-    if store.find_credential(hash.clone(), Time::now()).await?.is_some() {
+    if store.find_credential(hash, Time::now()).await?.is_some() {
         return Ok(());
     }
     let new = NewApiKey {

@@ -206,7 +206,7 @@ fn summarize(
     let code = |check: &Check| check.exit_code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
     let rows = [
         ("events", format!("{}, each on disk before it was shown", counted(tally.events, "event"))),
-        ("calls", format!("{} in the sandbox, {} of them failed", counted(tally.calls, "tool call"), tally.failed_calls)),
+        ("calls", format!("{} {}, {} failed", counted(tally.calls, "tool call"), stage.place(), tally.failed_calls)),
         ("model", format!("{}, {}", counted(tally.model_requests, "request"), tally.tokens())),
         ("sandbox", stage.facts.join(", ")),
     ];
@@ -225,14 +225,18 @@ fn summarize(
         page.say("kept", style::FAINT, &kept.display().to_string())?;
     }
     let (label, colour, text) = match (exit, before, after) {
-        (Exit::Done, Some(before), Some(_)) if !before.passed() => ("mended", style::GOOD, "the check failed before and passes now"),
+        (Exit::Done, Some(before), Some(_)) if !before.passed() => {
+            ("mended", style::GOOD, "the check failed before and passes now")
+        }
         (Exit::Done, _, Some(_)) => ("done", style::GOOD, "the check passes"),
         (Exit::Done, ..) => ("done", style::GOOD, "the agent ended its turn; no check was given (--check)"),
         (Exit::Failed, ..) => ("failed", style::BAD, "the check still fails"),
         (Exit::Interrupted, ..) => ("stopped", style::WARN, "interrupted"),
         (Exit::Refused, ..) => ("refused", style::BAD, "the model refused the task"),
         (Exit::RetriesExhausted, ..) => ("failed", style::BAD, "the model could not be reached"),
-        (Exit::NeedsAction | Exit::Terminated | Exit::LeaseLost, ..) => ("failed", style::BAD, "the session did not come to its end"),
+        (Exit::NeedsAction | Exit::Terminated | Exit::LeaseLost, ..) => {
+            ("failed", style::BAD, "the session did not come to its end")
+        }
     };
     page.say(label, colour, &format!("{text} ({})", span(took)))?;
     Ok(exit)

@@ -90,7 +90,9 @@ pub(crate) async fn doctor(args: DoctorArgs, look: Look) -> Result<Exit> {
     let verdict = match (fails, warns) {
         (0, 0) => look.paint(style::GOOD, "all is well"),
         (0, _) => look.paint(style::WARN, &format!("it works, with {}", crate::terminal::counted(warns, "warning"))),
-        _ => look.paint(style::BAD, &format!("{}: mend them in this order", crate::terminal::counted(fails, "failure"))),
+        _ => {
+            look.paint(style::BAD, &format!("{}: mend them in this order", crate::terminal::counted(fails, "failure")))
+        }
     };
     writeln!(std::io::stdout(), "\n{verdict}")?;
     Ok(exit)

@@ -48,7 +48,8 @@ pub(crate) async fn environments(command: EnvironmentsCommand, look: Look) -> Re
             {
                 let workers = stats.workers_polling.map_or("-".to_owned(), |count| count.to_string());
                 environment["queue"] =
-                    format!("{} waiting, {} polled and not taken, workers {workers}", stats.depth, stats.pending).into();
+                    format!("{} waiting, {} polled and not taken, workers {workers}", stats.depth, stats.pending)
+                        .into();
             }
             print_one(&environment, one.common.output.json, &look)
         }

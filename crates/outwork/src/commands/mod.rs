@@ -87,7 +87,11 @@ fn print_fields(value: &Value, look: &Look) -> Result<()> {
 
 /// A resource, for whoever reads it.
 fn print_one(value: &Value, json: bool, look: &Look) -> Result<Exit> {
-    if json { print_json(value)? } else { print_fields(value, look)? }
+    if json {
+        print_json(value)?
+    } else {
+        print_fields(value, look)?
+    }
     Ok(Exit::Done)
 }
 
@@ -115,7 +119,11 @@ fn print_list(
 
 /// What was done, for people; the server's answer, for machines.
 fn print_done(answer: &Value, json: bool, sentence: &str) -> Result<Exit> {
-    if json { print_json(answer)? } else { writeln!(io::stdout(), "{}", sanitize::line(sentence))? }
+    if json {
+        print_json(answer)?
+    } else {
+        writeln!(io::stdout(), "{}", sanitize::line(sentence))?
+    }
     Ok(Exit::Done)
 }
 

@@ -63,7 +63,9 @@ pub(crate) async fn run(args: RunArgs, look: Look) -> Result<Exit> {
         writeln!(std::io::stdout(), "\n{label}{}", look.paint(style::FAINT, &line))?;
     }
     if exit == Exit::RetriesExhausted {
-        eprintln!("outwork: the model did not answer; mend what the error names, then send the session another message");
+        eprintln!(
+            "outwork: the model did not answer; mend what the error names, then send the session another message"
+        );
     }
     Ok(exit)
 }
@@ -154,7 +156,10 @@ async fn first_model(client: &Client) -> Result<String> {
     let first = client.models().list(Query::new()).next().await;
     match first {
         Some(Ok(model)) => id_of(&model),
-        Some(Err(error)) => Err(error).context("could not ask the server for its models; name one with --model"),
+        Some(Err(error)) if matches!(error.status(), Some(404 | 405 | 500..)) => {
+            Err(error).context("the server does not tell its models; name one with --model")
+        }
+        Some(Err(error)) => Err(error.into()),
         None => bail!("the server names no model: give one with --model, as its model provider knows it"),
     }
 }
@@ -184,7 +189,13 @@ mod tests {
 
     #[test]
     fn a_name_must_be_of_one_thing() {
-        let items = || vec![json!({"id": "agent_1", "name": "a"}), json!({"id": "agent_2", "name": "b"}), json!({"id": "agent_3", "name": "b"})];
+        let items = || {
+            vec![
+                json!({"id": "agent_1", "name": "a"}),
+                json!({"id": "agent_2", "name": "b"}),
+                json!({"id": "agent_3", "name": "b"}),
+            ]
+        };
         assert_eq!(named(items(), "a", "agent").unwrap(), "agent_1");
         assert!(named(items(), "b", "agent").unwrap_err().to_string().contains("several"));
         assert!(named(items(), "c", "agent").unwrap_err().to_string().contains("outwork agents list"));

@@ -61,9 +61,12 @@ pub(crate) async fn sessions(command: SessionsCommand, look: Look) -> Result<Exi
             print_done(&answer, one.common.output.json, "interrupted")
         }
         SessionsCommand::Approve { one, event_ids } => {
-            decide(&one, event_ids, "approved", |id| {
-                json!({ "type": "user.tool_confirmation", "tool_use_id": id, "result": "allow" })
-            })
+            decide(
+                &one,
+                event_ids,
+                "approved",
+                |id| json!({ "type": "user.tool_confirmation", "tool_use_id": id, "result": "allow" }),
+            )
             .await
         }
         SessionsCommand::Deny { one, event_ids, message } => {
@@ -162,7 +165,8 @@ async fn decide(one: &One, ids: Vec<String>, done: &str, answer: impl Fn(&str) -
 
 /// The calls of a session that ask and have no answer yet, oldest first.
 async fn waiting(client: &Client, session_id: &str) -> Result<Vec<String>> {
-    let events = client.sessions().events(session_id).list(Query::new().with("limit", 100))?.collect(usize::MAX).await?;
+    let events =
+        client.sessions().events(session_id).list(Query::new().with("limit", 100))?.collect(usize::MAX).await?;
     Ok(unanswered(&events))
 }
 

@@ -28,8 +28,9 @@ async fn poll(args: PollArgs) -> Result<Exit> {
         base_url: connection::base_url(args.queue.base_url.as_deref(), &process_environment)?,
         ca_files: args.queue.ca_file.iter().cloned().collect(),
         queue: Queue::Environment(environment_id(&args.queue)?),
-        key: environment_key(&args.queue)
-            .context("there is no environment key: set OUTWORK_ENVIRONMENT_KEY (`outwork environments keys create` makes one)")?,
+        key: environment_key(&args.queue).context(
+            "there is no environment key: set OUTWORK_ENVIRONMENT_KEY (`outwork environments keys create` makes one)",
+        )?,
         workdir: args.queue.workdir.clone(),
         apart: false,
     };

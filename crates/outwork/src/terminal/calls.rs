@@ -66,7 +66,8 @@ pub(crate) fn whole(name: &str, input: Option<&Map<String, Value>>) -> String {
 pub(crate) fn details(name: &str, input: Option<&Map<String, Value>>) -> Vec<(char, String)> {
     let (Some(input), "edit") = (input, name) else { return Vec::new() };
     let lines = |field: &str| input.get(field).and_then(Value::as_str).unwrap_or_default();
-    let (old, new): (Vec<&str>, Vec<&str>) = (lines("old_string").lines().collect(), lines("new_string").lines().collect());
+    let (old, new): (Vec<&str>, Vec<&str>) =
+        (lines("old_string").lines().collect(), lines("new_string").lines().collect());
     // Lines that frame the change are not the change.
     let same = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
     let (old, new) = (&old[same..], &new[same..]);

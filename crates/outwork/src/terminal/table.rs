@@ -64,9 +64,6 @@ mod tests {
         table.row(["agent_1".into(), "日本".into(), "idle".into()]);
         table.row(["agent_22".into(), "a\x1b[31m".into(), "running".into()]);
         let look = Look { width: 80, colour: false, live: false };
-        assert_eq!(
-            table.render(&look),
-            "ID        NAME    STATE\nagent_1   日本    idle\nagent_22  a␛[31m  running"
-        );
+        assert_eq!(table.render(&look), "ID        NAME    STATE\nagent_1   日本    idle\nagent_22  a␛[31m  running");
     }
 }

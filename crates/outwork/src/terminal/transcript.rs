@@ -114,9 +114,8 @@ impl Tally {
                 self.model_requests += 1;
                 let tokens = |name: &str| event.at(&format!("model_usage/{name}")).and_then(Value::as_u64).unwrap_or(0);
                 self.tokens_cached += tokens("cache_read_input_tokens");
-                self.tokens_in += tokens("input_tokens")
-                    + tokens("cache_read_input_tokens")
-                    + tokens("cache_creation_input_tokens");
+                self.tokens_in +=
+                    tokens("input_tokens") + tokens("cache_read_input_tokens") + tokens("cache_creation_input_tokens");
                 self.tokens_out += tokens("output_tokens");
             }
             _ if event.is_result() && event.is_error() => self.failed_calls += 1,
@@ -342,7 +341,8 @@ impl<W: Write> Transcript<W> {
         let began = call.as_ref().and_then(|call| call.at.max(self.last_result.filter(|_| call.at.is_some())));
         let took = between(began, at).map(span).unwrap_or_default();
         let verdict = format!("{took:>6} {mark}");
-        let painted = format!("{} {}", self.look.paint(style::FAINT, &format!("{took:>6}")), self.look.paint(colour, mark));
+        let painted =
+            format!("{} {}", self.look.paint(style::FAINT, &format!("{took:>6}")), self.look.paint(colour, mark));
         self.last_result = at.or(self.last_result);
         let own_line = self.open.as_ref().filter(|open| open.call_id.as_deref() == Some(id) && !id.is_empty());
         match own_line.map(|open| open.column) {

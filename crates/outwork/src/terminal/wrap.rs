@@ -135,7 +135,9 @@ mod tests {
 
     #[test]
     fn lines_break_between_words_and_stay_inside() {
-        let out = whole("The quick brown fox jumps over the lazy dog.\n\nA new paragraph: https://example.com/a/very/long/address");
+        let out = whole(
+            "The quick brown fox jumps over the lazy dog.\n\nA new paragraph: https://example.com/a/very/long/address",
+        );
         assert!(out.starts_with("  The quick brown fox\n  jumps over the lazy\n  dog.\n\n  A new"), "{out}");
         assert!(out.lines().all(|line| columns(line) <= 24), "{out}");
     }

@@ -177,9 +177,23 @@ pub(crate) async fn stop(
         .store
         .stop_work(workspace, environment, id, force, Time::now())
         .await?;
-    app.sessions.wake(workspace, &outcome.session_id);
+    if outcome.ended_now {
+        // A session that has more to do needs a new item. A worker that gives items up at once must not make the
+        // queue spin.
+        let work = &outcome.work;
+        let held = work.stopped_at.zip(work.acknowledged_at).map(|(end, begin)| end.seconds_since(begin));
+        let delay = if held.is_some_and(|seconds| seconds < 1.0) {
+            GIVEN_UP_DELAY
+        } else {
+            Duration::ZERO
+        };
+        app.sessions.wake_after(workspace, &outcome.session_id, delay);
+    }
     Ok(outcome.work)
 }
+
+/// How long a session whose work item was given up at once waits for the next one.
+const GIVEN_UP_DELAY: Duration = Duration::from_secs(1);
 
 /// The item of that id.
 pub(crate) async fn retrieve(

@@ -105,6 +105,20 @@ impl Registry {
         }
     }
 
+    /// The same, after a while.
+    pub(crate) fn wake_after(&self, workspace: &WorkspaceId, session: &SessionId, delay: Duration) {
+        if delay.is_zero() {
+            return self.wake(workspace, session);
+        }
+        let (registry, workspace, session) = (self.clone(), workspace.clone(), session.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => registry.wake(&workspace, &session),
+                () = registry.shared.draining.cancelled() => {}
+            }
+        });
+    }
+
     /// Gives a session that was just made its owner.
     pub(crate) fn adopt(&self, workspace: &WorkspaceId, environment: &EnvironmentId, session: Session, last_seq: u64) {
         let id = session.genesis().session_id.clone();

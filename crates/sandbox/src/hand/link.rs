@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{WaitOptions, wait};
 
 use super::frame::{AnswerBody, CallBody, FromHand, ToHand};
 use crate::output::ContentBlock;
@@ -142,10 +142,6 @@ impl Link {
 }
 
 /// Reaps every child that has ended, the shell included.
-pub(super) fn reap_all() -> Vec<Pid> {
-    let mut reaped = Vec::new();
-    while let Ok(Some((pid, _))) = waitpid(None, WaitOptions::NOHANG) {
-        reaped.push(pid);
-    }
-    reaped
+pub(super) fn reap_all() {
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }

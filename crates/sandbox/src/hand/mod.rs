@@ -180,7 +180,7 @@ impl Hand {
 
     /// After a stopped command; its processes are dead already. If no shell can be started now, the next call tries.
     fn renew_shell(&mut self) {
-        self.end_shell();
+        self.shell = ShellState::NotStarted;
         if let Ok(shell) = self.fresh_shell() {
             self.shell = ShellState::Running(shell);
         }

@@ -1,14 +1,14 @@
 //! Ending what one command runs, and nothing that an earlier command left in the background.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::link::reap_all;
 
-/// Rounds of listing and killing before everything is killed: more means that something forks as fast as this kills.
-const ROUNDS: usize = 40;
+/// How long to kill one by one before everything is killed: longer means that something forks as fast as this kills.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A point in time, in the unit in which the kernel notes when a process started.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,8 @@ impl Moment {
 /// Kills the shell and all descendants of this process that started at or after `since`.
 pub(super) fn end_since(shell: Pid, since: Moment, isolated: bool) {
     let own = rustix::process::getpid();
-    for _ in 0..ROUNDS {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
         let mut left = 0;
         for process in descendants(own) {
             if process.pid == shell || process.started >= since.0 {
@@ -42,10 +43,12 @@ pub(super) fn end_since(shell: Pid, since: Moment, isolated: bool) {
         if left == 0 {
             return;
         }
+        // What was killed needs a moment to be gone.
+        std::thread::sleep(Duration::from_micros(500));
     }
     if isolated {
         // Everything but this process, in one step of the kernel.
-        let deadline = Instant::now() + std::time::Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(5);
         while descendants(own).next().is_some() && Instant::now() < deadline {
             crate::jail::sys::kill_everything();
             reap_all();

@@ -19,7 +19,6 @@ use crate::jail::spawn::{self, STATUS, Spawned};
 pub(super) struct Shell {
     spawned: Spawned,
     isolated: bool,
-    started: Moment,
     serial: u64,
 }
 
@@ -42,17 +41,16 @@ pub(super) enum Ended {
 
 impl Shell {
     pub(super) fn start(folder: &Path, environment: &[(String, String)], isolated: bool) -> io::Result<Self> {
-        let started = Moment::now();
         let spawned = spawn::shell(folder, environment, isolated)?;
         for fd in [&spawned.input, &spawned.output, &spawned.status] {
             rustix::fs::fcntl_setfl(fd, OFlags::NONBLOCK)?;
         }
-        Ok(Self { spawned, isolated, started, serial: 0 })
+        Ok(Self { spawned, isolated, serial: 0 })
     }
 
-    /// Ends the shell and what it runs in the foreground and background since it was started.
+    /// Ends the shell. What it left in the background lives on, as it does when a terminal's shell ends.
     pub(super) fn end(self) {
-        end_since(self.spawned.pid, self.started, self.isolated);
+        end_since(self.spawned.pid, Moment::NEVER, self.isolated);
     }
 
     /// Runs one command to its end, its deadline or its cancel. In the latter two cases everything that it

@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
-use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, wait, waitpid};
 use rustix::thread::UnshareFlags;
 
 use crate::options::Isolation;
@@ -258,7 +258,7 @@ fn tend(mut nursery: Nursery, taken: &OwnedFd) -> i32 {
         }
         if ended.contains(PollFlags::IN) {
             let _ = rustix::io::read(&children, &mut [0_u8; 128]);
-            while let Ok(Some((pid, _))) = waitpid(None, WaitOptions::NOHANG) {
+            while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
                 if let Some(at) = cradles.iter().position(|cradle| cradle.pid == pid) {
                     lingering.push(cradles.swap_remove(at).group);
                 }
@@ -277,7 +277,7 @@ fn end(cradles: &[Cradle], lingering: &[Group]) {
     for cradle in cradles {
         let _ = rustix::process::kill_process(cradle.pid, Signal::KILL);
     }
-    while waitpid(None, WaitOptions::empty()).is_ok() {}
+    while wait(WaitOptions::empty()).is_ok() {}
     for group in cradles.iter().map(|cradle| &cradle.group).chain(lingering) {
         // A sandbox is not this process's child: its end is awaited by its group becoming empty.
         for _ in 0..200 {
@@ -497,7 +497,7 @@ fn end_orphans() {
         for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
             let _ = rustix::process::kill_process(child, Signal::KILL);
         }
-        match waitpid(None, WaitOptions::empty()) {
+        match wait(WaitOptions::empty()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
         }

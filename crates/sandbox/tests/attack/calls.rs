@@ -75,9 +75,9 @@ pub(crate) const CALLS: &[Call] = &[
     call("setdomainname", "setdomainname", "EPERM"),
     control("personality: no address randomization", "personality", "EPERM"),
     #[cfg(target_arch = "x86_64")]
-    control("iopl: ports of the machine", "iopl", "EPERM"),
+    call("iopl: ports of the machine", "iopl", "EPERM"),
     #[cfg(target_arch = "x86_64")]
-    control("ioperm: one port", "ioperm", "EPERM"),
+    call("ioperm: one port", "ioperm", "EPERM"),
     #[cfg(target_arch = "x86_64")]
     control("modify_ldt", "modify-ldt", "EPERM"),
     #[cfg(target_arch = "x86_64")]
@@ -121,5 +121,5 @@ pub(crate) const CALLS: &[Call] = &[
     control("sched_setscheduler: real time", "realtime", "EPERM"),
     control("setpriority: before the host's processes", "nice", "EPERM|EACCES"),
     control("ioprio_set: real-time disk", "ioprio", "EPERM"),
-    control("setrlimit: core dumps", "core-limit", "EPERM"),
+    call("setrlimit: core dumps", "core-limit", "EPERM"),
 ];

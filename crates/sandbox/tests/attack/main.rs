@@ -150,11 +150,13 @@ async fn controls(stage: &Stage, tally: &mut Tally) {
     let options = LauncherOptions { isolation: Isolation::None, ..LauncherOptions::default() };
     let launcher = Launcher::start(options).await.expect("a launcher without isolation");
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::copy(stage.workspace().join("attack"), folder.path().join("attack")).expect("the attack program");
     let sandbox = launcher.launch(SandboxOptions::new(folder.path())).await.expect("tools without isolation");
     for call in calls::CALLS.iter().filter(|call| call.control) {
         let name = format!("control: {}", call.name);
         if tally.wants(&name) {
+            // Afresh: the attempts change the program's own rights.
+            let _ = std::fs::remove_file(folder.path().join("attack"));
+            std::fs::copy(stage.workspace().join("attack"), folder.path().join("attack")).expect("the attack program");
             let text = bash(&sandbox, &format!("./attack {}", call.arguments)).await.text();
             tally.note(&name, expect(text.contains("BREACH"), &format!("without a sandbox this should succeed, but: {text}")));
         }

@@ -19,7 +19,7 @@ pub(crate) const SCRIPTS: &[Script] = &[
     script("files: write to system folders", "for p in / /usr /usr/bin /usr/local/bin /etc /dev /run /var /sys /home /opt /mnt; do (: > $p/attack) 2>/dev/null && echo BREACH $p; mkdir $p/attackdir 2>/dev/null && echo BREACH $p; done; rm -f /bin/bash /etc/passwd 2>/dev/null; test -e /bin/bash && test -e /etc/passwd || echo BREACH removed; (echo x >> /etc/passwd) 2>/dev/null && echo BREACH; echo HELD"),
     script("files: climb out of the workspace", "test \"$(ls -id /workspace/../ | cut -d' ' -f1)\" = \"$(ls -id / | cut -d' ' -f1)\" || echo BREACH; ls /workspace/../../../../root/* >/dev/null 2>&1 && echo BREACH; echo HELD"),
     script("files: another root by magic links", "for l in root cwd exe; do ls /proc/1/$l/ >/dev/null 2>&1 && echo BREACH $l; cat /proc/1/$l >/dev/null 2>&1 && echo BREACH $l; done; test \"$(stat -c %i /proc/self/root/)\" = \"$(stat -c %i /)\" || echo BREACH; echo HELD"),
-    script("files: the host's mounts in view", "grep -vE ' (/|/usr|/bin|/sbin|/lib|/lib32|/lib64|/dev/(null|zero|full|random|urandom)|/workspace|/tmp|/proc|/proc/[a-z.-]+) ' /proc/self/mountinfo | sed 's/^/BREACH /'; echo HELD"),
+    script("files: the host's mounts in view", "grep -vE ' (/|/usr|/bin|/sbin|/lib|/lib32|/lib64|/dev/(null|zero|full|random|urandom)|/workspace|/tmp|/proc|/proc/[a-z._-]+) ' /proc/self/mountinfo | sed 's/^/BREACH /'; echo HELD"),
     // Processes.
     script("processes: only this sandbox's are there", "test $(ls -d /proc/[0-9]* | wc -l) -lt 12 || echo BREACH; grep -l . /proc/[0-9]*/comm 2>/dev/null | while read f; do case $(cat $f 2>/dev/null) in outwork-hand|bash|ls|wc|grep|cat|'') ;; *) echo BREACH $f $(cat $f);; esac; done; echo HELD"),
     script("processes: the hand's secrets", "for f in environ mem maps auxv stack syscall io pagemap; do dd if=/proc/1/$f of=/dev/null bs=16 count=1 2>/dev/null && echo BREACH $f; done; ls /proc/1/fd /proc/1/map_files 2>/dev/null | grep . && echo BREACH; echo HELD"),
@@ -37,7 +37,7 @@ pub(crate) const SCRIPTS: &[Script] = &[
     script("proc: protection from the OOM killer", "(echo -1000 > /proc/self/oom_score_adj) 2>/dev/null && echo BREACH; echo HELD"),
     script("proc: id maps", "for f in uid_map gid_map setgroups timens_offsets loginuid; do (echo '0 0 1' > /proc/self/$f) 2>/dev/null && echo BREACH $f; done; echo HELD"),
     script("sys: there is none", "ls -A /sys | sed 's/^/BREACH /'; echo HELD"),
-    script("cgroups: none can be reached or written", "find / -xdev \\( -name release_agent -o -name cgroup.procs -o -name notify_on_release \\) 2>/dev/null | sed 's/^/BREACH /'; grep -q cgroup /proc/self/mountinfo && echo BREACH; cut -d: -f3 /proc/self/cgroup | grep -v '^/$' | sed 's/^/BREACH /'; echo HELD"),
+    script("cgroups: none can be reached or written", "find / -xdev \\( -name release_agent -o -name cgroup.procs -o -name notify_on_release \\) 2>/dev/null | sed 's/^/BREACH /'; grep -q -- '- cgroup' /proc/self/mountinfo && echo BREACH; cut -d: -f3 /proc/self/cgroup | grep -v '^/$' | sed 's/^/BREACH /'; echo HELD"),
     // Devices.
     script("devices: only five", "for e in $(ls -A /dev); do case $e in null|zero|full|random|urandom|fd|stdin|stdout|stderr|shm) ;; *) echo BREACH $e;; esac; done; echo HELD"),
     script("devices: make one with mknod", "for spec in 'mem c 1 1' 'kmsg c 1 11' 'sda b 8 0' 'loop0 b 7 0' 'fuse c 10 229' 'kvm c 10 232' 'tun c 10 200'; do mknod /tmp/$spec 2>/dev/null && echo BREACH $spec; done; echo HELD"),

@@ -96,11 +96,15 @@ async fn links(stage: &Stage) -> Outcome {
 /// Swaps `d` between a folder of the workspace and a link to `/etc`, as fast as it can.
 const SWAP: &str = "mkdir -p real; echo inside > real/hostname; rm -rf d; cp -r real d; ln -sfn /etc evil; cat > swap.py <<'END'\nimport ctypes, os\nlibc = ctypes.CDLL(None)\nwhile True:\n    libc.renameat2(-100, b'd', -100, b'evil', 2)\nEND\npython3 swap.py & sleep 0.2";
 
+/// How long a race is given to go both ways.
+const RACE: Duration = Duration::from_secs(30);
+
 async fn swapped_read(stage: &Stage) -> Outcome {
     let sandbox = stage.sandbox(Limits::default()).await;
     bash(&sandbox, SWAP).await;
     let (mut inside, mut refused) = (0, 0);
-    for _ in 0..1500 {
+    let begun = Instant::now();
+    while inside + refused < 1500 || ((inside == 0 || refused == 0) && begun.elapsed() < RACE) {
         let output = tool(&sandbox, "read", serde_json::json!({ "file_path": "d/hostname" })).await;
         match output.text().as_str() {
             "inside\n" => inside += 1,
@@ -117,13 +121,14 @@ async fn swapped_write(stage: &Stage) -> Outcome {
     let sandbox = stage.sandbox(Limits::default()).await;
     // /tmp can be written by the workload itself, but not through the file tools.
     bash(&sandbox, &SWAP.replace("/etc", "/tmp")).await;
-    let mut refused = 0;
-    for _ in 0..1500 {
+    let (mut inside, mut refused) = (0, 0);
+    let begun = Instant::now();
+    while inside + refused < 1500 || ((inside == 0 || refused == 0) && begun.elapsed() < RACE) {
         let output = tool(&sandbox, "write", serde_json::json!({ "file_path": "d/made", "content": "x" })).await;
-        refused += usize::from(output.is_error);
+        if output.is_error { refused += 1 } else { inside += 1 }
     }
     let output = bash(&sandbox, "test -e /tmp/made && echo BREACH; echo HELD").await;
-    expect(refused > 0 && refused < 1500, &format!("the race was not run: {refused} refused"))?;
+    expect(inside > 0 && refused > 0, &format!("the race was not run: {inside} inside, {refused} refused"))?;
     held(&output.text(), None)
 }
 
@@ -250,7 +255,7 @@ async fn fork_bomb(stage: &Stage) -> Outcome {
 async fn memory_bomb(stage: &Stage) -> Outcome {
     let sandbox = stage.sandbox(small()).await;
     let limited = stage.report.step("memory limit").is_some_and(|step| !Step::is_missing(step));
-    let one = "python3 -c \"x=bytearray(1<<30); print('BREACH')\"; echo HELD";
+    let one = "python3 -c \"x=bytearray(1<<30); print('BRE'+'ACH')\"; echo HELD";
     let call = sandbox.call(ToolCall::new("bash", serde_json::json!({ "command": one }))).await;
     match call {
         Ok(output) => held(&output.text(), None)?,
@@ -259,7 +264,7 @@ async fn memory_bomb(stage: &Stage) -> Outcome {
         Err(error) => return Err(error.to_string()),
     }
     // Many processes together: held by a group; where there is none, the probe must have said so.
-    let many = "for i in 1 2 3 4; do python3 -c \"x=bytearray(100<<20); import time; time.sleep(3); print('alive')\" & done; wait; echo HELD";
+    let many = "for i in 1 2 3 4; do python3 -c \"x=bytearray(100<<20); import time; time.sleep(3); print('ali'+'ve')\" & done; wait; echo HELD";
     match sandbox.call(ToolCall::new("bash", serde_json::json!({ "command": many }))).await {
         Ok(output) => {
             let alive = output.text().matches("alive").count();
@@ -306,7 +311,7 @@ async fn terminal(stage: &Stage) -> Outcome {
 async fn quotes(stage: &Stage) -> Outcome {
     let sandbox = stage.sandbox(Limits::default()).await;
     for (command, code) in [
-        ("echo 'unclosed", 1), ("cat <<END\nunclosed", 0), ("}; exit_code=5; {", 1), ("echo \"'\"", 0), ("'", 1), ("(", 1), ("if true; then", 1), ("\\", 0), ("# comment", 0),
+        ("echo 'unclosed", 1), ("cat <<END\nunclosed", 0), ("}; exit_code=5; {", 1), ("echo \"'\"", 0), ("'", 1), ("(", 1), ("if true; then", 1), ("\\", 127), ("# comment", 0),
     ] {
         let output = bash_for(&sandbox, command, Duration::from_secs(10)).await;
         let got = output.exit_code.ok_or(format!("{command:?}: {}", output.text()))?;
@@ -411,7 +416,7 @@ async fn neighbours(stage: &Stage) -> Outcome {
     let (one, two) = (stage.sandbox(Limits::default()).await, stage.sandbox(Limits::default()).await);
     let marker = format!("305.{}", std::process::id());
     bash(&one, &format!("echo private > /tmp/private; echo p > /dev/shm/p; sleep {marker} & python3 -c \"import socket,time; s=socket.create_server(('127.0.0.1',4444)); time.sleep(600)\" & ./attack shm 77; sleep 0.3")).await;
-    let look = format!("test -e /tmp/private && echo BREACH file; test -e /dev/shm/p && echo BREACH shm; grep -al 'sleep.{marker}' /proc/[0-9]*/cmdline 2>/dev/null | sed 's/^/BREACH /'; ./attack connect 127.0.0.1 4444");
+    let look = format!("test -e /tmp/private && echo BREACH file; test -e /dev/shm/p && echo BREACH shm; grep -al 'slee[p].{marker}' /proc/[0-9]*/cmdline 2>/dev/null | sed 's/^/BREACH /'; ./attack connect 127.0.0.1 4444");
     held(&bash(&two, &look).await.text(), Some("ECONNREFUSED"))
 }
 

@@ -17,6 +17,8 @@ use crate::roles::{self, Checks};
 
 /// Model ids that the rehearsal model plays.
 const REHEARSAL: &str = "rehearsal";
+/// What a tool answers that wrote nothing.
+const NO_OUTPUT: &str = "(no output)";
 const HOSTED: &str = "https://api.anthropic.com";
 
 /// Everything that the demonstration needs, running.
@@ -55,7 +57,7 @@ impl Check {
 
     /// The last thing that it said.
     pub(crate) fn last_line(&self) -> Option<&str> {
-        self.output.lines().map(str::trim).rfind(|line| !line.is_empty())
+        self.output.lines().map(str::trim).rfind(|line| !line.is_empty() && *line != NO_OUTPUT)
     }
 }
 
@@ -67,7 +69,8 @@ impl Stage {
         let (project, files) = match &args.dir {
             Some(dir) => {
                 let dir = dir.canonicalize().with_context(|| format!("could not find the folder {}", dir.display()))?;
-                let files = std::fs::read_dir(&dir).with_context(|| format!("could not read {}", dir.display()))?.count();
+                let files =
+                    std::fs::read_dir(&dir).with_context(|| format!("could not read {}", dir.display()))?.count();
                 (dir, files)
             }
             None => {
@@ -125,6 +128,14 @@ impl Stage {
         match self.worker.isolation {
             Isolation::Full => "in this process; each session's tools run in a sandbox of its own, without a network",
             Isolation::None => "in this process; tools run WITHOUT ISOLATION, as was asked for",
+        }
+    }
+
+    /// Where the calls ran.
+    pub(crate) fn place(&self) -> &'static str {
+        match self.worker.isolation {
+            Isolation::Full => "in the sandbox",
+            Isolation::None => "outside of any sandbox",
         }
     }
 
@@ -192,7 +203,9 @@ async fn model(args: &DemoArgs) -> Result<(String, ModelConfig, String, Option<R
     if let Some(model) = args.model.as_deref().filter(|model| !rehearsed(model)) {
         let first = |names: [&str; 2]| names.into_iter().find_map(process_environment);
         let Some(key) = first(["OUTWORK_MODEL_API_KEY", "ANTHROPIC_API_KEY"]) else {
-            bail!("the model `{model}` needs a key: set ANTHROPIC_API_KEY, or OUTWORK_MODEL_API_KEY and OUTWORK_MODEL_BASE_URL");
+            bail!(
+                "the model `{model}` needs a key: set ANTHROPIC_API_KEY, or OUTWORK_MODEL_API_KEY and OUTWORK_MODEL_BASE_URL"
+            );
         };
         let base_url = first(["OUTWORK_MODEL_BASE_URL", "ANTHROPIC_BASE_URL"]).unwrap_or_else(|| HOSTED.to_owned());
         let base_url = config::check_url(&base_url).context("the model provider's address")?;

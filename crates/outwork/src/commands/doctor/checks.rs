@@ -136,17 +136,20 @@ fn nearest(folder: &Path) -> PathBuf {
 
 async fn model() -> Finding {
     let what = "model provider";
-    let (base_url, key) = match (process_environment("OUTWORK_MODEL_BASE_URL"), process_environment("OUTWORK_MODEL_API_KEY")) {
-        (None, None) => {
-            return Finding::skip(what, "none set (OUTWORK_MODEL_BASE_URL and OUTWORK_MODEL_API_KEY)");
-        }
-        (Some(base_url), Some(key)) => (base_url, key),
-        (Some(_), None) => return Finding::fail(what, "OUTWORK_MODEL_API_KEY is not set", "set it to the provider's key"),
-        (None, Some(_)) => {
-            let mend = "set it, for example to https://api.anthropic.com";
-            return Finding::fail(what, "OUTWORK_MODEL_BASE_URL is not set", mend);
-        }
-    };
+    let (base_url, key) =
+        match (process_environment("OUTWORK_MODEL_BASE_URL"), process_environment("OUTWORK_MODEL_API_KEY")) {
+            (None, None) => {
+                return Finding::skip(what, "none set (OUTWORK_MODEL_BASE_URL and OUTWORK_MODEL_API_KEY)");
+            }
+            (Some(base_url), Some(key)) => (base_url, key),
+            (Some(_), None) => {
+                return Finding::fail(what, "OUTWORK_MODEL_API_KEY is not set", "set it to the provider's key");
+            }
+            (None, Some(_)) => {
+                let mend = "set it, for example to https://api.anthropic.com";
+                return Finding::fail(what, "OUTWORK_MODEL_BASE_URL is not set", mend);
+            }
+        };
     let client = match client(&base_url, Credential::api_key(key)) {
         Ok(client) => client,
         Err(error) => return Finding::fail(what, error.to_string(), "correct OUTWORK_MODEL_BASE_URL"),
@@ -154,9 +157,13 @@ async fn model() -> Finding {
     match client.models().list(Query::new().with("limit", 1)).next_page().await {
         Ok(_) => Finding::ok(what, format!("{base_url} answers and takes the key")),
         Err(error) => match error.status() {
-            Some(401 | 403) => Finding::fail(what, format!("{base_url} refuses the key"), "correct OUTWORK_MODEL_API_KEY"),
+            Some(401 | 403) => {
+                Finding::fail(what, format!("{base_url} refuses the key"), "correct OUTWORK_MODEL_API_KEY")
+            }
             // Many servers of the Messages API have no list of models: that they answer is all that can be known.
-            Some(404 | 405) => Finding::ok(what, format!("{base_url} answers; it has no list of models to check the key by")),
+            Some(404 | 405) => {
+                Finding::ok(what, format!("{base_url} answers; it has no list of models to check the key by"))
+            }
             Some(status) if status < 500 => Finding::warn(what, error.to_string(), "check OUTWORK_MODEL_BASE_URL"),
             _ => Finding::fail(what, error.to_string(), "check OUTWORK_MODEL_BASE_URL and the network"),
         },

@@ -86,10 +86,15 @@ bash     ↳ two                                       0.20s ✓
 
 #[test]
 fn an_edit_shows_its_change_and_a_failed_one_why() {
-    let edit = |id: &str| json!({"type": "agent.tool_use", "id": id, "processed_at": at(0.0), "name": "edit",
-        "input": {"file_path": "a.py", "old_string": "if a < b:", "new_string": "if a <= b:"}});
-    let (text, _) =
-        shown(false, QUIET, &[edit("c1"), result("c1", 0.01, "edited", false), edit("c2"), result("c2", 0.03, "no such text", true)]);
+    let edit = |id: &str| {
+        json!({"type": "agent.tool_use", "id": id, "processed_at": at(0.0), "name": "edit",
+        "input": {"file_path": "a.py", "old_string": "if a < b:", "new_string": "if a <= b:"}})
+    };
+    let (text, _) = shown(
+        false,
+        QUIET,
+        &[edit("c1"), result("c1", 0.01, "edited", false), edit("c2"), result("c2", 0.03, "no such text", true)],
+    );
     assert_eq!(
         text,
         "\
@@ -117,13 +122,16 @@ fn message(id: &str, text: &str) -> Value {
 #[test]
 fn text_grows_as_it_is_written_and_is_written_once() {
     let whole = [message("a", "Hello there, this is text.")];
-    let pieces = [start("a"), delta("a", "Hello th"), delta("a", "ere, this"), message("a", "Hello there, this is text.")];
+    let pieces =
+        [start("a"), delta("a", "Hello th"), delta("a", "ere, this"), message("a", "Hello there, this is text.")];
     let wanted = "agent    Hello there, this is text.\n";
     assert_eq!(shown(true, QUIET, &whole).0, wanted);
     assert_eq!(shown(true, QUIET, &pieces).0, wanted);
     assert_eq!(shown(false, QUIET, &pieces).0, wanted);
-    assert_eq!(shown(true, QUIET, &[&pieces[..3], &[start("b"), delta("b", "x "), message("b", "x y")]].concat()).0,
-        "agent    Hello there, this\nagent    x y\n");
+    assert_eq!(
+        shown(true, QUIET, &[&pieces[..3], &[start("b"), delta("b", "x "), message("b", "x y")]].concat()).0,
+        "agent    Hello there, this\nagent    x y\n"
+    );
     // A preview whose start was missed after a reconnect.
     assert_eq!(shown(true, QUIET, &[delta("a", "there"), whole[0].clone()]).0, wanted);
 }
