@@ -136,7 +136,10 @@ impl Client {
     /// `event_deltas` names the event types to preview while they are written, for example `agent.message`.
     /// The stream is a live tail: list the events after opening it to see what was before.
     pub async fn stream_events(&self, session_id: &str, event_deltas: &[&str]) -> Result<EventStream> {
-        let mut request = self.request(Method::GET, crate::path(&["v1", "sessions", session_id, "events", "stream"])?);
+        let mut request = self.request(
+            Method::GET,
+            crate::path(&["v1", "sessions", session_id, "events", "stream"])?,
+        );
         for kind in event_deltas {
             request = request.query("event_deltas[]", *kind);
         }
@@ -200,10 +203,15 @@ fn check_base_url(text: &str) -> Result<String> {
         .parse()
         .map_err(|e| refuse(&format!("`{text}` cannot be read ({e})")))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(refuse(&format!("has the scheme `{}`, which is not http or https", url.scheme())));
+        return Err(refuse(&format!(
+            "has the scheme `{}`, which is not http or https",
+            url.scheme()
+        )));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(refuse("holds a user name or a password, which belong into the credential"));
+        return Err(refuse(
+            "holds a user name or a password, which belong into the credential",
+        ));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(refuse("has a query or a fragment"));
@@ -213,8 +221,9 @@ fn check_base_url(text: &str) -> Result<String> {
 
 fn headers(options: &Options) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
-    let version = HeaderValue::from_str(&options.api_version)
-        .map_err(|_| ClientError::Invalid("the API version cannot stand in a header; give one such as 2023-06-01".into()))?;
+    let version = HeaderValue::from_str(&options.api_version).map_err(|_| {
+        ClientError::Invalid("the API version cannot stand in a header; give one such as 2023-06-01".into())
+    })?;
     headers.insert("anthropic-version", version);
     headers.insert("anthropic-beta", HeaderValue::from_static(MANAGED_AGENTS_BETA));
     headers.insert("accept", HeaderValue::from_static("application/json"));

@@ -99,6 +99,9 @@ impl<T: DeserializeOwned> Pages<T> {
 
     /// The same as a stream.
     pub fn into_stream(self) -> impl Stream<Item = Result<T>> {
-        stream::unfold(self, |mut pages| async move { pages.next().await.map(|item| (item, pages)) })
+        stream::unfold(
+            self,
+            |mut pages| async move { pages.next().await.map(|item| (item, pages)) },
+        )
     }
 }

@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bytesize::ByteSize;
+use outwork_plane::{Limits, PromptOptions, RetryPolicy};
 use secrecy::SecretString;
-use serde::Deserialize;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
-/// The defaults, as they are shown to people.
-pub(crate) const DEFAULTS: &str = include_str!("default.toml");
+mod settings;
+
+pub(crate) use settings::{DEFAULTS, Span};
+use settings::{LimitSettings, LogSettings, ModelSettings, Settings};
 
 /// Where environment variables come from: the process, or a table in tests. An empty one counts as not set.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -36,6 +37,9 @@ pub(crate) struct PlaneConfig {
     pub(crate) tls: Option<TlsPaths>,
     pub(crate) api_key: Option<SecretString>,
     pub(crate) model: Option<ModelConfig>,
+    pub(crate) prompt: PromptOptions,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) limits: Limits,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
     pub(crate) worker: WorkerConfig,
@@ -53,6 +57,25 @@ pub(crate) struct TlsPaths {
 pub(crate) struct ModelConfig {
     pub(crate) base_url: String,
     pub(crate) api_key: SecretString,
+    pub(crate) first_byte_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+}
+
+impl ModelConfig {
+    /// A provider with the default timeouts.
+    pub(crate) fn new(base_url: String, api_key: SecretString) -> Result<Self> {
+        let model = settings::read(None)?.model;
+        Self::with(base_url, api_key, &model)
+    }
+
+    fn with(base_url: String, api_key: SecretString, model: &ModelSettings) -> Result<Self> {
+        Ok(Self {
+            base_url,
+            api_key,
+            first_byte_timeout: model.first_byte_timeout.context(missing("model.first_byte_timeout"))?.0,
+            idle_timeout: model.idle_timeout.context(missing("model.idle_timeout"))?.0,
+        })
+    }
 }
 
 /// What a worker runs sandboxes with.
@@ -102,6 +125,9 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         tls,
         api_key: environment("OUTWORK_API_KEY").map(SecretString::from),
         model: model_provider(model, environment)?,
+        prompt: prompt(model)?,
+        retry: retry(model)?,
+        limits: request_limits(&layers.settings.limits)?,
         drain_timeout: args.drain_timeout.or(plane.drain_timeout).context(missing("plane.drain_timeout"))?.0,
         log: log(&args.log, &layers.settings.log)?,
         worker: layers.worker(limits, layers.settings.up.concurrency)?,
@@ -134,7 +160,7 @@ fn model_provider(model: &ModelSettings, environment: Environment<'_>) -> Result
     match (base_url, api_key) {
         (Some(base_url), Some(api_key)) => {
             let base_url = check_url(&base_url).context("the model provider's address (OUTWORK_MODEL_BASE_URL)")?;
-            Ok(Some(ModelConfig { base_url, api_key }))
+            Ok(Some(ModelConfig::with(base_url, api_key, model)?))
         }
         (None, None) => Ok(None),
         (Some(_), None) => bail!("a model provider is set, but not its key: set OUTWORK_MODEL_API_KEY"),
@@ -143,6 +169,51 @@ fn model_provider(model: &ModelSettings, environment: Environment<'_>) -> Result
              set OUTWORK_MODEL_BASE_URL, for example to https://api.anthropic.com"
         ),
     }
+}
+
+fn prompt(model: &ModelSettings) -> Result<PromptOptions> {
+    let max_tokens = model.max_tokens.context(missing("model.max_tokens"))?;
+    if max_tokens == 0 {
+        bail!("model.max_tokens must be at least 1");
+    }
+    Ok(PromptOptions {
+        max_tokens,
+        adaptive_thinking: model.adaptive_thinking.clone().context(missing("model.adaptive_thinking"))?,
+        cache: model.cache.context(missing("model.cache"))?,
+    })
+}
+
+fn retry(model: &ModelSettings) -> Result<RetryPolicy> {
+    let max_attempts = model.max_attempts.context(missing("model.max_attempts"))?;
+    if max_attempts == 0 {
+        bail!("model.max_attempts must be at least 1");
+    }
+    Ok(RetryPolicy {
+        max_attempts,
+        max_nonsense: max_attempts.min(RetryPolicy::default().max_nonsense),
+        base: model.retry_base.context(missing("model.retry_base"))?.0,
+        cap: model.retry_cap.context(missing("model.retry_cap"))?.0,
+    })
+}
+
+fn request_limits(file: &LimitSettings) -> Result<Limits> {
+    let limits = Limits {
+        max_body_bytes: usize::try_from(file.body.context(missing("limits.body"))?.as_u64())
+            .context("limits.body is larger than this machine can hold")?,
+        max_json_depth: file.json_depth.context(missing("limits.json_depth"))?,
+        header_timeout: file.header_timeout.context(missing("limits.header_timeout"))?.0,
+        body_timeout: file.body_timeout.context(missing("limits.body_timeout"))?.0,
+        max_connections: file.connections.context(missing("limits.connections"))?,
+        stream_backlog: file.stream_backlog.context(missing("limits.stream_backlog"))?,
+        stream_ping: file.stream_ping.context(missing("limits.stream_ping"))?.0,
+    };
+    if limits.max_connections == 0 || limits.stream_backlog == 0 || limits.max_json_depth == 0 {
+        bail!("limits.connections, limits.stream_backlog and limits.json_depth must be at least 1");
+    }
+    if limits.max_json_depth > 120 {
+        bail!("limits.json_depth must be at most 120");
+    }
+    Ok(limits)
 }
 
 /// A secret that a file holds, without the white space around it.
@@ -185,16 +256,7 @@ struct Layers {
 
 impl Layers {
     fn read(path: Option<&Path>) -> Result<Self> {
-        let defaults = parse(DEFAULTS, "default.toml")?;
-        let settings = match path {
-            None => defaults,
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("could not read the settings in {}", path.display()))?;
-                parse(&text, &path.display().to_string())?.over(defaults)
-            }
-        };
-        Ok(Self { settings })
+        Ok(Self { settings: settings::read(path)? })
     }
 
     fn worker(&self, args: &LimitArgs, concurrency: Option<usize>) -> Result<WorkerConfig> {
@@ -226,129 +288,12 @@ impl Layers {
     }
 }
 
-fn parse(text: &str, name: &str) -> Result<Settings> {
-    toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        anyhow::anyhow!("{name}, line {line}: {}", error.message())
-    })
-}
-
-/// A settings file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Settings {
-    plane: PlaneSettings,
-    model: ModelSettings,
-    up: UpSettings,
-    worker: WorkerSettings,
-    log: LogSettings,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UpSettings {
-    concurrency: Option<usize>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlaneSettings {
-    listen: Option<SocketAddr>,
-    data_dir: Option<PathBuf>,
-    tls_cert: Option<PathBuf>,
-    tls_key: Option<PathBuf>,
-    insecure_http: Option<bool>,
-    drain_timeout: Option<Span>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModelSettings {
-    base_url: Option<String>,
-    api_key_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WorkerSettings {
-    concurrency: Option<usize>,
-    isolation: Option<Isolation>,
-    memory_limit: Option<ByteSize>,
-    cpu_limit: Option<f64>,
-    process_limit: Option<u32>,
-    disk_limit: Option<ByteSize>,
-    max_idle: Option<Span>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LogSettings {
-    format: Option<LogFormat>,
-    level: Option<String>,
-}
-
-impl Settings {
-    fn over(self, below: Self) -> Self {
-        Self {
-            plane: PlaneSettings {
-                listen: self.plane.listen.or(below.plane.listen),
-                data_dir: self.plane.data_dir.or(below.plane.data_dir),
-                tls_cert: self.plane.tls_cert.or(below.plane.tls_cert),
-                tls_key: self.plane.tls_key.or(below.plane.tls_key),
-                insecure_http: self.plane.insecure_http.or(below.plane.insecure_http),
-                drain_timeout: self.plane.drain_timeout.or(below.plane.drain_timeout),
-            },
-            model: ModelSettings {
-                base_url: self.model.base_url.or(below.model.base_url),
-                api_key_file: self.model.api_key_file.or(below.model.api_key_file),
-            },
-            up: UpSettings { concurrency: self.up.concurrency.or(below.up.concurrency) },
-            worker: WorkerSettings {
-                concurrency: self.worker.concurrency.or(below.worker.concurrency),
-                isolation: self.worker.isolation.or(below.worker.isolation),
-                memory_limit: self.worker.memory_limit.or(below.worker.memory_limit),
-                cpu_limit: self.worker.cpu_limit.or(below.worker.cpu_limit),
-                process_limit: self.worker.process_limit.or(below.worker.process_limit),
-                disk_limit: self.worker.disk_limit.or(below.worker.disk_limit),
-                max_idle: self.worker.max_idle.or(below.worker.max_idle),
-            },
-            log: LogSettings {
-                format: self.log.format.or(below.log.format),
-                level: self.log.level.or(below.log.level),
-            },
-        }
-    }
-}
-
-/// A length of time as people write it: `60s`, `5m`, `1h30m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) Duration);
-
-impl std::str::FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.trim()
-            .parse::<jiff::SignedDuration>()
-            .ok()
-            .and_then(|duration| Duration::try_from(duration).ok())
-            .map(Self)
-            .ok_or_else(|| format!("`{text}` is not a length of time such as 60s, 5m or 1h30m"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
     use secrecy::ExposeSecret;
 
+    use super::settings::parse;
     use super::*;
 
     #[derive(clap::Parser)]
@@ -398,7 +343,7 @@ mod tests {
             .map(|line| if shown.clone().any(|s| s == line) { &line[2..] } else { line })
             .collect::<Vec<_>>()
             .join("\n");
-        let settings = parse(&text, "all").unwrap();
+        let settings: Settings = parse(&text, "all").unwrap();
         assert!(settings.plane.data_dir.is_some() && settings.model.api_key_file.is_some());
     }
 

@@ -19,9 +19,6 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::worker::Isolation as Asked;
 use crate::config::{PlaneConfig, WorkerConfig};
 
-/// How long a model may take to begin an answer, and to go on with it.
-const FIRST_BYTE: Duration = Duration::from_secs(120);
-const SILENCE: Duration = Duration::from_secs(90);
 /// How long a worker may take to release its sessions when the process ends.
 const WORKER_DRAIN: Duration = Duration::from_secs(20);
 
@@ -34,9 +31,12 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     options.model = config.model.as_ref().map(|model| ModelProvider {
         base_url: model.base_url.clone(),
         api_key: model.api_key.clone(),
-        first_byte_timeout: FIRST_BYTE,
-        idle_timeout: SILENCE,
+        first_byte_timeout: model.first_byte_timeout,
+        idle_timeout: model.idle_timeout,
     });
+    options.prompt = config.prompt.clone();
+    options.retry = config.retry;
+    options.limits = config.limits.clone();
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)
 }

@@ -18,4 +18,5 @@ mod run;
 pub use auth::{Role, SecretText};
 pub use error::PlaneError;
 pub use options::{Limits, ModelProvider, PlaneOptions, TlsPaths};
+pub use outwork_engine::{PromptOptions, RetryPolicy};
 pub use plane::{AdminKey, Plane};

@@ -26,7 +26,9 @@ impl Environments<'_> {
 
     /// Changes an environment.
     pub async fn update(&self, id: &str, body: &(impl Serialize + ?Sized)) -> Result<Value> {
-        self.0.post(path(&["v1", "environments", id])?, &Query::new(), body).await
+        self.0
+            .post(path(&["v1", "environments", id])?, &Query::new(), body)
+            .await
     }
 
     /// Archives an environment.

@@ -44,13 +44,15 @@ pub(crate) struct Transcript<W> {
     open: Option<Open>,
     tally: Tally,
     now: Option<Time>,
-    last_result: Option<Time>,
+    last_result: Option<(u64, Time)>,
 }
 
 struct Call {
     name: String,
     title: String,
     at: Option<Time>,
+    /// Its place among all calls.
+    number: u64,
     /// The lines that an edit takes away and puts in.
     change: Vec<(char, String)>,
 }
@@ -329,7 +331,7 @@ impl<W: Write> Transcript<W> {
         write!(self.out, "{line}")?;
         self.open = Some(Open { call_id: Some(event.id.clone()), column: self.indent() + columns(&line) });
         let change = calls::details(&name, event.input());
-        self.calls.insert(event.id.clone(), Call { name, title, at, change });
+        self.calls.insert(event.id.clone(), Call { name, title, at, number: self.tally.calls, change });
         Ok(())
     }
 
@@ -337,13 +339,12 @@ impl<W: Write> Transcript<W> {
         let id = event.call_id().unwrap_or_default();
         let (mark, colour) = if event.is_error() { ("✗", style::BAD) } else { ("✓", style::GOOD) };
         let call = self.calls.remove(id);
-        // A session's calls run one after the other: a call that was asked for with others began when theirs ended.
-        let began = call.as_ref().and_then(|call| call.at.max(self.last_result.filter(|_| call.at.is_some())));
+        let began = call.as_ref().and_then(|call| self.began(call));
         let took = between(began, at).map(span).unwrap_or_default();
         let verdict = format!("{took:>6} {mark}");
         let painted =
             format!("{} {}", self.look.paint(style::FAINT, &format!("{took:>6}")), self.look.paint(colour, mark));
-        self.last_result = at.or(self.last_result);
+        self.last_result = call.as_ref().map(|call| call.number).zip(at).or(self.last_result);
         let own_line = self.open.as_ref().filter(|open| open.call_id.as_deref() == Some(id) && !id.is_empty());
         match own_line.map(|open| open.column) {
             Some(column) => {
@@ -384,6 +385,14 @@ impl<W: Write> Transcript<W> {
                 self.detail(style::FAINT, &format!("{last}{more}"))
             }
         }
+    }
+
+    /// When a call began to run. Of calls that were asked for together each waits for those before it, as long as
+    /// their results come in that order; where they do not, all that is known is when it was asked for.
+    fn began(&self, call: &Call) -> Option<Time> {
+        let waits = self.calls.values().any(|other| other.number < call.number);
+        let before = self.last_result.filter(|(number, _)| *number < call.number && !waits);
+        Some(call.at?.max(before.map_or(call.at?, |(_, time)| time)))
     }
 
     /// One line of detail under a call, cut to the width.

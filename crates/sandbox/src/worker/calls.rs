@@ -111,7 +111,8 @@ impl Calls {
                 }
             }
             "user.interrupt" => {
-                if self.interrupts.insert(event.id.clone()) {
+                let first_seen = self.interrupts.insert(event.id.clone());
+                if first_seen {
                     self.interrupt(event.thread_id(), &mut effects);
                 }
             }
@@ -183,7 +184,11 @@ impl Calls {
             return;
         }
         if !TOOLS.contains(&call.name.as_str()) {
-            tracing::info!(tool = call.name, call = call.id, "not a tool of this worker; left to its owner");
+            tracing::info!(
+                tool = call.name,
+                call = call.id,
+                "not a tool of this worker; left to its owner"
+            );
             return;
         }
         match (permission, self.allowed.get(&call.id)) {
@@ -191,7 +196,12 @@ impl Calls {
             (Some("deny"), _) | (_, Some(false)) => self.deny(&call),
             (None | Some("allow"), _) | (_, Some(true)) => self.queue.push_back(call),
             (Some(permission), None) => {
-                tracing::info!(tool = call.name, call = call.id, permission, "call waits for a confirmation");
+                tracing::info!(
+                    tool = call.name,
+                    call = call.id,
+                    permission,
+                    "call waits for a confirmation"
+                );
                 self.held.push(call);
             }
         }

@@ -9,8 +9,10 @@ fn event(value: serde_json::Value) -> ObservedEvent {
 }
 
 fn tool_use(id: &str, permission: Option<&str>) -> ObservedEvent {
-    event(json!({"type": "agent.tool_use", "id": id, "name": "bash", "input": {"command": "true"},
-                 "evaluated_permission": permission}))
+    event(
+        json!({"type": "agent.tool_use", "id": id, "name": "bash", "input": {"command": "true"},
+                 "evaluated_permission": permission}),
+    )
 }
 
 fn result(call: &str) -> ObservedEvent {
@@ -57,7 +59,13 @@ fn a_call_is_given_out_once_however_often_it_is_seen() {
 fn an_answered_call_is_not_given_out() {
     let mut calls = Calls::default();
     let by_server = event(json!({"type": "agent.tool_result", "id": "r", "tool_use_id": "b"}));
-    calls.reconcile(history(&[tool_use("a", None), tool_use("b", None), tool_use("c", None), result("a"), by_server]));
+    calls.reconcile(history(&[
+        tool_use("a", None),
+        tool_use("b", None),
+        tool_use("c", None),
+        result("a"),
+        by_server,
+    ]));
     assert_eq!(run_all(&mut calls), ["c"]);
     let mut calls = Calls::default();
     calls.observe(&tool_use("a", None));
@@ -85,7 +93,11 @@ fn only_an_explicit_allow_releases_a_gated_call() {
             .collect();
         let mut from_history = Calls::default();
         from_history.reconcile(history(&events));
-        assert_eq!(!run_all(&mut from_history).is_empty(), runs, "history {permission:?} {word:?}");
+        assert_eq!(
+            !run_all(&mut from_history).is_empty(),
+            runs,
+            "history {permission:?} {word:?}"
+        );
         if permission.is_some() {
             let mut live = Calls::default();
             for event in &events {
@@ -99,9 +111,15 @@ fn only_an_explicit_allow_releases_a_gated_call() {
 #[test]
 fn other_tools_are_left_to_their_owners() {
     let mut calls = Calls::default();
-    calls.observe(&event(json!({"type": "agent.tool_use", "id": "a", "name": "web_search", "input": {}})));
-    calls.observe(&event(json!({"type": "agent.custom_tool_use", "id": "b", "name": "bash", "input": {}})));
-    calls.observe(&event(json!({"type": "agent.mcp_tool_use", "id": "c", "name": "bash", "input": {}})));
+    calls.observe(&event(
+        json!({"type": "agent.tool_use", "id": "a", "name": "web_search", "input": {}}),
+    ));
+    calls.observe(&event(
+        json!({"type": "agent.custom_tool_use", "id": "b", "name": "bash", "input": {}}),
+    ));
+    calls.observe(&event(
+        json!({"type": "agent.mcp_tool_use", "id": "c", "name": "bash", "input": {}}),
+    ));
     assert!(!calls.is_busy());
     assert_eq!(run_all(&mut calls), Vec::<String>::new());
 }
@@ -126,7 +144,9 @@ fn an_answer_or_an_interrupt_stops_the_running_call() {
 #[test]
 fn an_interrupt_of_another_thread_leaves_a_call_alone() {
     let mut calls = Calls::default();
-    calls.observe(&event(json!({"type": "session.thread_status_running", "id": "t", "session_thread_id": "sthr_main"})));
+    calls.observe(&event(
+        json!({"type": "session.thread_status_running", "id": "t", "session_thread_id": "sthr_main"}),
+    ));
     calls.observe(&tool_use("a", None));
     calls.start_next().unwrap();
     let other = event(json!({"type": "user.interrupt", "id": "i1", "session_thread_id": "sthr_other"}));
@@ -138,7 +158,12 @@ fn an_interrupt_of_another_thread_leaves_a_call_alone() {
 #[test]
 fn an_old_interrupt_does_not_stop_later_calls() {
     let mut calls = Calls::default();
-    let effects = calls.reconcile(history(&[tool_use("a", None), result("a"), interrupt("i"), tool_use("b", None)]));
+    let effects = calls.reconcile(history(&[
+        tool_use("a", None),
+        result("a"),
+        interrupt("i"),
+        tool_use("b", None),
+    ]));
     assert_eq!(effects, []);
     assert_eq!(run_all(&mut calls), ["b"]);
     let mut calls = Calls::default();
@@ -149,7 +174,8 @@ fn an_old_interrupt_does_not_stop_later_calls() {
 
 #[test]
 fn nothing_is_run_for_a_thread_that_is_over() {
-    let call = event(json!({"type": "agent.tool_use", "id": "a", "name": "bash", "input": {}, "session_thread_id": "t"}));
+    let call =
+        event(json!({"type": "agent.tool_use", "id": "a", "name": "bash", "input": {}, "session_thread_id": "t"}));
     let over = event(json!({"type": "session.thread_status_terminated", "id": "o", "session_thread_id": "t"}));
     let mut calls = Calls::default();
     calls.observe(&call);
@@ -175,5 +201,8 @@ fn the_last_word_on_the_turn_counts() {
 fn the_end_of_the_session_is_seen_live_and_in_the_history() {
     let over = event(json!({"type": "session.status_terminated", "id": "x"}));
     assert_eq!(Calls::default().observe(&over), [Effect::SessionOver]);
-    assert_eq!(Calls::default().reconcile(history(&[tool_use("a", None), over])), [Effect::SessionOver]);
+    assert_eq!(
+        Calls::default().reconcile(history(&[tool_use("a", None), over])),
+        [Effect::SessionOver]
+    );
 }

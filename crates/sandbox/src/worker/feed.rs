@@ -155,10 +155,18 @@ fn warn_of_what_is_missing(session_id: &str, session: &Value) {
     let count = |pointer: &str| session.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
     let skills = count("/agent/skills");
     if skills > 0 {
-        tracing::warn!(session = session_id, skills, "the agent has skills; this worker does not fetch them");
+        tracing::warn!(
+            session = session_id,
+            skills,
+            "the agent has skills; this worker does not fetch them"
+        );
     }
     let resources = count("/resources");
     if resources > 0 {
-        tracing::warn!(session = session_id, resources, "the session has resources; this worker does not mount them");
+        tracing::warn!(
+            session = session_id,
+            resources,
+            "the session has resources; this worker does not mount them"
+        );
     }
 }

@@ -89,10 +89,14 @@ impl Service {
         .await;
         drop(beats);
         // The lease may have been lost while the session was let go.
-        let lost = lease.borrow().end.is_some_and(LeaseEnd::is_lost)
-            || matches!(end, SessionEnd::Lease(end) if end.is_lost());
+        let lost =
+            lease.borrow().end.is_some_and(LeaseEnd::is_lost) || matches!(end, SessionEnd::Lease(end) if end.is_lost());
         if lost {
-            tracing::warn!(work = ids.work, session = ids.session, "lease lost; let go without stopping the item");
+            tracing::warn!(
+                work = ids.work,
+                session = ids.session,
+                "lease lost; let go without stopping the item"
+            );
             return ItemEnd::LeaseLost;
         }
         force_stop(&client, &ids.environment, &ids.work).await;
@@ -141,7 +145,9 @@ pub(crate) fn make_folder(path: &Path) -> std::io::Result<()> {
 fn folder_name(session_id: &str) -> Result<&str, String> {
     let plain = session_id.len() <= 128
         && !session_id.is_empty()
-        && session_id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        && session_id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     if plain {
         Ok(session_id)
     } else {

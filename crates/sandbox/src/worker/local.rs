@@ -12,7 +12,8 @@ use super::error::WorkerError;
 use super::hand::{Hand, HandFuture, Provider};
 use super::options::ServiceOptions;
 use crate::{
-    Isolation, Launcher, LauncherOptions, Limits, Sandbox, SandboxError, SandboxOptions, ToolCall, ToolOutput, probe,
+    Isolation, Launcher, LauncherOptions, Limits, Report, Sandbox, SandboxError, SandboxOptions, ToolCall, ToolOutput,
+    probe,
 };
 
 /// The sandboxes of this machine. Refuses where a step of the isolation is missing.
@@ -22,12 +23,7 @@ pub(crate) async fn provider(options: &ServiceOptions) -> Result<Arc<dyn Provide
             let report = tokio::task::spawn_blocking(probe)
                 .await
                 .map_err(|e| WorkerError::Isolation(format!("the isolation steps could not be tried: {e}")))?;
-            if !report.ready() {
-                return Err(WorkerError::Isolation(report.to_string()));
-            }
-            for step in report.missing() {
-                tracing::warn!(step = step.name, state = ?step.state, "an optional isolation step is missing");
-            }
+            check(&report)?;
         }
         Isolation::None => tracing::warn!("no isolation: tools run on this machine as this user, as was asked for"),
     }
@@ -37,6 +33,16 @@ pub(crate) async fn provider(options: &ServiceOptions) -> Result<Arc<dyn Provide
         ..LauncherOptions::default()
     };
     Ok(Arc::new(LocalSandboxes::start(launcher, options.limits.clone()).await?))
+}
+
+fn check(report: &Report) -> Result<(), WorkerError> {
+    if !report.ready() {
+        return Err(WorkerError::Isolation(report.to_string()));
+    }
+    for step in report.missing() {
+        tracing::warn!(step = step.name, state = ?step.state, "an optional isolation step is missing");
+    }
+    Ok(())
 }
 
 /// Sandboxes of this machine, from one launcher, which is started again if it dies.
@@ -113,5 +119,30 @@ impl Hand for Sandbox {
                 tracing::error!(%error, "a sandbox does not end");
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Need, Step, StepState};
+
+    #[test]
+    fn a_missing_step_is_refused_by_name_unless_it_is_optional() {
+        let report = |need| Report {
+            steps: vec![Step {
+                name: "seccomp".to_owned(),
+                need,
+                state: StepState::Missing {
+                    reason: "no such system call".to_owned(),
+                    mend: "a newer kernel".to_owned(),
+                },
+            }],
+        };
+        let error = check(&report(Need::Required)).unwrap_err().to_string();
+        for part in ["seccomp", "no such system call", "a newer kernel", "--isolation=none"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(check(&report(Need::Optional)).is_ok());
     }
 }

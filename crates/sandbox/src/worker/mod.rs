@@ -104,7 +104,10 @@ pub async fn run_item_with(
     let token = item.secret.as_ref().and_then(|secret| {
         let unpacked = WorkSecret::unpack(secret.expose_secret());
         if unpacked.is_none() {
-            tracing::warn!(work = item.work_id, "the item's secret holds no sessions token; using the environment key");
+            tracing::warn!(
+                work = item.work_id,
+                "the item's secret holds no sessions token; using the environment key"
+            );
         }
         unpacked.map(|s| SecretString::from(s.sessions_token))
     });

@@ -132,7 +132,10 @@ impl WorkerOptions {
             );
         }
         if self.on_work.as_ref().is_some_and(|c| c.trim().is_empty()) {
-            return refuse("on-work", "the command is empty; give the command line to run for each item");
+            return refuse(
+                "on-work",
+                "the command is empty; give the command line to run for each item",
+            );
         }
         if matches!(&self.queue, Queue::Environment(id) if id.is_empty()) {
             return refuse("environment-id", "it is empty; give the id of the environment, env_…");

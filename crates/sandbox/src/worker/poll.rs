@@ -13,12 +13,12 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::backoff;
 use super::command::{self, CommandContext, EXIT_LEASE_LOST};
 use super::error::WorkerError;
 use super::item::{ItemEnd, ItemIds, Service, force_stop};
 use super::options::{Queue, WorkerOptions};
 use super::stop::Stop;
-use super::backoff;
 
 /// The longest that the contract lets a server hold a poll.
 const BLOCK_MS: u32 = 999;
@@ -264,12 +264,18 @@ impl Claimer {
                 }
             },
             None if self.options.queue == Queue::Cloud => {
-                tracing::error!(work = item.id, "the item has no sessions token; a worker key alone cannot serve it");
+                tracing::error!(
+                    work = item.id,
+                    "the item has no sessions token; a worker key alone cannot serve it"
+                );
                 None
             }
             None => {
                 if item.has_secret() {
-                    tracing::warn!(work = item.id, "the item's secret holds no sessions token; using the environment key");
+                    tracing::warn!(
+                        work = item.id,
+                        "the item's secret holds no sessions token; using the environment key"
+                    );
                 }
                 Some(self.client.clone())
             }
@@ -287,7 +293,10 @@ impl Claimer {
         if let Ok(status) = &status
             && status.code() == Some(EXIT_LEASE_LOST)
         {
-            tracing::warn!(work = item.id, "the on-work command lost the lease; let go without stopping the item");
+            tracing::warn!(
+                work = item.id,
+                "the on-work command lost the lease; let go without stopping the item"
+            );
             return ItemEnd::LeaseLost;
         }
         let client = self.item_client(item).unwrap_or_else(|| self.client.clone());

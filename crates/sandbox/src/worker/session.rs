@@ -31,7 +31,8 @@ use super::post::{Post, Posted};
 const LETTING_GO: Duration = Duration::from_secs(10);
 /// How long a stopped call whose result is not wanted may take to end, before its sandbox is killed under it.
 const STOPPING: Duration = Duration::from_secs(2);
-const SHUTTING_DOWN: &str = "The worker is shutting down; this call was not run. Another worker can run it when it is made again.";
+const SHUTTING_DOWN: &str =
+    "The worker is shutting down; this call was not run. Another worker can run it when it is made again.";
 const UNKNOWN_OUTCOME: &str = "This call was begun before by the same worker and did not come to a result, so its outcome is not known. \
                                Look at what it changed before it is made again.";
 

@@ -94,7 +94,7 @@ async fn links(stage: &Stage) -> Outcome {
 }
 
 /// Swaps `d` between a folder of the workspace and a link to `/etc`, as fast as it can.
-const SWAP: &str = "mkdir -p real; echo inside > real/hostname; rm -rf d; cp -r real d; ln -sfn /etc evil; cat > swap.py <<'END'\nimport ctypes, os\nlibc = ctypes.CDLL(None)\nwhile True:\n    libc.renameat2(-100, b'd', -100, b'evil', 2)\nEND\npython3 swap.py & sleep 0.2";
+const SWAP: &str = "mkdir -p real; echo inside > real/hostname; rm -rf d evil; cp -r real d; ln -sfn /etc evil; cat > swap.py <<'END'\nimport ctypes, os\nlibc = ctypes.CDLL(None)\nwhile True:\n    libc.renameat2(-100, b'd', -100, b'evil', 2)\nEND\npython3 swap.py & sleep 0.2";
 
 /// How long a race is given to go both ways.
 const RACE: Duration = Duration::from_secs(30);

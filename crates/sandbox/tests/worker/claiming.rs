@@ -16,11 +16,20 @@ async fn a_refused_poll_ends_the_worker_and_lets_go() {
     setup.emit(call("a", "hang"));
     setup.plane.offer("work_1", SESSION);
     let worker = setup.start(|o| *o = o.clone().concurrency(2));
-    setup.hands.until("a runs", |r| !r.began.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a runs", |r| !r.began.lock().unwrap().is_empty())
+        .await;
     setup.plane.set(|s| s.poll_status.push_back(401));
     let error = worker.ended().await.unwrap_err();
-    assert!(matches!(&error, WorkerError::PollRefused(e) if e.status() == Some(401)), "{error}");
-    assert!(error.to_string().contains("revoked") && !error.to_string().contains(KEY), "{error}");
+    assert!(
+        matches!(&error, WorkerError::PollRefused(e) if e.status() == Some(401)),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("revoked") && !error.to_string().contains(KEY),
+        "{error}"
+    );
     assert_eq!(setup.plane.count("POST", "/stop"), 1);
     assert_eq!(setup.hands.cancelled(), ["a"]);
 }
@@ -43,8 +52,16 @@ async fn an_item_that_cannot_be_acknowledged_is_not_served() {
         setup.plane.set(|s| s.ack_status.push_back(status));
         setup.emit(call("a", "answer"));
         let worker = setup.serve();
-        setup.plane.until("the worker polls on", |s| s.count("POST", "/ack") == 1 && s.count("GET", "/poll") >= 2).await;
-        setup.plane.until("the refused item is released", |s| s.count("POST", "/stop") == stops).await;
+        setup
+            .plane
+            .until("the worker polls on", |s| {
+                s.count("POST", "/ack") == 1 && s.count("GET", "/poll") >= 2
+            })
+            .await;
+        setup
+            .plane
+            .until("the refused item is released", |s| s.count("POST", "/stop") == stops)
+            .await;
         setup.stop.drain.cancel();
         assert_eq!(worker.ended().await.unwrap().failed, 1);
         assert!(setup.hands.began().is_empty());
@@ -56,9 +73,14 @@ async fn an_item_that_cannot_be_acknowledged_is_not_served() {
 #[tokio::test]
 async fn a_healthcheck_runs_nothing_and_is_released() {
     let setup = Setup::new().await;
-    setup.plane.offer_item(plane::item("work_h", json!({"type": "healthcheck"})));
+    setup
+        .plane
+        .offer_item(plane::item("work_h", json!({"type": "healthcheck"})));
     let worker = setup.start(|_| {});
-    setup.plane.until("released", |s| s.count("POST", "/work/work_h/stop") == 1).await;
+    setup
+        .plane
+        .until("released", |s| s.count("POST", "/work/work_h/stop") == 1)
+        .await;
     setup.stop.drain.cancel();
     let summary = worker.ended().await.unwrap();
     assert_eq!((summary.claimed, summary.empty), (1, 1));
@@ -69,13 +91,21 @@ async fn a_healthcheck_runs_nothing_and_is_released() {
 #[tokio::test]
 async fn drain_ends_when_the_queue_is_empty() {
     let setup = Setup::new().await;
-    setup.plane.emit("sesn_1", json!({"type": "session.status_terminated", "id": "x"}));
+    setup
+        .plane
+        .emit("sesn_1", json!({"type": "session.status_terminated", "id": "x"}));
     setup.plane.offer("work_1", "sesn_1");
-    setup.plane.offer_item(plane::item("work_h", json!({"type": "healthcheck"})));
+    setup
+        .plane
+        .offer_item(plane::item("work_h", json!({"type": "healthcheck"})));
     let summary = setup.start(|o| o.drain = true).ended().await.unwrap();
     assert_eq!((summary.claimed, summary.served, summary.empty), (2, 1, 1));
     let seen = setup.plane.script().seen.clone();
-    assert!(seen.iter().filter(|s| s.is("GET", "/poll")).all(|s| !s.query.contains_key("block_ms")));
+    assert!(
+        seen.iter()
+            .filter(|s| s.is("GET", "/poll"))
+            .all(|s| !s.query.contains_key("block_ms"))
+    );
 }
 
 #[tokio::test]
@@ -86,10 +116,18 @@ async fn several_sessions_have_a_folder_each() {
         setup.plane.offer(&format!("work_{n}"), &format!("sesn_{n}"));
     }
     let worker = setup.start(|o| *o = o.clone().concurrency(2));
-    setup.hands.until("two run", |r| r.began.lock().unwrap().len() == 2).await;
+    setup
+        .hands
+        .until("two run", |r| r.began.lock().unwrap().len() == 2)
+        .await;
     assert_eq!(setup.plane.count("POST", "/ack"), 2, "no more than asked for");
-    setup.plane.emit("sesn_1", json!({"type": "session.deleted", "id": "d"}));
-    setup.hands.until("the third runs", |r| r.began.lock().unwrap().len() == 3).await;
+    setup
+        .plane
+        .emit("sesn_1", json!({"type": "session.deleted", "id": "d"}));
+    setup
+        .hands
+        .until("the third runs", |r| r.began.lock().unwrap().len() == 3)
+        .await;
     setup.stop.drain.cancel();
     assert_eq!(worker.ended().await.unwrap().served, 3);
     let mut folders: Vec<_> = setup.hands.0.launched.lock().unwrap().clone();
@@ -118,10 +156,17 @@ async fn a_worker_key_serves_cloud_environments() {
     setup.plane.until("a result", |s| s.results().len() == 1).await;
     setup.finish(worker).await;
     let seen = setup.plane.script().seen.clone();
-    let with_key: Vec<_> = seen.iter().filter(|s| s.bearer == KEY && !s.path.ends_with("/poll")).map(|s| &s.path).collect();
+    let with_key: Vec<_> = seen
+        .iter()
+        .filter(|s| s.bearer == KEY && !s.path.ends_with("/poll"))
+        .map(|s| &s.path)
+        .collect();
     assert_eq!(with_key, ["/v1/outwork/work/work_1/ack"]);
     assert!(seen.iter().any(|s| s.path == "/v1/outwork/work/poll"));
-    assert!(seen.iter().any(|s| s.path == "/v1/environments/env_1/work/work_1/stop" && s.bearer == TOKEN));
+    assert!(
+        seen.iter()
+            .any(|s| s.path == "/v1/environments/env_1/work/work_1/stop" && s.bearer == TOKEN)
+    );
 }
 
 #[tokio::test]
@@ -158,8 +203,8 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// One thread runs all of it, so that the log of this test is whole.
-#[tokio::test(flavor = "current_thread")]
+/// The log of the whole process is taken, so of every test that runs beside this one too.
+#[tokio::test]
 async fn no_secret_reaches_the_log() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
@@ -167,19 +212,23 @@ async fn no_secret_reaches_the_log() {
         .with_max_level(tracing::Level::TRACE)
         .with_ansi(false)
         .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let setup = Setup::new().await;
     setup.plane.set(|s| {
         s.poll_status.push_back(503);
         s.send_status.push_back(500);
     });
-    setup.emit(call("a", "answer"));
-    let worker = setup.serve();
+    setup.emit(call("logged", "answer"));
+    setup.plane.offer("work_logged", SESSION);
+    let worker = setup.start(|_| {});
     setup.plane.until("a result", |s| s.results().len() == 2).await;
     setup.finish(worker).await;
-    drop(guard);
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(log.contains("claimed") && log.contains("result not sent"), "the log was taken");
+    assert!(log.contains("claimed work=\"work_logged\""), "the log was taken");
+    assert!(
+        log.contains("result not sent; trying again call=\"logged\""),
+        "the log was taken"
+    );
     let packed = plane::item("x", json!({}))["secret"].as_str().unwrap().to_owned();
     for secret in [KEY, TOKEN, &packed] {
         assert!(!log.contains(secret), "a secret is in the log");

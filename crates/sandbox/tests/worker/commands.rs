@@ -20,7 +20,9 @@ async fn until_file(path: &Path) -> String {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the command writes its file")
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .expect("the command writes its file")
 }
 
 #[tokio::test]
@@ -120,8 +122,21 @@ async fn one_item_says_when_its_lease_is_lost_or_a_credential_is_missing() {
     let end = run_item_with(service, item, Some(hands.clone()), setup.stop.clone()).await;
     assert_eq!(end.unwrap(), ItemEnd::LeaseLost);
     let (service, item) = item_options(&setup, false, false);
-    let error = run_item_with(service, item, Some(hands), setup.stop.clone()).await.unwrap_err();
-    assert!(matches!(&error, WorkerError::Option { what: "ANTHROPIC_ENVIRONMENT_KEY", .. }), "{error}");
-    let Err(error) = ItemOptions::from_variables(|_| None) else { panic!("variables are needed") };
+    let error = run_item_with(service, item, Some(hands), setup.stop.clone())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            WorkerError::Option {
+                what: "ANTHROPIC_ENVIRONMENT_KEY",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let Err(error) = ItemOptions::from_variables(|_| None) else {
+        panic!("variables are needed")
+    };
     assert!(error.to_string().contains("ANTHROPIC_SESSION_ID"), "{error}");
 }

@@ -65,7 +65,10 @@ impl Provider for Hands {
         Box::pin(async move {
             assert!(workspace.is_dir(), "the workspace exists before the sandbox");
             self.0.launched.lock().unwrap().push(workspace.to_owned());
-            let failing = self.0.fail_launches.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            let failing = self
+                .0
+                .fail_launches
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
             if failing.is_ok() {
                 return Err(SandboxError::Ended("no sandbox today".into()));
             }

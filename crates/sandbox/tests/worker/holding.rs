@@ -9,7 +9,10 @@ async fn hanging(setup: &Setup) -> crate::Running {
     setup.plane.set(|s| s.ttl = 2.0);
     setup.emit(call("a", "hang"));
     let worker = setup.serve();
-    setup.hands.until("a runs", |r| !r.began.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a runs", |r| !r.began.lock().unwrap().is_empty())
+        .await;
     worker
 }
 
@@ -35,11 +38,23 @@ async fn is_lost(beat: Beat) {
     let setup = Setup::new().await;
     let worker = hanging(&setup).await;
     setup.plane.set(|s| s.beat = beat);
-    setup.hands.until("a is stopped", |r| !r.cancelled.lock().unwrap().is_empty()).await;
-    setup.hands.until("its sandbox is gone", |r| r.ended.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    setup
+        .hands
+        .until("a is stopped", |r| !r.cancelled.lock().unwrap().is_empty())
+        .await;
+    setup
+        .hands
+        .until("its sandbox is gone", |r| {
+            r.ended.load(std::sync::atomic::Ordering::SeqCst) == 1
+        })
+        .await;
     setup.stop.drain.cancel();
     assert_eq!(worker.ended().await.unwrap().lost, 1);
-    assert_eq!(setup.plane.results(), [], "nothing is sent for an item of somebody else");
+    assert_eq!(
+        setup.plane.results(),
+        [],
+        "nothing is sent for an item of somebody else"
+    );
     assert_eq!(setup.plane.count("POST", "/stop"), 0, "nor is it stopped");
 }
 
@@ -111,7 +126,10 @@ async fn a_drain_answers_what_runs_and_what_waits_and_releases_the_item() {
     setup.emit(call("a", "hang"));
     setup.emit(call("b", "answer"));
     let worker = setup.serve();
-    setup.hands.until("a runs", |r| !r.began.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a runs", |r| !r.began.lock().unwrap().is_empty())
+        .await;
     setup.stop.drain.cancel();
     let summary = worker.ended().await.unwrap();
     assert_eq!((summary.claimed, summary.served), (1, 1));
@@ -130,10 +148,18 @@ async fn the_second_word_ends_at_once() {
     let setup = Setup::new().await;
     setup.emit(call("a", "hang"));
     let worker = setup.serve();
-    setup.hands.until("a runs", |r| !r.began.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a runs", |r| !r.began.lock().unwrap().is_empty())
+        .await;
     setup.stop.now.cancel();
     worker.ended().await.unwrap();
-    setup.hands.until("its sandbox is gone", |r| r.ended.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    setup
+        .hands
+        .until("its sandbox is gone", |r| {
+            r.ended.load(std::sync::atomic::Ordering::SeqCst) == 1
+        })
+        .await;
     assert_eq!(setup.plane.results(), []);
 }
 
@@ -142,12 +168,18 @@ async fn a_call_of_a_lost_item_is_not_run_again_by_the_same_worker() {
     let setup = Setup::new().await;
     let worker = hanging(&setup).await;
     setup.plane.set(|s| s.beat = Beat::Status(412));
-    setup.hands.until("a is stopped", |r| !r.cancelled.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a is stopped", |r| !r.cancelled.lock().unwrap().is_empty())
+        .await;
     setup.plane.set(|s| s.beat = Beat::Extend);
     setup.plane.offer("work_2", SESSION);
     setup.plane.until("answered", |s| s.results().len() == 1).await;
     let results = setup.plane.results();
-    assert!(results[0].1 && results[0].2.contains("outcome is not known"), "{results:?}");
+    assert!(
+        results[0].1 && results[0].2.contains("outcome is not known"),
+        "{results:?}"
+    );
     setup.emit(call("b", "answer"));
     setup.plane.until("the next", |s| s.results().len() == 2).await;
     let summary = setup.finish(worker).await;

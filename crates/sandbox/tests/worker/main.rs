@@ -1,17 +1,19 @@
 //! The worker against a server that a test scripts: every rule of claiming, holding, running and letting go.
+#![allow(clippy::unwrap_used, reason = "a test that fails here fails as it should")]
 
 mod claiming;
 mod commands;
 mod hands;
 mod holding;
 mod plane;
+mod real;
 mod running;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outwork_sandbox::worker::{Queue, ServiceOptions, Stop, Summary, Worker, WorkerError, WorkerOptions};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -63,7 +65,9 @@ impl Setup {
     /// Ends the session and waits until the worker has let go of its item.
     pub async fn finish(&self, running: Running) -> Summary {
         self.emit(json!({"type": "session.status_terminated", "id": "sevt_over"}));
-        self.plane.until("the item is released", |s| s.count("POST", "/stop") > 0).await;
+        self.plane
+            .until("the item is released", |s| s.count("POST", "/stop") > 0)
+            .await;
         self.stop.drain.cancel();
         running.ended().await.unwrap()
     }

@@ -125,7 +125,12 @@ impl Plane {
             }
         };
         if tokio::time::timeout(Duration::from_secs(20), wait).await.is_err() {
-            let seen: Vec<String> = self.script().seen.iter().map(|s| format!("{} {} {}", s.method, s.path, s.body)).collect();
+            let seen: Vec<String> = self
+                .script()
+                .seen
+                .iter()
+                .map(|s| format!("{} {} {}", s.method, s.path, s.body))
+                .collect();
             panic!("never happened: {what}\n{}", seen.join("\n"));
         }
     }
@@ -186,7 +191,11 @@ impl Script {
             .map(|e| {
                 assert_eq!(e["type"], "user.tool_result");
                 let text = e["content"][0]["text"].as_str().unwrap_or_default().to_owned();
-                (e["tool_use_id"].as_str().unwrap().to_owned(), e["is_error"].as_bool().unwrap(), text)
+                (
+                    e["tool_use_id"].as_str().unwrap().to_owned(),
+                    e["is_error"].as_bool().unwrap(),
+                    text,
+                )
             })
             .collect()
     }
@@ -217,8 +226,13 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let query: HashMap<String, String> = axum::extract::Query::try_from_uri(&uri).map(|q| q.0).unwrap_or_default();
-    let bearer = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let query: HashMap<String, String> = axum::extract::Query::try_from_uri(&uri)
+        .map(|q| q.0)
+        .unwrap_or_default();
+    let bearer = headers
+        .get("authorization")
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
     let seen = Seen {
         method: method.to_string(),
         path: uri.path().to_owned(),
@@ -279,7 +293,11 @@ async fn beat(script: &Shared, changed: &watch::Sender<u64>, seen: &Seen) -> Res
             let (beat, ttl) = (s.beat, s.ttl);
             if beat != Beat::Silence {
                 let beats = s.beats.entry(seen.path.clone()).or_default();
-                let expected = if *beats == 0 { "NO_HEARTBEAT".to_owned() } else { format!("beat {beats}") };
+                let expected = if *beats == 0 {
+                    "NO_HEARTBEAT".to_owned()
+                } else {
+                    format!("beat {beats}")
+                };
                 *beats += u32::from(beat == Beat::Extend);
                 break (beat, ttl, expected, *beats);
             }
@@ -287,8 +305,10 @@ async fn beat(script: &Shared, changed: &watch::Sender<u64>, seen: &Seen) -> Res
         changed.changed().await.unwrap();
     };
     let answer = |state: &str, extended: bool| {
-        ok(&json!({"type": "work_heartbeat", "last_heartbeat": format!("beat {number}"),
-                   "lease_extended": extended, "state": state, "ttl_seconds": ttl}))
+        ok(
+            &json!({"type": "work_heartbeat", "last_heartbeat": format!("beat {number}"),
+                   "lease_extended": extended, "state": state, "ttl_seconds": ttl}),
+        )
     };
     match beat {
         Beat::Extend if seen.query["expected_last_heartbeat"] != expected => fail(412, "heartbeat does not fit"),
@@ -329,7 +349,10 @@ fn send(script: &Shared, session_id: &str, body: &Value) -> Response {
     for event in body["events"].as_array().unwrap() {
         let call = &event["tool_use_id"];
         let log = script.history.entry(session_id.to_owned()).or_default();
-        if log.iter().any(|e| e["type"] == "user.tool_result" && e["tool_use_id"] == *call) {
+        if log
+            .iter()
+            .any(|e| e["type"] == "user.tool_result" && e["tool_use_id"] == *call)
+        {
             return fail(400, "the call has a result");
         }
         let mut event = event.clone();
@@ -345,5 +368,10 @@ fn ok(body: &Value) -> Response {
 
 fn fail(status: u16, message: &str) -> Response {
     let body = json!({"type": "error", "error": {"type": "some_error", "message": message}, "request_id": "req_1"});
-    (StatusCode::from_u16(status).unwrap(), [("content-type", "application/json")], body.to_string()).into_response()
+    (
+        StatusCode::from_u16(status).unwrap(),
+        [("content-type", "application/json")],
+        body.to_string(),
+    )
+        .into_response()
 }

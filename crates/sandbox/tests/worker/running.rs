@@ -27,7 +27,10 @@ async fn calls_are_run_in_order_and_answered() {
 
     let seen = setup.plane.script().seen.clone();
     let find = |method: &str, end: &str| seen.iter().position(|s| s.is(method, end)).unwrap();
-    assert!(find("GET", "/events/stream") < find("GET", "/events"), "the stream is opened before the list");
+    assert!(
+        find("GET", "/events/stream") < find("GET", "/events"),
+        "the stream is opened before the list"
+    );
     assert!(find("POST", "/ack") < find("GET", "/events/stream"));
     for request in &seen {
         let standing = request.path.ends_with("/poll") || request.path.ends_with("/ack");
@@ -69,7 +72,10 @@ async fn a_call_that_asks_waits_for_its_word() {
     setup.emit(ask("c"));
     setup.emit(verdict("c", "allow"));
     let worker = setup.serve();
-    setup.plane.until("the confirmed call", |s| s.results().len() == 1).await;
+    setup
+        .plane
+        .until("the confirmed call", |s| s.results().len() == 1)
+        .await;
     setup.emit(verdict("a", "deny"));
     setup.emit(verdict("b", "allow"));
     setup.plane.until("the second", |s| s.results().len() == 2).await;
@@ -98,14 +104,24 @@ async fn an_answer_stops_the_running_call_at_once() {
     let setup = Setup::new().await;
     setup.emit(call("a", "hang"));
     let worker = setup.serve();
-    setup.hands.until("a runs", |r| !r.began.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a runs", |r| !r.began.lock().unwrap().is_empty())
+        .await;
     setup.emit(result("a"));
     setup.emit(json!({"type": "user.interrupt", "id": "sevt_i"}));
-    setup.hands.until("a is stopped", |r| !r.cancelled.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a is stopped", |r| !r.cancelled.lock().unwrap().is_empty())
+        .await;
     setup.emit(call("b", "answer"));
     setup.plane.until("the next result", |s| !s.results().is_empty()).await;
     setup.finish(worker).await;
-    assert_eq!(setup.plane.results(), [answered("b")], "the stopped call has its answer already");
+    assert_eq!(
+        setup.plane.results(),
+        [answered("b")],
+        "the stopped call has its answer already"
+    );
 }
 
 #[tokio::test]
@@ -114,12 +130,21 @@ async fn an_interrupt_stops_the_running_call_and_those_that_wait() {
     setup.emit(call("a", "hang"));
     setup.emit(call("b", "answer"));
     let worker = setup.serve();
-    setup.hands.until("a runs", |r| !r.began.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a runs", |r| !r.began.lock().unwrap().is_empty())
+        .await;
     setup.emit(json!({"type": "user.interrupt", "id": "sevt_i"}));
     setup.plane.until("both answered", |s| s.results().len() == 2).await;
     setup.finish(worker).await;
     assert_eq!(setup.hands.began(), ["a"]);
-    assert!(setup.plane.results().iter().all(|(_, is_error, text)| *is_error && text.contains("interrupted")));
+    assert!(
+        setup
+            .plane
+            .results()
+            .iter()
+            .all(|(_, is_error, text)| *is_error && text.contains("interrupted"))
+    );
 }
 
 #[tokio::test]
@@ -127,17 +152,29 @@ async fn a_cut_stream_does_not_run_a_call_again() {
     let setup = Setup::new().await;
     setup.emit(call("a", "hang"));
     let worker = setup.serve();
-    setup.hands.until("a runs", |r| !r.began.lock().unwrap().is_empty()).await;
+    setup
+        .hands
+        .until("a runs", |r| !r.began.lock().unwrap().is_empty())
+        .await;
     setup.plane.set(|s| s.list_status.extend([500; 3]));
     setup.plane.cut();
-    setup.plane.until("the history is read again", |s| s.count("GET", "/events") >= 5).await;
-    setup.plane.until("the stream is open", |s| s.count("GET", "/events/stream") >= 3).await;
+    setup
+        .plane
+        .until("the history is read again", |s| s.count("GET", "/events") >= 5)
+        .await;
+    setup
+        .plane
+        .until("the stream is open", |s| s.count("GET", "/events/stream") >= 3)
+        .await;
     setup.emit(call("b", "answer"));
     setup.hands.0.go.notify_one();
     setup.plane.until("both results", |s| s.results().len() == 2).await;
     setup.plane.cut();
     let lists = setup.plane.count("GET", "/events");
-    setup.plane.until("read once more", |s| s.count("GET", "/events") > lists).await;
+    setup
+        .plane
+        .until("read once more", |s| s.count("GET", "/events") > lists)
+        .await;
     setup.finish(worker).await;
     assert_eq!(setup.hands.began(), ["a", "b"]);
     assert_eq!(setup.plane.results().len(), 2);
@@ -149,7 +186,12 @@ async fn a_result_is_sent_again_until_it_is_accepted() {
     setup.plane.set(|s| s.send_status.extend([500, 429, 503]));
     setup.emit(call("a", "answer"));
     let worker = setup.serve();
-    setup.plane.until("accepted", |s| s.send_status.is_empty() && s.history[SESSION].len() == 2).await;
+    setup
+        .plane
+        .until("accepted", |s| {
+            s.send_status.is_empty() && s.history[SESSION].len() == 2
+        })
+        .await;
     setup.finish(worker).await;
     assert_eq!(setup.plane.results(), vec![answered("a"); 4]);
     assert_eq!(setup.hands.began(), ["a"]);
@@ -180,7 +222,10 @@ async fn a_result_that_could_not_be_sent_is_kept_for_the_next_connection() {
     setup.emit(call("a", "answer"));
     let worker = setup.serve();
     // The window is the lease's length: with two seconds the tries end well before the statuses do.
-    setup.plane.until("tries", |s| s.results().len() >= 2 && s.beats() >= 4).await;
+    setup
+        .plane
+        .until("tries", |s| s.results().len() >= 2 && s.beats() >= 4)
+        .await;
     setup.plane.set(|s| s.send_status.clear());
     setup.plane.cut();
     setup.plane.until("accepted", |s| s.history[SESSION].len() == 2).await;
@@ -197,7 +242,10 @@ async fn a_dead_sandbox_is_replaced_and_its_call_answered() {
     setup.plane.until("both results", |s| s.results().len() == 2).await;
     setup.finish(worker).await;
     let results = setup.plane.results();
-    assert!(results[0].1 && results[0].2.contains("outcome is not known"), "{results:?}");
+    assert!(
+        results[0].1 && results[0].2.contains("outcome is not known"),
+        "{results:?}"
+    );
     assert_eq!(results[1], answered("b"));
     assert_eq!(setup.hands.0.launched.lock().unwrap().len(), 2);
 }
@@ -213,7 +261,10 @@ async fn without_a_sandbox_nothing_runs_and_the_call_is_answered() {
     setup.finish(worker).await;
     let results = setup.plane.results();
     assert!(results[0].1 && results[0].2.contains("nothing was run"), "{results:?}");
-    assert!(!results[0].2.contains("no sandbox today"), "the host's reasons stay in the log");
+    assert!(
+        !results[0].2.contains("no sandbox today"),
+        "the host's reasons stay in the log"
+    );
     assert_eq!(setup.hands.began(), ["b"]);
 }
 
@@ -234,7 +285,9 @@ async fn an_idle_session_is_let_go() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), closed).await.expect("its stream is closed");
+    tokio::time::timeout(Duration::from_secs(20), closed)
+        .await
+        .expect("its stream is closed");
 }
 
 #[tokio::test]
@@ -256,8 +309,14 @@ async fn nothing_runs_before_the_first_heartbeat_is_accepted() {
     setup.plane.set(|s| s.beat = Beat::Silence);
     setup.emit(call("a", "answer"));
     let worker = setup.serve();
-    setup.plane.until("everything else is ready", |s| s.count("GET", "/events") == 1).await;
-    setup.hands.until("the sandbox is there", |r| r.launched.lock().unwrap().len() == 1).await;
+    setup
+        .plane
+        .until("everything else is ready", |s| s.count("GET", "/events") == 1)
+        .await;
+    setup
+        .hands
+        .until("the sandbox is there", |r| r.launched.lock().unwrap().len() == 1)
+        .await;
     assert!(setup.hands.began().is_empty());
     setup.plane.set(|s| s.beat = Beat::Extend);
     setup.plane.until("a result", |s| s.results().len() == 1).await;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use outwork_plane::{Limits, PromptOptions, RetryPolicy};
 use outwork_plane::Plane;
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;
@@ -92,6 +93,9 @@ impl Stage {
             tls: None,
             api_key: Some(key.clone()),
             model: Some(provider),
+            prompt: PromptOptions::default(),
+            retry: RetryPolicy::default(),
+            limits: Limits::default(),
             drain_timeout: Duration::from_secs(5),
             log: config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?.1,
             worker: worker.clone(),
@@ -210,7 +214,7 @@ async fn model(args: &DemoArgs) -> Result<(String, ModelConfig, String, Option<R
         let base_url = first(["OUTWORK_MODEL_BASE_URL", "ANTHROPIC_BASE_URL"]).unwrap_or_else(|| HOSTED.to_owned());
         let base_url = config::check_url(&base_url).context("the model provider's address")?;
         let story = format!("{model} at {base_url}");
-        return Ok((model.to_owned(), ModelConfig { base_url, api_key: key.into() }, story, None));
+        return Ok((model.to_owned(), ModelConfig::new(base_url, key.into())?, story, None));
     }
     if args.task.is_some() && args.model.is_none() {
         bail!("the rehearsal model only knows the demo's own task: give --model NAME and ANTHROPIC_API_KEY for yours");
@@ -218,7 +222,7 @@ async fn model(args: &DemoArgs) -> Result<(String, ModelConfig, String, Option<R
     let key = SecretString::from(fresh_secret(40, &mut rand::rng()));
     let options = Options { api_key: Some(key.expose_secret().to_owned()), ..Options::new(Scenario::demo()) };
     let rehearsal = Rehearsal::start(options).await?;
-    let provider = ModelConfig { base_url: rehearsal.base_url(), api_key: key };
+    let provider = ModelConfig::new(rehearsal.base_url(), key)?;
     let model = args.model.clone().unwrap_or_else(|| REHEARSAL.to_owned());
     let story = "a rehearsal: a real Messages API server that plays a written part (--model NAME for a real model)";
     Ok((model, provider, story.to_owned(), Some(rehearsal)))

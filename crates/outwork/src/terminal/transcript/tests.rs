@@ -107,6 +107,14 @@ edit     a.py                                         20ms ✗
     );
 }
 
+#[test]
+fn results_in_another_order_take_no_time_from_each_other() {
+    let events =
+        [call("c1", 0.0, "one"), call("c2", 0.0, "two"), result("c2", 0.7, "2", false), result("c1", 0.7, "1", false)];
+    let (text, _) = shown(false, QUIET, &events);
+    assert_eq!(text.matches("0.70s ✓").count(), 2, "{text}");
+}
+
 fn start(id: &str) -> Value {
     json!({"type": "event_start", "event": {"type": "agent.message", "id": id}})
 }

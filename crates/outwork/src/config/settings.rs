@@ -1,0 +1,150 @@
+//! The settings file: its tables, and how one lies over the defaults.
+//!
+//! `default.toml` is the defaults. Another file is first read alone, so that a setting that does not exist is refused
+//! with its line, and then laid over the defaults, setting by setting.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use bytesize::ByteSize;
+use serde::Deserialize;
+use toml::Table;
+
+use crate::cli::plane::LogFormat;
+use crate::cli::worker::Isolation;
+
+/// The defaults, as users read them.
+pub(crate) const DEFAULTS: &str = include_str!("../default.toml");
+
+/// Reads the settings of a file, if there is one, over the defaults.
+pub(super) fn read(path: Option<&Path>) -> Result<Settings> {
+    let defaults = parse::<Table>(DEFAULTS, "default.toml")?;
+    let merged = match path {
+        None => defaults,
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).with_context(|| format!("could not read the settings in {name}"))?;
+            parse::<Settings>(&text, &name)?;
+            lay_over(defaults, parse::<Table>(&text, &name)?)
+        }
+    };
+    merged.try_into().context("the settings do not fit together")
+}
+
+pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str, name: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        anyhow!("{name}, line {line}: {}", error.message())
+    })
+}
+
+fn lay_over(mut below: Table, above: Table) -> Table {
+    for (name, value) in above {
+        match (below.get_mut(&name), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => *under = lay_over(std::mem::take(under), over),
+            (_, value) => drop(below.insert(name, value)),
+        }
+    }
+    below
+}
+
+/// A settings file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    pub(super) plane: PlaneSettings,
+    pub(super) limits: LimitSettings,
+    pub(super) model: ModelSettings,
+    pub(super) up: UpSettings,
+    pub(super) worker: WorkerSettings,
+    pub(super) log: LogSettings,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpSettings {
+    pub(super) concurrency: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlaneSettings {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+    pub(super) insecure_http: Option<bool>,
+    pub(super) drain_timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelSettings {
+    pub(super) base_url: Option<String>,
+    pub(super) api_key_file: Option<PathBuf>,
+    pub(super) max_tokens: Option<u32>,
+    pub(super) adaptive_thinking: Option<Vec<String>>,
+    pub(super) cache: Option<bool>,
+    pub(super) first_byte_timeout: Option<Span>,
+    pub(super) idle_timeout: Option<Span>,
+    pub(super) max_attempts: Option<u32>,
+    pub(super) retry_base: Option<Span>,
+    pub(super) retry_cap: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LimitSettings {
+    pub(super) body: Option<ByteSize>,
+    pub(super) json_depth: Option<usize>,
+    pub(super) header_timeout: Option<Span>,
+    pub(super) body_timeout: Option<Span>,
+    pub(super) connections: Option<usize>,
+    pub(super) stream_backlog: Option<usize>,
+    pub(super) stream_ping: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WorkerSettings {
+    pub(super) concurrency: Option<usize>,
+    pub(super) isolation: Option<Isolation>,
+    pub(super) memory_limit: Option<ByteSize>,
+    pub(super) cpu_limit: Option<f64>,
+    pub(super) process_limit: Option<u32>,
+    pub(super) disk_limit: Option<ByteSize>,
+    pub(super) max_idle: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogSettings {
+    pub(super) format: Option<LogFormat>,
+    pub(super) level: Option<String>,
+}
+
+/// A length of time as people write it: `60s`, `5m`, `1h30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.trim()
+            .parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|duration| Duration::try_from(duration).ok())
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not a length of time such as 60s, 5m or 1h30m"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
