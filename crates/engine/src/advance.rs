@@ -75,9 +75,10 @@ impl Session {
     /// Takes up results that waited for the answers to earlier calls.
     fn process_answers(&mut self, context: &mut Context<'_>) {
         loop {
-            let ready = self.queue.iter().find(|entry| {
-                result_target(&entry.event.body).is_some_and(|call| self.earlier_settled(call))
-            });
+            let ready = self
+                .queue
+                .iter()
+                .find(|entry| result_target(&entry.event.body).is_some_and(|call| self.earlier_settled(call)));
             match ready.cloned() {
                 Some(entry) => self.process(entry, context),
                 None => return,
@@ -197,7 +198,10 @@ impl Session {
         if waiting.is_empty() {
             return;
         }
-        if waiting.iter().any(|e| matches!(e.event.body, EventBody::UserMessage { .. })) {
+        if waiting
+            .iter()
+            .any(|e| matches!(e.event.body, EventBody::UserMessage { .. }))
+        {
             self.run(context);
         }
         for entry in waiting {
@@ -238,7 +242,10 @@ impl Session {
 
     fn turn_end(&self) -> (IdleReason, Option<RefusalDetails>) {
         if self.stop == Some(StopReason::Refusal) {
-            return (IdleReason::Refusal {}, Some(refusal_details(self.stop_details.as_ref())));
+            return (
+                IdleReason::Refusal {},
+                Some(refusal_details(self.stop_details.as_ref())),
+            );
         }
         (IdleReason::EndTurn {}, None)
     }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use outwork_wire::agent::PermissionPolicy;
-use outwork_wire::event::{
-    EvaluatedPermission, Evaluation, IdleReason, RetryStatus, SessionError, SpanUsage,
-};
+use outwork_wire::event::{EvaluatedPermission, Evaluation, IdleReason, RetryStatus, SessionError, SpanUsage};
 use outwork_wire::id::EventId;
 use outwork_wire::log::Private;
 use outwork_wire::model::{FailureKind, ModelAnswer, ModelFailure, ModelUsage, StopReason};
@@ -150,9 +148,7 @@ impl Session {
                 Some(PermissionPolicy::AlwaysAllow {}) => {
                     (EvaluatedPermission::Allow, Some(Evaluation::AlwaysAllow {}))
                 }
-                Some(PermissionPolicy::AlwaysAsk {}) => {
-                    (EvaluatedPermission::Ask, Some(Evaluation::AlwaysAsk {}))
-                }
+                Some(PermissionPolicy::AlwaysAsk {}) => (EvaluatedPermission::Ask, Some(Evaluation::AlwaysAsk {})),
                 None => (EvaluatedPermission::Deny, None),
             };
             EventBody::AgentToolUse {
@@ -207,13 +203,17 @@ pub fn validate_answer(answer: &ModelAnswer) -> Result<(), ModelFailure> {
             calls += 1;
             let id = block.get("id").and_then(Value::as_str).unwrap_or_default();
             if id.is_empty() || !ids.insert(id) {
-                return Err(nonsense(format!("block {index} is a tool call without an id of its own")));
+                return Err(nonsense(format!(
+                    "block {index} is a tool call without an id of its own"
+                )));
             }
             if block.get("name").and_then(Value::as_str).unwrap_or_default().is_empty() {
                 return Err(nonsense(format!("block {index} is a tool call without a name")));
             }
             if !block.get("input").is_some_and(Value::is_object) {
-                return Err(nonsense(format!("the input of the tool call in block {index} is not an object")));
+                return Err(nonsense(format!(
+                    "the input of the tool call in block {index} is not an object"
+                )));
             }
         }
     }

@@ -7,9 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use outwork_wire::agent::{AgentConfig, EnvironmentKind};
-use outwork_wire::event::{
-    CacheCreation, Decision, EvaluatedPermission, IdleReason, SystemBlock, UsageSnapshot,
-};
+use outwork_wire::event::{CacheCreation, Decision, EvaluatedPermission, IdleReason, SystemBlock, UsageSnapshot};
 use outwork_wire::id::EventId;
 use outwork_wire::log::{Genesis, LogEntry, Private};
 use outwork_wire::model::StopReason;
@@ -185,10 +183,7 @@ impl Session {
     }
 
     /// Folds a session from its log. Entries come in the order of the log, those that wait in the queue last.
-    pub fn fold<'a>(
-        genesis: Genesis,
-        entries: impl IntoIterator<Item = &'a LogEntry>,
-    ) -> Result<Self, FoldError> {
+    pub fn fold<'a>(genesis: Genesis, entries: impl IntoIterator<Item = &'a LogEntry>) -> Result<Self, FoldError> {
         let mut session = Self::new(genesis);
         for entry in entries {
             session.apply(entry)?;
@@ -242,13 +237,8 @@ impl Session {
             .iter()
             .any(|c| !c.custom && matches!(c.state, CallState::Open | CallState::Asking));
         match self.genesis.environment {
-            EnvironmentKind::SelfHosted => {
-                open_call || matches!(self.status, Status::Running | Status::Rescheduling)
-            }
-            EnvironmentKind::Cloud => self
-                .calls
-                .iter()
-                .any(|c| !c.custom && c.state == CallState::Open),
+            EnvironmentKind::SelfHosted => open_call || matches!(self.status, Status::Running | Status::Rescheduling),
+            EnvironmentKind::Cloud => self.calls.iter().any(|c| !c.custom && c.state == CallState::Open),
         }
     }
 

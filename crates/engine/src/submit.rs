@@ -14,8 +14,8 @@ use outwork_wire::log::Private;
 use outwork_wire::{ContentBlock, Event, EventBody, EventParams};
 use serde_json::{Map, Value};
 
-use crate::session::{Call, CallState, Session, Status};
 use crate::Context;
+use crate::session::{Call, CallState, Session, Status};
 
 /// Who sends events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,14 +228,13 @@ impl Session {
             } => {
                 if by == Submitter::Worker {
                     return Err(Refused::Forbidden(
-                        "a worker's credential may not confirm tool calls; send user.tool_confirmation with an API key".into(),
+                        "a worker's credential may not confirm tool calls; send user.tool_confirmation with an API key"
+                            .into(),
                     ));
                 }
                 self.check_thread(session_thread_id.as_ref())?;
                 if *result == Decision::Allow && deny_message.is_some() {
-                    return Err(Refused::Invalid(
-                        "deny_message: only goes with result `deny`".into(),
-                    ));
+                    return Err(Refused::Invalid("deny_message: only goes with result `deny`".into()));
                 }
                 let done = batch.entry(tool_use_id).or_default();
                 let call = self.find_call("tool_use_id", tool_use_id)?;
@@ -349,7 +348,9 @@ impl Session {
         Err(Refused::Invalid(if self.answered.contains(id) {
             format!("{field}: {id} has its answer already; a call takes exactly one")
         } else {
-            format!("{field}: this session has no open tool call {id}; use the id of an agent.tool_use or agent.custom_tool_use event that has no result")
+            format!(
+                "{field}: this session has no open tool call {id}; use the id of an agent.tool_use or agent.custom_tool_use event that has no result"
+            )
         }))
     }
 }

@@ -9,8 +9,7 @@ use outwork_wire::{ContentBlock, EventBody, EventParams};
 use serde_json::json;
 use world::World;
 use world::build::{
-    CUSTOM, calls, confirmation, custom_result, event_id, interrupt, message, says, system,
-    tool_result,
+    CUSTOM, calls, confirmation, custom_result, event_id, interrupt, message, says, system, tool_result,
 };
 
 /// Four calls that wait: one runs, one asks, one is custom, one has a result that waits.
@@ -37,16 +36,10 @@ fn a_batch_with_one_bad_event_is_refused_as_a_whole() {
     for (batch, index) in [
         (vec![good.clone(), bad.clone()], 1),
         (vec![bad.clone(), good.clone()], 0),
-        (
-            vec![message("hi"), good.clone(), interrupt(), bad.clone()],
-            3,
-        ),
+        (vec![message("hi"), good.clone(), interrupt(), bad.clone()], 3),
     ] {
         let refusal = world.refused(batch, Submitter::Client);
-        assert!(
-            refusal.starts_with(&format!("events.{index}: ")),
-            "{refusal}"
-        );
+        assert!(refusal.starts_with(&format!("events.{index}: ")), "{refusal}");
         assert!(refusal.contains(event_id(7777).as_str()), "{refusal}");
     }
     world.send(vec![good]);
@@ -69,34 +62,16 @@ fn answers_that_fit_no_call_are_refused() {
     use outwork_wire::event::Decision::{Allow, Deny};
     let text = || vec![ContentBlock::text("x")];
     let table = [
-        (
-            vec![tool_result(event_id(7777), text(), false)],
-            "no open tool call",
-        ),
-        (
-            vec![custom_result(event_id(7777), text(), false)],
-            "no open tool call",
-        ),
-        (
-            vec![confirmation(event_id(7777), Allow, None)],
-            "no open tool call",
-        ),
+        (vec![tool_result(event_id(7777), text(), false)], "no open tool call"),
+        (vec![custom_result(event_id(7777), text(), false)], "no open tool call"),
+        (vec![confirmation(event_id(7777), Allow, None)], "no open tool call"),
         (
             vec![tool_result(custom.clone(), text(), false)],
             "user.custom_tool_result",
         ),
-        (
-            vec![custom_result(run.clone(), text(), false)],
-            "user.tool_result",
-        ),
-        (
-            vec![tool_result(ask.clone(), text(), false)],
-            "user.tool_confirmation",
-        ),
-        (
-            vec![tool_result(done.clone(), text(), false)],
-            "has its answer already",
-        ),
+        (vec![custom_result(run.clone(), text(), false)], "user.tool_result"),
+        (vec![tool_result(ask.clone(), text(), false)], "user.tool_confirmation"),
+        (vec![tool_result(done.clone(), text(), false)], "has its answer already"),
         (
             vec![confirmation(run.clone(), Allow, None)],
             "does not wait for a confirmation",
@@ -105,10 +80,7 @@ fn answers_that_fit_no_call_are_refused() {
             vec![confirmation(custom.clone(), Deny, None)],
             "does not wait for a confirmation",
         ),
-        (
-            vec![confirmation(ask.clone(), Allow, Some("why"))],
-            "deny_message",
-        ),
+        (vec![confirmation(ask.clone(), Allow, Some("why"))], "deny_message"),
         (
             vec![
                 confirmation(ask.clone(), Allow, None),
@@ -157,11 +129,7 @@ fn a_call_of_an_earlier_turn_has_its_answer_already() {
     world.send(vec![message("go")]);
     world.answer(calls(&[("run", "bash"), ("ask", "write")]));
     world.send(vec![world.result("run", "a"), world.deny("ask", None)]);
-    for event in [
-        world.result("run", "b"),
-        world.result("ask", "b"),
-        world.allow("ask"),
-    ] {
+    for event in [world.result("run", "b"), world.result("ask", "b"), world.allow("ask")] {
         let refusal = world.refused(vec![event], Submitter::Client);
         assert!(refusal.contains("has its answer already"), "{refusal}");
     }
@@ -200,11 +168,7 @@ fn another_thread_is_refused_and_the_own_one_is_taken() {
     };
     let refusal = world.refused(vec![interrupt_of("sthr_2")], Submitter::Client);
     assert!(refusal.contains("sthr_2"), "{refusal}");
-    for kind in [
-        "user.tool_confirmation",
-        "user.custom_tool_result",
-        "user.tool_result",
-    ] {
+    for kind in ["user.tool_confirmation", "user.custom_tool_result", "user.tool_result"] {
         let id = world.call_event(match kind {
             "user.tool_confirmation" => "ask",
             "user.tool_result" => "run",
@@ -248,9 +212,7 @@ fn content_that_cannot_be_sent_to_a_model_is_refused() {
         (search("found"), "search_result"),
         (
             ContentBlock::Image {
-                source: ImageSource::File {
-                    file_id: file.clone(),
-                },
+                source: ImageSource::File { file_id: file.clone() },
             },
             "file_1",
         ),
@@ -274,10 +236,7 @@ fn content_that_cannot_be_sent_to_a_model_is_refused() {
             "{refusal}"
         );
     }
-    let refusal = world.refused(
-        vec![EventParams::UserMessage { content: vec![] }],
-        Submitter::Client,
-    );
+    let refusal = world.refused(vec![EventParams::UserMessage { content: vec![] }], Submitter::Client);
     assert!(refusal.contains("at least one block"), "{refusal}");
 
     let mut world = waiting(World::self_hosted());
@@ -287,10 +246,7 @@ fn content_that_cannot_be_sent_to_a_model_is_refused() {
         (ContentBlock::Redacted {}, "redacted"),
         (search(""), "search_result"),
     ] {
-        let refusal = world.refused(
-            vec![tool_result(run.clone(), vec![block], false)],
-            Submitter::Worker,
-        );
+        let refusal = world.refused(vec![tool_result(run.clone(), vec![block], false)], Submitter::Worker);
         assert!(refusal.contains(word), "{refusal}");
     }
     world.send(vec![tool_result(run, vec![search("found")], false)]);
@@ -311,25 +267,13 @@ fn a_system_message_comes_last_behind_a_message_or_a_result() {
     let mut world = World::self_hosted();
     for (batch, word) in [
         (vec![system("alone")], "right after"),
-        (
-            vec![interrupt(), system("behind an interrupt")],
-            "right after",
-        ),
-        (
-            vec![message("hi"), system("one"), system("two")],
-            "at most one",
-        ),
-        (
-            vec![message("hi"), system("early"), message("ho")],
-            "at most one",
-        ),
+        (vec![interrupt(), system("behind an interrupt")], "right after"),
+        (vec![message("hi"), system("one"), system("two")], "at most one"),
+        (vec![message("hi"), system("early"), message("ho")], "at most one"),
         (vec![message("hi"), system("")], "empty"),
         (vec![message("hi"), system("  ")], "empty"),
         (
-            vec![
-                message("hi"),
-                EventParams::SystemMessage { content: vec![] },
-            ],
+            vec![message("hi"), EventParams::SystemMessage { content: vec![] }],
             "1 to 1000",
         ),
         (
@@ -350,10 +294,7 @@ fn a_system_message_comes_last_behind_a_message_or_a_result() {
 
     let mut world = waiting(World::self_hosted());
     let confirm = world.allow("ask");
-    for batch in [
-        vec![message("hi"), system("no")],
-        vec![confirm, system("no")],
-    ] {
+    for batch in [vec![message("hi"), system("no")], vec![confirm, system("no")]] {
         let refusal = world.refused(batch, Submitter::Client);
         assert!(refusal.contains("requires action"), "{refusal}");
     }

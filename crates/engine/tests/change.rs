@@ -19,10 +19,7 @@ fn an_archived_session_takes_nothing_more() {
     world.answer(says("done"));
     world.skip();
     world.archive().unwrap();
-    world.expect(&[
-        "session.thread_status_terminated",
-        "session.status_terminated",
-    ]);
+    world.expect(&["session.thread_status_terminated", "session.status_terminated"]);
     world.archive().unwrap();
     world.expect(&[]);
     assert_eq!(world.session.status(), Status::Terminated);
@@ -34,13 +31,7 @@ fn an_archived_session_takes_nothing_more() {
         title: Some(Some("x".into())),
         ..SessionChange::default()
     };
-    assert!(
-        world
-            .update(change)
-            .unwrap_err()
-            .to_string()
-            .contains("archived")
-    );
+    assert!(world.update(change).unwrap_err().to_string().contains("archived"));
     assert_eq!(world.go(), outwork_engine::Effect::Rest);
     assert!(!world.session.view().needs_owner && !world.session.needs_worker());
     world.crash();
@@ -70,9 +61,7 @@ fn a_session_that_waits_for_answers_can_be_archived_and_loses_no_event() {
 fn a_session_that_waits_to_try_again_cannot_be_archived() {
     let mut world = World::self_hosted();
     world.send(vec![message("go")]);
-    world.fail(&world::build::failure(
-        outwork_wire::model::FailureKind::Server,
-    ));
+    world.fail(&world::build::failure(outwork_wire::model::FailureKind::Server));
     let refusal = world.archive().unwrap_err().to_string();
     assert!(refusal.contains("rescheduling"), "{refusal}");
 }
@@ -88,10 +77,7 @@ fn an_update_shows_only_what_changed() {
         unreachable!()
     };
     assert_eq!(world.update(titled(Some("first"))), Ok(true));
-    assert_eq!(
-        last(&world),
-        json!({"type": "session.updated", "title": "first"})
-    );
+    assert_eq!(last(&world), json!({"type": "session.updated", "title": "first"}));
     assert_eq!(world.update(titled(Some("first"))), Ok(false));
     assert_eq!(world.update(SessionChange::default()), Ok(false));
     let change = SessionChange {
@@ -99,18 +85,11 @@ fn an_update_shows_only_what_changed() {
         ..titled(Some("first"))
     };
     assert_eq!(world.update(change.clone()), Ok(true));
-    assert_eq!(
-        last(&world),
-        json!({"type": "session.updated", "metadata": {"a": "b"}})
-    );
+    assert_eq!(last(&world), json!({"type": "session.updated", "metadata": {"a": "b"}}));
     assert_eq!(world.update(change), Ok(false));
     assert_eq!(world.update(titled(None)), Ok(true));
     assert_eq!(world.session.view().title, None);
-    assert_eq!(
-        world.update(titled(Some(""))),
-        Ok(false),
-        "an empty title is no title"
-    );
+    assert_eq!(world.update(titled(Some(""))), Ok(false), "an empty title is no title");
     assert_eq!(world.session.view().metadata, metadata);
     world.crash();
     assert_eq!(
@@ -127,13 +106,7 @@ fn new_tools_are_taken_at_rest_only_and_hold_for_the_next_request() {
         ..SessionChange::default()
     };
     world.send(vec![message("go")]);
-    assert!(
-        world
-            .update(change.clone())
-            .unwrap_err()
-            .to_string()
-            .contains("idle")
-    );
+    assert!(world.update(change.clone()).unwrap_err().to_string().contains("idle"));
     world.answer(calls(&[("run", "bash")]));
     assert!(
         world
@@ -158,11 +131,7 @@ fn new_tools_are_taken_at_rest_only_and_hold_for_the_next_request() {
     let names: Vec<&Value> = world.asked().tools.iter().map(|t| &t["name"]).collect();
     assert_eq!(names, [CUSTOM]);
     world.answer(calls(&[("gone", "bash")]));
-    assert!(
-        world
-            .lines()
-            .contains(&"agent.tool_use gone bash deny".to_owned())
-    );
+    assert!(world.lines().contains(&"agent.tool_use gone bash deny".to_owned()));
 }
 
 #[test]

@@ -6,9 +6,7 @@ use outwork_engine::{Effect, Status};
 use outwork_wire::EventBody;
 use outwork_wire::event::IdleReason;
 use outwork_wire::model::FailureKind;
-use world::build::{
-    CUSTOM, call, calls, failure, interrupt, message, partial, says, text, thinking,
-};
+use world::build::{CUSTOM, call, calls, failure, interrupt, message, partial, says, text, thinking};
 use world::{World, rests};
 
 const REST: [&str; 4] = [
@@ -38,10 +36,7 @@ fn of_a_model_request() {
         call("toolu_1", "bash"),
     ]));
     let lines = world.lines();
-    assert!(
-        lines.contains(&"agent.message Once upon".to_owned()),
-        "{lines:?}"
-    );
+    assert!(lines.contains(&"agent.message Once upon".to_owned()), "{lines:?}");
     assert!(lines.ends_with(&REST.map(str::to_owned)), "{lines:?}");
     assert!(
         world.judge().calls().is_empty(),
@@ -147,11 +142,7 @@ fn of_open_calls() {
     ] {
         let mut world = world;
         world.send(vec![message("one")]);
-        world.answer(calls(&[
-            ("toolu_1", "bash"),
-            ("toolu_2", "write"),
-            ("toolu_3", CUSTOM),
-        ]));
+        world.answer(calls(&[("toolu_1", "bash"), ("toolu_2", "write"), ("toolu_3", CUSTOM)]));
         world.skip();
         world.send(vec![interrupt()]);
         let made_up = [
@@ -162,11 +153,7 @@ fn of_open_calls() {
         ];
         let lines: Vec<String> = made_up.into_iter().chain(REST.map(str::to_owned)).collect();
         assert_eq!(world.lines(), lines);
-        assert_eq!(
-            world.effect,
-            Effect::Rest,
-            "the model is not asked by itself"
-        );
+        assert_eq!(world.effect, Effect::Rest, "the model is not asked by itself");
         assert!(!world.session.needs_worker());
         world.send(vec![message("two")]);
         let told = world.conversation()[2].clone();
@@ -179,11 +166,7 @@ fn of_open_calls() {
 fn of_open_calls_keeps_the_results_that_are_there() {
     let mut world = World::self_hosted();
     world.send(vec![message("one")]);
-    world.answer(calls(&[
-        ("toolu_1", "bash"),
-        ("toolu_2", "bash"),
-        ("toolu_3", "bash"),
-    ]));
+    world.answer(calls(&[("toolu_1", "bash"), ("toolu_2", "bash"), ("toolu_3", "bash")]));
     world.send(vec![world.result("toolu_2", "b")]);
     world.skip();
     world.send(vec![interrupt()]);
@@ -296,13 +279,7 @@ fn right_behind_the_last_result_ends_the_turn() {
             world.submit(vec![result]).unwrap();
             world.send(vec![interrupt()]);
         }
-        world.expect(
-            &[
-                &["user.tool_result toolu_1 ok", "queued: user.interrupt"],
-                &REST[..],
-            ]
-            .concat(),
-        );
+        world.expect(&[&["user.tool_result toolu_1 ok", "queued: user.interrupt"], &REST[..]].concat());
         assert_eq!(rests(&world), (Status::Idle, Some(IdleReason::EndTurn {})));
     }
 }
@@ -324,15 +301,10 @@ fn says_to_the_model_that_the_outcome_is_unknown() {
     world.answer(calls(&[("toolu_1", "bash")]));
     world.send(vec![interrupt()]);
     let made_up = world.log.iter().find_map(|e| match &e.event.body {
-        EventBody::UserToolResult {
-            content, is_error, ..
-        } => Some((content.clone(), *is_error)),
+        EventBody::UserToolResult { content, is_error, .. } => Some((content.clone(), *is_error)),
         _ => None,
     });
     let (content, is_error) = made_up.unwrap();
     assert_eq!(is_error, Some(true));
-    assert!(
-        format!("{content:?}").contains("interrupted"),
-        "{content:?}"
-    );
+    assert!(format!("{content:?}").contains("interrupted"), "{content:?}");
 }

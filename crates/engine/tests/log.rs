@@ -10,8 +10,8 @@ use outwork_wire::{ContentBlock, Event, EventBody};
 use serde_json::json;
 use world::World;
 use world::build::{
-    CUSTOM, answer, call, calls, event_id, failure, genesis, image, interrupt, message, says,
-    system, text, thinking, tool_result,
+    CUSTOM, answer, call, calls, event_id, failure, genesis, image, interrupt, message, says, system, text, thinking,
+    tool_result,
 };
 
 #[test]
@@ -34,17 +34,10 @@ fn every_kind_of_entry_goes_through_json() {
         StopReason::ToolUse,
     ));
     world.check_json();
-    world.send(vec![
-        world.custom_result("custom", "early"),
-        message("later"),
-    ]);
+    world.send(vec![world.custom_result("custom", "early"), message("later")]);
     world.check_json();
     world.send(vec![world.deny("ask", Some("no"))]);
-    let picture = tool_result(
-        world.call_event("run"),
-        vec![image(), ContentBlock::text("a")],
-        false,
-    );
+    let picture = tool_result(world.call_event("run"), vec![image(), ContentBlock::text("a")], false);
     world.send(vec![picture]);
     let mut refusal = answer(vec![], StopReason::Refusal);
     refusal.stop_details = Some(json!({"type": "refusal", "category": "bio", "explanation": "no"}));
@@ -59,8 +52,7 @@ fn every_kind_of_entry_goes_through_json() {
         .unwrap();
     world.archive().unwrap();
     world.check_json();
-    let kinds: std::collections::BTreeSet<&str> =
-        world.log.iter().map(|e| e.event.body.kind()).collect();
+    let kinds: std::collections::BTreeSet<&str> = world.log.iter().map(|e| e.event.body.kind()).collect();
     assert_eq!(
         kinds.len(),
         23,
@@ -109,12 +101,7 @@ fn the_private_part_is_left_out_when_there_is_none() {
     let mut world = World::self_hosted();
     world.send(vec![message("go")]);
     for entry in &world.log {
-        assert!(
-            serde_json::to_value(entry)
-                .unwrap()
-                .get("private")
-                .is_none()
-        );
+        assert!(serde_json::to_value(entry).unwrap().get("private").is_none());
     }
     world.answer(says("done"));
     let with: Vec<&str> = world
@@ -164,9 +151,7 @@ fn a_session_can_be_folded_at_any_commit_and_reaches_the_same_end() {
         point(&mut world);
         world.answer(calls(&[("a", "bash"), ("b", "write")]));
         point(&mut world);
-        world
-            .submit(vec![world.allow("b"), world.result("b", "2")])
-            .unwrap();
+        world.submit(vec![world.allow("b"), world.result("b", "2")]).unwrap();
         point(&mut world);
         world.go();
         point(&mut world);
@@ -202,11 +187,7 @@ fn a_log_that_describes_no_session_is_refused_by_name() {
         private,
     };
     let fold = |entry: LogEntry| {
-        Session::fold(
-            genesis(outwork_wire::agent::EnvironmentKind::SelfHosted),
-            [&entry],
-        )
-        .unwrap_err()
+        Session::fold(genesis(outwork_wire::agent::EnvironmentKind::SelfHosted), [&entry]).unwrap_err()
     };
     let id = event_id(1);
     let end = EventBody::ModelRequestEnd {

@@ -169,16 +169,13 @@ fn random_lives_meet_everything() {
             0 => EnvironmentKind::SelfHosted,
             _ => EnvironmentKind::Cloud,
         };
-        let steps = steps()
-            .new_tree(&mut runner)
-            .expect("steps can be made")
-            .current();
+        let steps = steps().new_tree(&mut runner).expect("steps can be made").current();
         let mut world = live(environment, &steps).world;
         // Ids of calls say nothing here.
         met.extend(world.lines().iter().map(|line| {
-            let words = line.split(' ').filter(|word| {
-                !word.contains("toolu_") && !word.starts_with(|c: char| c.is_ascii_digit())
-            });
+            let words = line
+                .split(' ')
+                .filter(|word| !word.contains("toolu_") && !word.starts_with(|c: char| c.is_ascii_digit()));
             words.take(3).collect::<Vec<_>>().join(" ")
         }));
     }

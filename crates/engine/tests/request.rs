@@ -24,10 +24,7 @@ fn parameters_follow_the_agents_model() {
         (request.model.as_str(), request.max_tokens),
         ("claude-opus-5-5", 32_000)
     );
-    assert_eq!(
-        Value::Object(request.extra),
-        json!({"thinking": {"type": "adaptive"}})
-    );
+    assert_eq!(Value::Object(request.extra), json!({"thinking": {"type": "adaptive"}}));
     let request = first_request(|agent| {
         agent.model.id = "other-model".into();
         agent.model.effort = Some(Effort::Xhigh {});
@@ -52,10 +49,7 @@ fn only_enabled_tools_are_offered() {
     let request = first_request(|agent| agent.tools.clear());
     assert!(request.tools.is_empty());
     assert!(
-        serde_json::to_value(&request)
-            .unwrap()
-            .get("tools")
-            .is_none(),
+        serde_json::to_value(&request).unwrap().get("tools").is_none(),
         "left out when there is none"
     );
 }
@@ -82,19 +76,13 @@ fn breakpoints_stand_after_tools_system_and_the_last_two_user_messages() {
         request.tools.iter().map(marked).collect::<Vec<_>>(),
         [false, false, false, false, false, true]
     );
-    assert_eq!(
-        request.system.iter().map(marked).collect::<Vec<_>>(),
-        [false, true]
-    );
+    assert_eq!(request.system.iter().map(marked).collect::<Vec<_>>(), [false, true]);
     let messages: Vec<bool> = request
         .messages
         .iter()
         .map(|m| m["content"].as_array().unwrap().iter().any(marked))
         .collect();
-    assert_eq!(
-        messages,
-        [false, false, false, false, false, false, true, false, true]
-    );
+    assert_eq!(messages, [false, false, false, false, false, false, true, false, true]);
 }
 
 #[test]
@@ -157,7 +145,8 @@ fn the_validator_refuses() {
     let user = |content: Value| json!({"role": "user", "content": content});
     let assistant = |content: Value| json!({"role": "assistant", "content": content});
     let hi = || user(json!([text("hi")]));
-    let result = |id: &str| json!({"type": "tool_result", "tool_use_id": id, "content": [text("x")], "is_error": false});
+    let result =
+        |id: &str| json!({"type": "tool_result", "tool_use_id": id, "content": [text("x")], "is_error": false});
     let good = vec![
         hi(),
         assistant(json!([thinking("t"), call("a", "bash")])),
@@ -168,10 +157,7 @@ fn the_validator_refuses() {
         let block = json!({"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}});
         user(Value::Array(vec![block; n]))
     };
-    assert_eq!(
-        messages_api::validate(&request(vec![marked(4)]), false),
-        Ok(())
-    );
+    assert_eq!(messages_api::validate(&request(vec![marked(4)]), false), Ok(()));
     let picture = json!({"type": "image", "source": {"type": "url", "url": "https://example.com"}});
     for messages in [
         vec![],
@@ -198,17 +184,11 @@ fn the_validator_refuses() {
             assistant(json!([call("a", "bash"), call("a", "bash")])),
             user(json!([result("a"), result("a")])),
         ],
-        vec![
-            hi(),
-            assistant(json!([text("x")])),
-            user(json!([result("a")])),
-        ],
+        vec![hi(), assistant(json!([text("x")])), user(json!([result("a")]))],
         vec![
             hi(),
             assistant(json!([call("a", "bash")])),
-            user(
-                json!([{"type": "tool_result", "tool_use_id": "a", "content": [picture], "is_error": true}]),
-            ),
+            user(json!([{"type": "tool_result", "tool_use_id": "a", "content": [picture], "is_error": true}])),
         ],
         vec![marked(5)],
     ] {

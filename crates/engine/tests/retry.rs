@@ -81,11 +81,7 @@ fn waits_double_to_a_cap_and_begin_anew_after_an_answer() {
         let due = world.now.plus_seconds(wait);
         assert_eq!(world.effect, Effect::WaitUntil(due));
         world.crash();
-        assert_eq!(
-            world.go(),
-            Effect::WaitUntil(due),
-            "a new owner keeps the appointment"
-        );
+        assert_eq!(world.go(), Effect::WaitUntil(due), "a new owner keeps the appointment");
         world.now = due;
         world.go();
     }
@@ -100,10 +96,7 @@ fn the_provider_may_ask_for_a_longer_wait_up_to_ten_minutes() {
     for (asked_for, waited) in [(7, 7), (100_000, 600)] {
         let mut world = asked();
         world.fail(&failure_after(FailureKind::RateLimited, asked_for));
-        assert_eq!(
-            world.effect,
-            Effect::WaitUntil(world.now.plus_seconds(waited))
-        );
+        assert_eq!(world.effect, Effect::WaitUntil(world.now.plus_seconds(waited)));
     }
     let mut world = asked();
     world.fail(&failure_after(FailureKind::RateLimited, 0));
@@ -127,10 +120,7 @@ fn a_lost_request_is_no_failure_of_the_provider() {
         assert!(matches!(world.effect, Effect::AskModel(_)));
     }
     world.fail(&failure(FailureKind::Server));
-    assert_eq!(
-        rests(&world),
-        (Status::Idle, Some(IdleReason::RetriesExhausted {}))
-    );
+    assert_eq!(rests(&world), (Status::Idle, Some(IdleReason::RetriesExhausted {})));
 }
 
 #[test]

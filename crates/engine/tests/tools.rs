@@ -6,9 +6,7 @@ use outwork_engine::{Effect, Status, Submitter};
 use outwork_wire::EventBody;
 use outwork_wire::event::IdleReason;
 use outwork_wire::model::StopReason;
-use world::build::{
-    CUSTOM, answer, call, calls, image, message, says, text, thinking, tool_result,
-};
+use world::build::{CUSTOM, answer, call, calls, image, message, says, text, thinking, tool_result};
 use world::{World, rests};
 
 /// A world whose model has just made these calls.
@@ -41,10 +39,7 @@ fn a_tool_turn_on_the_owners_workers() {
     let events = world
         .submit_as(vec![world.result("toolu_1", "42")], Submitter::Worker)
         .unwrap();
-    assert!(
-        events[0].processed_at.is_some(),
-        "a result is stamped on receipt"
-    );
+    assert!(events[0].processed_at.is_some(), "a result is stamped on receipt");
     world.expect(&["user.tool_result toolu_1 ok"]);
     world.go();
     world.expect(&[
@@ -68,10 +63,7 @@ fn a_tool_turn_on_the_owners_workers() {
 #[test]
 fn a_tool_turn_in_the_cloud_stays_running() {
     let mut world = called(World::cloud(), &[("toolu_1", "bash")]);
-    world.expect(&[
-        "agent.tool_use toolu_1 bash allow",
-        "span.model_request_end",
-    ]);
+    world.expect(&["agent.tool_use toolu_1 bash allow", "span.model_request_end"]);
     assert_eq!(
         (world.session.status(), world.effect.clone()),
         (Status::Running, Effect::Rest)
@@ -91,9 +83,7 @@ fn results_of_the_cloud_are_processed_on_receipt_in_any_order() {
     let mut world = called(World::cloud(), &[("toolu_1", "bash"), ("toolu_2", "read")]);
     world.skip();
     for id in ["toolu_2", "toolu_1"] {
-        world
-            .submit_as(vec![world.result(id, id)], Submitter::Worker)
-            .unwrap();
+        world.submit_as(vec![world.result(id, id)], Submitter::Worker).unwrap();
         world.go();
     }
     world.expect(&[
@@ -133,11 +123,7 @@ fn custom_tools_wait_for_the_client_everywhere() {
 fn the_cloud_asks_the_client_once_its_own_workers_are_done() {
     let mut world = called(
         World::cloud(),
-        &[
-            ("toolu_1", "bash"),
-            ("toolu_2", CUSTOM),
-            ("toolu_3", "write"),
-        ],
+        &[("toolu_1", "bash"), ("toolu_2", CUSTOM), ("toolu_3", "write")],
     );
     world.skip();
     assert_eq!(world.session.status(), Status::Running);
@@ -207,10 +193,7 @@ fn an_allowed_call_is_announced_again_and_then_runs() {
 #[test]
 fn a_denied_call_becomes_an_error_with_the_persons_words() {
     for (words, told) in [
-        (
-            Some("not this file"),
-            "The user did not allow this call: not this file",
-        ),
+        (Some("not this file"), "The user did not allow this call: not this file"),
         (Some(""), "The user did not allow this call."),
         (None, "The user did not allow this call."),
     ] {
@@ -224,10 +207,7 @@ fn a_denied_call_becomes_an_error_with_the_persons_words() {
                 "session.thread_status_running",
                 "span.model_request_start",
             ]);
-            assert_eq!(
-                world.conversation()[2],
-                format!("user: error toolu_1 {told:?}")
-            );
+            assert_eq!(world.conversation()[2], format!("user: error toolu_1 {told:?}"));
         }
     }
 }
@@ -236,11 +216,7 @@ fn a_denied_call_becomes_an_error_with_the_persons_words() {
 fn each_partial_answer_says_what_is_left() {
     let mut world = called(
         World::self_hosted(),
-        &[
-            ("toolu_1", "bash"),
-            ("toolu_2", "write"),
-            ("toolu_3", CUSTOM),
-        ],
+        &[("toolu_1", "bash"), ("toolu_2", "write"), ("toolu_3", CUSTOM)],
     );
     world.skip();
     world.send(vec![world.result("toolu_1", "a")]);
@@ -270,17 +246,10 @@ fn each_partial_answer_says_what_is_left() {
 fn a_result_out_of_order_waits_for_the_earlier_call() {
     let mut world = called(
         World::self_hosted(),
-        &[
-            ("toolu_1", "bash"),
-            ("toolu_2", "bash"),
-            ("toolu_3", CUSTOM),
-        ],
+        &[("toolu_1", "bash"), ("toolu_2", "bash"), ("toolu_3", CUSTOM)],
     );
     world.skip();
-    let events = world.send(vec![
-        world.custom_result("toolu_3", "c"),
-        world.result("toolu_2", "b"),
-    ]);
+    let events = world.send(vec![world.custom_result("toolu_3", "c"), world.result("toolu_2", "b")]);
     assert!(events.iter().all(|e| e.processed_at.is_none()));
     world.expect(&[
         "queued: user.custom_tool_result toolu_3 ok",
@@ -312,10 +281,7 @@ fn a_result_out_of_order_waits_for_the_earlier_call() {
 
 #[test]
 fn a_denial_releases_the_results_behind_it() {
-    let mut world = called(
-        World::self_hosted(),
-        &[("toolu_1", "write"), ("toolu_2", "bash")],
-    );
+    let mut world = called(World::self_hosted(), &[("toolu_1", "write"), ("toolu_2", "bash")]);
     world.send(vec![world.result("toolu_2", "b")]);
     world.skip();
     world.send(vec![world.deny("toolu_1", None)]);
@@ -357,10 +323,7 @@ fn messages_wait_behind_open_calls_and_follow_the_results() {
         "user.message by the way",
         "span.model_request_start",
     ]);
-    assert_eq!(
-        world.conversation()[2],
-        r#"user: result toolu_1 "a", "by the way""#
-    );
+    assert_eq!(world.conversation()[2], r#"user: result toolu_1 "a", "by the way""#);
 }
 
 #[test]
@@ -374,10 +337,7 @@ fn unknown_and_disabled_tools_are_denied_without_asking_anybody() {
                 "span.model_request_start",
             ]);
             let told = world.conversation()[2].clone();
-            assert!(
-                told.starts_with("user: error toolu_1") && told.contains(name),
-                "{told}"
-            );
+            assert!(told.starts_with("user: error toolu_1") && told.contains(name), "{told}");
             let answer = vec![world.result("toolu_1", "ok")];
             let refusal = world.refused(answer, Submitter::Worker);
             assert!(refusal.contains("has its answer already"), "{refusal}");
@@ -387,10 +347,7 @@ fn unknown_and_disabled_tools_are_denied_without_asking_anybody() {
 
 #[test]
 fn a_denied_call_among_others_waits_for_them() {
-    let mut world = called(
-        World::self_hosted(),
-        &[("toolu_1", "edit"), ("toolu_2", "bash")],
-    );
+    let mut world = called(World::self_hosted(), &[("toolu_1", "edit"), ("toolu_2", "bash")]);
     world.skip();
     assert_eq!(world.session.status(), Status::Idle);
     world.send(vec![world.result("toolu_2", "b")]);
@@ -406,27 +363,16 @@ fn thoughts_before_a_call_are_sent_back_as_they_came() {
     let mut world = World::self_hosted();
     world.send(vec![message("go")]);
     let redacted = serde_json::json!({"type": "redacted_thinking", "data": "AAAA"});
-    let thought = vec![
-        thinking("hm"),
-        redacted.clone(),
-        text("\n\n"),
-        call("toolu_1", "bash"),
-    ];
+    let thought = vec![thinking("hm"), redacted.clone(), text("\n\n"), call("toolu_1", "bash")];
     world.answer(answer(thought, StopReason::ToolUse));
     world.send(vec![world.result("toolu_1", "a")]);
-    let sent = world.asked().messages[1]["content"]
-        .as_array()
-        .unwrap()
-        .clone();
+    let sent = world.asked().messages[1]["content"].as_array().unwrap().clone();
     assert_eq!(sent, [thinking("hm"), redacted, call("toolu_1", "bash")]);
 }
 
 #[test]
 fn a_result_that_the_model_provider_would_refuse_is_put_so_that_it_takes_it() {
-    let mut world = called(
-        World::self_hosted(),
-        &[("toolu_1", "bash"), ("toolu_2", "read")],
-    );
+    let mut world = called(World::self_hosted(), &[("toolu_1", "bash"), ("toolu_2", "read")]);
     let blank = outwork_wire::ContentBlock::text(" \n");
     let why = outwork_wire::ContentBlock::text("it broke");
     let first = tool_result(world.call_event("toolu_1"), vec![why, image()], true);

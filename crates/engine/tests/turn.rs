@@ -32,10 +32,7 @@ fn a_message_wakes_the_session_in_the_order_of_the_wire() {
         [0, 1, 2, 3],
         "entries of one moment follow each other by a microsecond"
     );
-    assert_eq!(
-        world.log[3].event.id, events[0].id,
-        "the message keeps its id"
-    );
+    assert_eq!(world.log[3].event.id, events[0].id, "the message keeps its id");
     assert_eq!(world.go(), Effect::AwaitModel);
     world.expect(&[]);
 }
@@ -57,11 +54,7 @@ fn an_answer_ends_the_turn() {
     world.send(vec![message("and now?")]);
     assert_eq!(
         world.conversation(),
-        [
-            r#"user: "hello""#,
-            r#"assistant: "good day""#,
-            r#"user: "and now?""#
-        ]
+        [r#"user: "hello""#, r#"assistant: "good day""#, r#"user: "and now?""#]
     );
 }
 
@@ -99,11 +92,7 @@ fn a_message_waits_while_the_model_runs_and_is_answered_in_the_same_run() {
         "span.model_request_start",
     ]);
     assert!(world.session.queued_ids().is_empty());
-    let taken_up = world
-        .log
-        .iter()
-        .rfind(|e| e.event.id == events[0].id)
-        .unwrap();
+    let taken_up = world.log.iter().rfind(|e| e.event.id == events[0].id).unwrap();
     assert!(
         taken_up.created_at < taken_up.event.processed_at.unwrap(),
         "it was made before it was taken up"
@@ -204,10 +193,7 @@ fn a_refusal_rests_with_its_details() {
         else {
             panic!("no details: {:?}", world.log.last())
         };
-        assert_eq!(
-            (found.category, found.explanation.as_deref()),
-            (category, explanation)
-        );
+        assert_eq!((found.category, found.explanation.as_deref()), (category, explanation));
         world.send(vec![message("then another thing")]);
         world.answer(says("gladly"));
         assert_eq!(rests(&world), (Status::Idle, Some(IdleReason::EndTurn {})));
@@ -225,10 +211,7 @@ fn a_paused_turn_goes_on_with_the_same_conversation() {
         "span.model_request_end",
         "span.model_request_start",
     ]);
-    assert_eq!(
-        world.conversation(),
-        [r#"user: "hello""#, r#"assistant: "so far""#]
-    );
+    assert_eq!(world.conversation(), [r#"user: "hello""#, r#"assistant: "so far""#]);
     world.answer(says("and on"));
     world.send(vec![message("thanks")]);
     assert_eq!(
@@ -308,12 +291,7 @@ fn previews_keep_their_ids_in_the_log() {
     world.answer_only(answer(content, StopReason::ToolUse), &previews);
     let found: Vec<(&str, bool)> = world.log[mark..]
         .iter()
-        .map(|e| {
-            (
-                e.event.body.kind(),
-                previews.values().any(|id| *id == e.event.id),
-            )
-        })
+        .map(|e| (e.event.body.kind(), previews.values().any(|id| *id == e.event.id)))
         .collect();
     assert_eq!(
         found,
@@ -337,12 +315,7 @@ fn previews_of_a_partial_answer_keep_their_ids_too() {
     world.send(vec![message("hello")]);
     let mark = world.log.len();
     let previews = PreviewIds::from([(0, event_id(901)), (1, event_id(902)), (3, event_id(903))]);
-    let content = vec![
-        thinking("hm"),
-        text("a"),
-        call("toolu_1", "bash"),
-        text("b"),
-    ];
+    let content = vec![thinking("hm"), text("a"), call("toolu_1", "bash"), text("b")];
     world.answer_only(partial(content), &previews);
     let message_with = |text: &str| {
         world.log[mark..]
@@ -399,11 +372,7 @@ fn nonsense_is_told_from_an_answer() {
             StopReason::ToolUse,
             "id",
         ),
-        (
-            vec![call("a", "bash"), call("a", "bash")],
-            StopReason::ToolUse,
-            "id",
-        ),
+        (vec![call("a", "bash"), call("a", "bash")], StopReason::ToolUse, "id"),
         (
             vec![json!({"type": "tool_use", "id": "a", "input": {}})],
             StopReason::ToolUse,
@@ -415,11 +384,7 @@ fn nonsense_is_told_from_an_answer() {
             "input",
         ),
         (vec![text("hello")], StopReason::ToolUse, "no tool"),
-        (
-            vec![json!({"text": "no type"})],
-            StopReason::EndTurn,
-            "type",
-        ),
+        (vec![json!({"text": "no type"})], StopReason::EndTurn, "type"),
         (vec![json!("no object")], StopReason::EndTurn, "type"),
     ] {
         let error = outwork_engine::validate_answer(&answer(content, stop)).unwrap_err();

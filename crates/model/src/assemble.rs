@@ -4,9 +4,7 @@
 //! the open block, `message_delta` after the last block, `message_stop` last. Events of kinds that are not known are
 //! passed over, as the API asks of its clients; what is unknown within a block is kept.
 
-use outwork_wire::model::{
-    BlockKind, ModelAnswer, ModelDelta, ModelFailure, ModelUsage, StopReason,
-};
+use outwork_wire::model::{BlockKind, ModelAnswer, ModelDelta, ModelFailure, ModelUsage, StopReason};
 use outwork_wire::sse::SseEvent;
 use serde_json::{Map, Value};
 
@@ -58,25 +56,18 @@ impl Block {
     }
 
     fn name(&self) -> &str {
-        self.fields
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        self.fields.get("type").and_then(Value::as_str).unwrap_or_default()
     }
 
     fn text(&self, field: &str) -> &str {
-        self.fields
-            .get(field)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        self.fields.get(field).and_then(Value::as_str).unwrap_or_default()
     }
 
     fn append(&mut self, field: &str, text: &str) {
         match self.fields.get_mut(field) {
             Some(Value::String(so_far)) => so_far.push_str(text),
             _ => {
-                self.fields
-                    .insert(field.to_owned(), Value::String(text.to_owned()));
+                self.fields.insert(field.to_owned(), Value::String(text.to_owned()));
             }
         }
     }
@@ -94,11 +85,7 @@ impl Block {
 
 impl Assembler {
     /// Takes the next event; deltas go to `seen`.
-    pub(crate) fn take(
-        &mut self,
-        event: &SseEvent,
-        seen: &mut impl FnMut(ModelDelta),
-    ) -> Result<(), ModelFailure> {
+    pub(crate) fn take(&mut self, event: &SseEvent, seen: &mut impl FnMut(ModelDelta)) -> Result<(), ModelFailure> {
         let name = event.event.as_deref();
         if name == Some("ping") || (name.is_none() && event.data.is_empty()) {
             return Ok(());
@@ -145,11 +132,7 @@ impl Assembler {
         // A tool call that was cut off by a limit is no call; anywhere else broken input is the provider's mistake.
         let limited = matches!(
             self.stop_reason,
-            Some(
-                StopReason::MaxTokens
-                    | StopReason::ModelContextWindowExceeded
-                    | StopReason::Refusal
-            )
+            Some(StopReason::MaxTokens | StopReason::ModelContextWindowExceeded | StopReason::Refusal)
         );
         let mut content = Vec::with_capacity(self.blocks.len());
         for block in self.blocks {
@@ -157,9 +140,7 @@ impl Assembler {
                 Some(_) if limited => {}
                 Some(fault) => {
                     let name = block.text("name");
-                    return Err(nonsense(format!(
-                        "the input of a call of tool `{name}` {fault}"
-                    )));
+                    return Err(nonsense(format!("the input of a call of tool `{name}` {fault}")));
                 }
                 None => content.push(Value::Object(block.fields)),
             }
@@ -217,11 +198,7 @@ impl Assembler {
         Ok(())
     }
 
-    fn block_start(
-        &mut self,
-        mut data: Value,
-        seen: &mut impl FnMut(ModelDelta),
-    ) -> Result<(), ModelFailure> {
+    fn block_start(&mut self, mut data: Value, seen: &mut impl FnMut(ModelDelta)) -> Result<(), ModelFailure> {
         self.expect(State::Between, "content_block_start")?;
         let index = self.blocks.len();
         if data["index"].as_u64() != Some(index as u64) {
@@ -242,9 +219,7 @@ impl Assembler {
         if block.name().is_empty() {
             return Err(nonsense("a content block has no type"));
         }
-        if block.name() == "tool_use"
-            && (block.text("id").is_empty() || block.text("name").is_empty())
-        {
+        if block.name() == "tool_use" && (block.text("id").is_empty() || block.text("name").is_empty()) {
             return Err(nonsense("a tool call has no id or no name"));
         }
         seen(ModelDelta::BlockStart {
@@ -275,19 +250,12 @@ impl Assembler {
         }
     }
 
-    fn block_delta(
-        &mut self,
-        data: &Value,
-        seen: &mut impl FnMut(ModelDelta),
-    ) -> Result<(), ModelFailure> {
+    fn block_delta(&mut self, data: &Value, seen: &mut impl FnMut(ModelDelta)) -> Result<(), ModelFailure> {
         let (index, block) = self.open(data, "content_block_delta")?;
         let Some(delta) = data["delta"].as_object() else {
             return Err(nonsense("`content_block_delta` has no delta"));
         };
-        let kind = delta
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let kind = delta.get("type").and_then(Value::as_str).unwrap_or_default();
         let piece = |field: &str| match delta.get(field).and_then(Value::as_str) {
             Some(text) => Ok(text),
             None => Err(nonsense(format!("a `{kind}` has no `{field}`"))),
@@ -305,9 +273,7 @@ impl Assembler {
             }
             ("thinking_delta", "thinking") => block.append("thinking", piece("thinking")?),
             ("signature_delta", "thinking") => block.append("signature", piece("signature")?),
-            ("input_json_delta", name)
-                if !matches!(name, "text" | "thinking" | "redacted_thinking") =>
-            {
+            ("input_json_delta", name) if !matches!(name, "text" | "thinking" | "redacted_thinking") => {
                 block.input_json.push_str(piece("partial_json")?);
             }
             ("citations_delta", "text") => {
@@ -315,15 +281,12 @@ impl Assembler {
                 match block.fields.get_mut("citations") {
                     Some(Value::Array(citations)) => citations.push(citation),
                     _ => {
-                        block
-                            .fields
-                            .insert("citations".into(), Value::Array(vec![citation]));
+                        block.fields.insert("citations".into(), Value::Array(vec![citation]));
                     }
                 }
             }
             (
-                "text_delta" | "thinking_delta" | "signature_delta" | "input_json_delta"
-                | "citations_delta" | "",
+                "text_delta" | "thinking_delta" | "signature_delta" | "input_json_delta" | "citations_delta" | "",
                 name,
             ) => {
                 return Err(nonsense(format!(
@@ -343,11 +306,7 @@ impl Assembler {
         Ok(())
     }
 
-    fn block_stop(
-        &mut self,
-        data: &Value,
-        seen: &mut impl FnMut(ModelDelta),
-    ) -> Result<(), ModelFailure> {
+    fn block_stop(&mut self, data: &Value, seen: &mut impl FnMut(ModelDelta)) -> Result<(), ModelFailure> {
         let (index, block) = self.open(data, "content_block_stop")?;
         block.complete = true;
         if !block.input_json.trim().is_empty() {
@@ -357,12 +316,8 @@ impl Assembler {
                 Err(error) => block.broken = Some(format!("is not JSON: {error}")),
             }
             block.input_json = String::new();
-        } else if block.name() == "tool_use"
-            && !block.fields.get("input").is_some_and(Value::is_object)
-        {
-            block
-                .fields
-                .insert("input".into(), Value::Object(Map::new()));
+        } else if block.name() == "tool_use" && !block.fields.get("input").is_some_and(Value::is_object) {
+            block.fields.insert("input".into(), Value::Object(Map::new()));
         }
         seen(ModelDelta::BlockStop { index });
         self.state = State::Between;
@@ -385,10 +340,7 @@ impl Assembler {
                 self.stop_reason = Some(reason);
             }
         }
-        if let Some(details) = data["delta"]
-            .get("stop_details")
-            .filter(|details| !details.is_null())
-        {
+        if let Some(details) = data["delta"].get("stop_details").filter(|details| !details.is_null()) {
             self.stop_details = Some(details.clone());
         }
         self.add_usage(&data["usage"]);
@@ -408,10 +360,7 @@ impl Assembler {
         let own = &mut self.usage;
         set(&mut own.input_tokens, &usage["input_tokens"]);
         set(&mut own.output_tokens, &usage["output_tokens"]);
-        set(
-            &mut own.cache_read_input_tokens,
-            &usage["cache_read_input_tokens"],
-        );
+        set(&mut own.cache_read_input_tokens, &usage["cache_read_input_tokens"]);
         set(
             &mut own.cache_creation_input_tokens,
             &usage["cache_creation_input_tokens"],

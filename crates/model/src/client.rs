@@ -137,15 +137,9 @@ impl ModelClient {
         let sent = self
             .http
             .post(self.url("v1/messages"))
-            .json(&Streamed {
-                request,
-                stream: true,
-            })
+            .json(&Streamed { request, stream: true })
             .send();
-        let response = match self
-            .wait(sent, self.timeouts.first_byte, deadline, cancel)
-            .await
-        {
+        let response = match self.wait(sent, self.timeouts.first_byte, deadline, cancel).await {
             Waited::Value(response) => response.map_err(from_send)?,
             Waited::Cancelled => return Ok(Assembler::default().finish_early()),
             Waited::TooLong => {
@@ -160,10 +154,7 @@ impl ModelClient {
         let mut assembler = Assembler::default();
         let mut size = 0;
         loop {
-            let chunk = match self
-                .wait(response.chunk(), self.timeouts.idle, deadline, cancel)
-                .await
-            {
+            let chunk = match self.wait(response.chunk(), self.timeouts.idle, deadline, cancel).await {
                 Waited::Value(Ok(Some(chunk))) => chunk,
                 Waited::Value(Ok(None)) => {
                     let message = "the model provider's stream ended before the answer did";
@@ -172,19 +163,12 @@ impl ModelClient {
                 Waited::Value(Err(error)) => return Err(from_body(error)),
                 Waited::Cancelled => return Ok(assembler.finish_early()),
                 Waited::TooLong => {
-                    return Err(self.late(
-                        "to go on with its answer",
-                        self.timeouts.idle,
-                        deadline,
-                    ));
+                    return Err(self.late("to go on with its answer", self.timeouts.idle, deadline));
                 }
             };
             size += chunk.len();
             if size > self.max_answer_bytes {
-                return Err(nonsense(format!(
-                    "it is larger than {} bytes",
-                    self.max_answer_bytes
-                )));
+                return Err(nonsense(format!("it is larger than {} bytes", self.max_answer_bytes)));
             }
             decoder.push(&chunk).map_err(nonsense)?;
             while let Some(event) = decoder.next_event() {
@@ -216,12 +200,7 @@ impl ModelClient {
             return Ok(Some(response));
         }
         let (body, _) = match self
-            .wait(
-                read(response, ERROR_BYTES),
-                self.timeouts.idle,
-                deadline,
-                cancel,
-            )
+            .wait(read(response, ERROR_BYTES), self.timeouts.idle, deadline, cancel)
             .await
         {
             Waited::Value(body) => body,
@@ -318,10 +297,7 @@ async fn read(mut response: Response, limit: usize) -> (Vec<u8>, Option<ModelFai
         match response.chunk().await {
             Ok(Some(chunk)) if body.len() + chunk.len() > limit => {
                 body.extend_from_slice(&chunk[..limit - body.len()]);
-                return (
-                    body,
-                    Some(nonsense(format!("it is larger than {limit} bytes"))),
-                );
+                return (body, Some(nonsense(format!("it is larger than {limit} bytes"))));
             }
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => return (body, None),

@@ -27,12 +27,7 @@ pub(crate) fn nonsense(message: impl std::fmt::Display) -> ModelFailure {
 }
 
 /// An answer with another status than success.
-pub(crate) fn from_status(
-    status: StatusCode,
-    headers: &HeaderMap,
-    body: &[u8],
-    now: SystemTime,
-) -> ModelFailure {
+pub(crate) fn from_status(status: StatusCode, headers: &HeaderMap, body: &[u8], now: SystemTime) -> ModelFailure {
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
     let error = parsed.as_ref().map(|body| &body["error"]);
     let error_type = error.and_then(|error| error["type"].as_str());
@@ -64,9 +59,7 @@ pub(crate) fn from_status(
 /// An `error` event within a stream.
 pub(crate) fn from_error_event(data: &Value) -> ModelFailure {
     let error_type = data["error"]["type"].as_str().unwrap_or_default();
-    let words = data["error"]["message"]
-        .as_str()
-        .unwrap_or("it gave no message");
+    let words = data["error"]["message"].as_str().unwrap_or("it gave no message");
     let kind = kind_of_type(error_type, words).unwrap_or(FailureKind::Server);
     failure(
         kind,
@@ -110,15 +103,9 @@ fn kind_of_type(error_type: &str, words: &str) -> Option<FailureKind> {
         "timeout_error" => FailureKind::Timeout,
         "authentication_error" | "permission_error" => FailureKind::Authentication,
         "billing_error" => FailureKind::Billing,
-        "invalid_request_error" | "not_found_error" | "request_too_large" if is_too_long(words) => {
-            FailureKind::TooLong
-        }
+        "invalid_request_error" | "not_found_error" | "request_too_large" if is_too_long(words) => FailureKind::TooLong,
         // The service refuses an empty account as an invalid request.
-        "invalid_request_error"
-            if words
-                .to_ascii_lowercase()
-                .contains("credit balance is too low") =>
-        {
+        "invalid_request_error" if words.to_ascii_lowercase().contains("credit balance is too low") => {
             FailureKind::Billing
         }
         "invalid_request_error" | "not_found_error" | "request_too_large" => FailureKind::Rejected,
@@ -141,12 +128,7 @@ fn is_too_long(words: &str) -> bool {
 
 /// How long the provider asks to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::trim)
-    };
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let milliseconds = text("retry-after-ms")
         .and_then(|ms| ms.parse::<f64>().ok())
         .map(|ms| ms / 1000.0);
@@ -186,10 +168,7 @@ pub(crate) fn from_body(error: reqwest::Error) -> ModelFailure {
     } else {
         FailureKind::Cut
     };
-    failure(
-        kind,
-        format!("the model provider's answer broke off: {}", chain(error)),
-    )
+    failure(kind, format!("the model provider's answer broke off: {}", chain(error)))
 }
 
 /// An error with its causes, without the URL.
@@ -218,32 +197,17 @@ mod tests {
 
     fn kind(status: u16, body: &str) -> FailureKind {
         let status = StatusCode::from_u16(status).unwrap();
-        from_status(
-            status,
-            &HeaderMap::new(),
-            body.as_bytes(),
-            SystemTime::now(),
-        )
-        .kind
+        from_status(status, &HeaderMap::new(), body.as_bytes(), SystemTime::now()).kind
     }
 
     #[test]
     fn every_status_has_its_kind() {
-        let typed = |name: &str, words: &str| {
-            format!(r#"{{"error":{{"type":"{name}","message":"{words}"}}}}"#)
-        };
+        let typed = |name: &str, words: &str| format!(r#"{{"error":{{"type":"{name}","message":"{words}"}}}}"#);
         for (status, body, expected) in [
+            (400, typed("invalid_request_error", "no"), FailureKind::Rejected),
             (
                 400,
-                typed("invalid_request_error", "no"),
-                FailureKind::Rejected,
-            ),
-            (
-                400,
-                typed(
-                    "invalid_request_error",
-                    "prompt is too long: 9 tokens > 8 maximum",
-                ),
+                typed("invalid_request_error", "prompt is too long: 9 tokens > 8 maximum"),
                 FailureKind::TooLong,
             ),
             (
@@ -251,35 +215,19 @@ mod tests {
                 typed("invalid_request_error", "Your credit balance is too low"),
                 FailureKind::Billing,
             ),
-            (
-                400,
-                typed("rate_limit_error", "no"),
-                FailureKind::RateLimited,
-            ),
+            (400, typed("rate_limit_error", "no"), FailureKind::RateLimited),
             (400, "plain".into(), FailureKind::Rejected),
             (401, String::new(), FailureKind::Authentication),
             (402, String::new(), FailureKind::Billing),
-            (
-                403,
-                typed("permission_error", "no"),
-                FailureKind::Authentication,
-            ),
-            (
-                404,
-                typed("not_found_error", "model: x"),
-                FailureKind::Rejected,
-            ),
+            (403, typed("permission_error", "no"), FailureKind::Authentication),
+            (404, typed("not_found_error", "model: x"), FailureKind::Rejected),
             (408, String::new(), FailureKind::Timeout),
             (409, String::new(), FailureKind::Server),
             (413, typed("request_too_large", "no"), FailureKind::Rejected),
             (422, String::new(), FailureKind::Rejected),
             (429, String::new(), FailureKind::RateLimited),
             (500, String::new(), FailureKind::Server),
-            (
-                503,
-                typed("overloaded_error", "no"),
-                FailureKind::Overloaded,
-            ),
+            (503, typed("overloaded_error", "no"), FailureKind::Overloaded),
             (529, String::new(), FailureKind::Overloaded),
             (307, String::new(), FailureKind::Rejected),
             (418, String::new(), FailureKind::Rejected),
@@ -300,8 +248,7 @@ mod tests {
             ("invalid_request_error", FailureKind::Rejected),
             ("something_new", FailureKind::Server),
         ] {
-            let failure =
-                from_error_event(&serde_json::json!({"error": {"type": name, "message": "words"}}));
+            let failure = from_error_event(&serde_json::json!({"error": {"type": name, "message": "words"}}));
             assert_eq!(failure.kind, expected);
             assert!(failure.message.contains("words"));
         }
@@ -319,10 +266,7 @@ mod tests {
         };
         assert_eq!(read(&[]), None);
         assert_eq!(read(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
-        assert_eq!(
-            read(&[("retry-after", " 1.5 ")]),
-            Some(Duration::from_millis(1500))
-        );
+        assert_eq!(read(&[("retry-after", " 1.5 ")]), Some(Duration::from_millis(1500)));
         assert_eq!(
             read(&[("retry-after", "7"), ("retry-after-ms", "250")]),
             Some(Duration::from_millis(250))

@@ -60,9 +60,7 @@ impl ModelClient {
                 return Ok(models);
             }
         }
-        Err(nonsense(format!(
-            "the list of models does not end after {PAGES} pages"
-        )))
+        Err(nonsense(format!("the list of models does not end after {PAGES} pages")))
     }
 
     /// One model; [`outwork_wire::model::FailureKind::Rejected`] if the provider does not have it.

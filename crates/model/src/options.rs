@@ -90,9 +90,7 @@ pub enum Error {
         fault: String,
     },
     /// The key cannot stand in a header.
-    #[error(
-        "the model API key is empty or has characters that an HTTP header cannot carry; check for line breaks"
-    )]
+    #[error("the model API key is empty or has characters that an HTTP header cannot carry; check for line breaks")]
     ApiKey,
     /// A header is not one.
     #[error("the header `{name}` for the model provider is not a valid HTTP header")]
@@ -135,9 +133,7 @@ pub(crate) fn base_url(text: &str) -> Result<Url, Error> {
 
 /// Parses a header.
 pub(crate) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
-    let refuse = || Error::Header {
-        name: name.to_owned(),
-    };
+    let refuse = || Error::Header { name: name.to_owned() };
     let header = HeaderName::try_from(name).map_err(|_| refuse())?;
     Ok((header, HeaderValue::try_from(value).map_err(|_| refuse())?))
 }

@@ -102,11 +102,20 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
     let layers = Layers::read(args.config.as_deref())?;
     let Settings { plane, model, .. } = &layers.settings;
     let listen = args.listen.or(plane.listen).context(missing("plane.listen"))?;
-    let tls = match (args.tls_cert.clone().or(plane.tls_cert.clone()), args.tls_key.clone().or(plane.tls_key.clone())) {
+    let tls = match (
+        args.tls_cert.clone().or(plane.tls_cert.clone()),
+        args.tls_key.clone().or(plane.tls_key.clone()),
+    ) {
         (Some(cert), Some(key)) => Some(TlsPaths { cert, key }),
         (None, None) => None,
-        (Some(cert), None) => bail!("{} is a certificate without its key: give --tls-key too", cert.display()),
-        (None, Some(key)) => bail!("{} is a key without its certificate: give --tls-cert too", key.display()),
+        (Some(cert), None) => bail!(
+            "{} is a certificate without its key: give --tls-key too",
+            cert.display()
+        ),
+        (None, Some(key)) => bail!(
+            "{} is a key without its certificate: give --tls-cert too",
+            key.display()
+        ),
     };
     let insecure = args.insecure_http || plane.insecure_http.unwrap_or(false);
     if !listen.ip().is_loopback() && tls.is_none() && !insecure {
@@ -128,7 +137,11 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         prompt: prompt(model)?,
         retry: retry(model)?,
         limits: request_limits(&layers.settings.limits)?,
-        drain_timeout: args.drain_timeout.or(plane.drain_timeout).context(missing("plane.drain_timeout"))?.0,
+        drain_timeout: args
+            .drain_timeout
+            .or(plane.drain_timeout)
+            .context(missing("plane.drain_timeout"))?
+            .0,
         log: log(&args.log, &layers.settings.log)?,
         worker: layers.worker(limits, layers.settings.up.concurrency)?,
     })
@@ -137,7 +150,10 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
 /// Resolves the settings of `worker`.
 pub(crate) fn worker(config: Option<&Path>, limits: &LimitArgs, logs: &LogArgs) -> Result<(WorkerConfig, LogConfig)> {
     let layers = Layers::read(config)?;
-    Ok((layers.worker(limits, layers.settings.worker.concurrency)?, log(logs, &layers.settings.log)?))
+    Ok((
+        layers.worker(limits, layers.settings.worker.concurrency)?,
+        log(logs, &layers.settings.log)?,
+    ))
 }
 
 /// Where a plane keeps everything unless it is told: the platform's folder for data.
@@ -145,9 +161,13 @@ pub(crate) fn default_data_dir(environment: Environment<'_>) -> Result<PathBuf> 
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/outwork"));
     }
-    let xdg = environment("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let xdg = environment("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     let home = environment("HOME").map(|home| Path::new(&home).join(".local/share"));
-    xdg.or(home).map(|base| base.join("outwork")).context("there is no HOME to keep data in: give --data-dir")
+    xdg.or(home)
+        .map(|base| base.join("outwork"))
+        .context("there is no HOME to keep data in: give --data-dir")
 }
 
 fn model_provider(model: &ModelSettings, environment: Environment<'_>) -> Result<Option<ModelConfig>> {
@@ -178,7 +198,10 @@ fn prompt(model: &ModelSettings) -> Result<PromptOptions> {
     }
     Ok(PromptOptions {
         max_tokens,
-        adaptive_thinking: model.adaptive_thinking.clone().context(missing("model.adaptive_thinking"))?,
+        adaptive_thinking: model
+            .adaptive_thinking
+            .clone()
+            .context(missing("model.adaptive_thinking"))?,
         cache: model.cache.context(missing("model.cache"))?,
     })
 }
@@ -241,7 +264,11 @@ pub(crate) fn check_url(text: &str) -> Result<String> {
 fn log(args: &LogArgs, file: &LogSettings) -> Result<LogConfig> {
     Ok(LogConfig {
         format: args.log_format.or(file.format).context(missing("log.format"))?,
-        level: args.log_level.clone().or(file.level.clone()).context(missing("log.level"))?,
+        level: args
+            .log_level
+            .clone()
+            .or(file.level.clone())
+            .context(missing("log.level"))?,
     })
 }
 
@@ -256,7 +283,9 @@ struct Layers {
 
 impl Layers {
     fn read(path: Option<&Path>) -> Result<Self> {
-        Ok(Self { settings: settings::read(path)? })
+        Ok(Self {
+            settings: settings::read(path)?,
+        })
     }
 
     fn worker(&self, args: &LimitArgs, concurrency: Option<usize>) -> Result<WorkerConfig> {
@@ -264,10 +293,21 @@ impl Layers {
         let config = WorkerConfig {
             concurrency: args.concurrency.or(concurrency).context(missing("concurrency"))?,
             isolation: args.isolation.or(file.isolation).context(missing("worker.isolation"))?,
-            memory_limit: args.memory_limit.or(file.memory_limit).context(missing("worker.memory_limit"))?.as_u64(),
+            memory_limit: args
+                .memory_limit
+                .or(file.memory_limit)
+                .context(missing("worker.memory_limit"))?
+                .as_u64(),
             cpu_limit: args.cpu_limit.or(file.cpu_limit),
-            process_limit: args.process_limit.or(file.process_limit).context(missing("worker.process_limit"))?,
-            disk_limit: args.disk_limit.or(file.disk_limit).context(missing("worker.disk_limit"))?.as_u64(),
+            process_limit: args
+                .process_limit
+                .or(file.process_limit)
+                .context(missing("worker.process_limit"))?,
+            disk_limit: args
+                .disk_limit
+                .or(file.disk_limit)
+                .context(missing("worker.disk_limit"))?
+                .as_u64(),
             max_idle: args.max_idle.or(file.max_idle).context(missing("worker.max_idle"))?.0,
         };
         if config.concurrency == 0 {
@@ -325,7 +365,13 @@ mod tests {
         let config = resolve(&[], &home).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8400");
         assert_eq!(config.drain_timeout, Duration::from_secs(30));
-        assert_eq!(config.log, LogConfig { format: LogFormat::Text, level: "info".into() });
+        assert_eq!(
+            config.log,
+            LogConfig {
+                format: LogFormat::Text,
+                level: "info".into()
+            }
+        );
         assert_eq!(config.worker.max_idle, Duration::from_secs(60));
         assert_eq!(config.worker.memory_limit, 4 << 30);
         assert_eq!(config.worker.cpu_limit, None);
@@ -335,12 +381,20 @@ mod tests {
     #[test]
     fn what_the_default_file_shows_as_a_comment_is_a_setting_too() {
         let shown = DEFAULTS.lines().filter(|line| {
-            line.strip_prefix("# ").and_then(|rest| rest.split_once(" = ")).is_some_and(|(name, _)| !name.contains(' '))
+            line.strip_prefix("# ")
+                .and_then(|rest| rest.split_once(" = "))
+                .is_some_and(|(name, _)| !name.contains(' '))
         });
         assert_eq!(shown.clone().count(), 6);
         let text = DEFAULTS
             .lines()
-            .map(|line| if shown.clone().any(|s| s == line) { &line[2..] } else { line })
+            .map(|line| {
+                if shown.clone().any(|s| s == line) {
+                    &line[2..]
+                } else {
+                    line
+                }
+            })
             .collect::<Vec<_>>()
             .join("\n");
         let settings: Settings = parse(&text, "all").unwrap();
@@ -349,14 +403,24 @@ mod tests {
 
     #[test]
     fn a_flag_comes_before_the_file_and_the_file_before_the_default() {
-        assert_eq!(worker(None, &LimitArgs::default(), &LogArgs::default()).unwrap().0.concurrency, 1);
+        assert_eq!(
+            worker(None, &LimitArgs::default(), &LogArgs::default())
+                .unwrap()
+                .0
+                .concurrency,
+            1
+        );
         let (_folder, path) =
             file("[plane]\nlisten = \"127.0.0.1:1\"\ndrain_timeout = \"5s\"\n[up]\nconcurrency = 9\n");
         let config = resolve(&["--config", &path], &home).unwrap();
         assert_eq!(config.listen.port(), 1);
         assert_eq!((config.drain_timeout.as_secs(), config.worker.concurrency), (5, 9));
         assert_eq!(config.log.level, "info");
-        let config = resolve(&["--config", &path, "--listen", "127.0.0.1:2", "--concurrency", "3"], &home).unwrap();
+        let config = resolve(
+            &["--config", &path, "--listen", "127.0.0.1:2", "--concurrency", "3"],
+            &home,
+        )
+        .unwrap();
         assert_eq!((config.listen.port(), config.worker.concurrency), (2, 3));
     }
 
@@ -385,7 +449,10 @@ mod tests {
         ] {
             let (_folder, path) = file(text);
             let error = format!("{:#}", resolve(&["--config", &path], &home).err().unwrap());
-            assert!(error.contains(&path) && error.contains(line) && error.contains(name), "{error}");
+            assert!(
+                error.contains(&path) && error.contains(line) && error.contains(name),
+                "{error}"
+            );
         }
     }
 

@@ -42,7 +42,12 @@ pub(crate) fn base_url(flag: Option<&str>, environment: Environment<'_>) -> Resu
 pub(crate) fn target(connection: &Connection, environment: Environment<'_>) -> Result<Target> {
     let base_url = base_url(connection.base_url.as_deref(), environment)?;
     let found = |key, source: &str| {
-        Ok(Target { base_url: base_url.clone(), key, source: source.to_owned(), ca_file: connection.ca_file.clone() })
+        Ok(Target {
+            base_url: base_url.clone(),
+            key,
+            source: source.to_owned(),
+            ca_file: connection.ca_file.clone(),
+        })
     };
     if let Some(path) = &connection.api_key_file {
         return found(secret_file(path)?, &path.display().to_string());
@@ -89,7 +94,9 @@ impl Target {
 
 /// Whether an address is on this machine.
 pub(crate) fn is_here(base_url: &str) -> bool {
-    let Ok(url) = reqwest::Url::parse(base_url) else { return false };
+    let Ok(url) = reqwest::Url::parse(base_url) else {
+        return false;
+    };
     let Some(host) = url.host_str() else { return false };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -123,10 +130,16 @@ mod tests {
     fn keys_and_addresses_are_looked_for_in_order() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(ADMIN_KEY_FILE), "local\n").unwrap();
-        let connection = Connection { data_dir: Some(folder.path().to_owned()), ..Connection::default() };
+        let connection = Connection {
+            data_dir: Some(folder.path().to_owned()),
+            ..Connection::default()
+        };
         let none = |_: &str| None;
         let here = target(&connection, &none).unwrap();
-        assert_eq!((here.base_url.as_str(), here.key.expose_secret()), (DEFAULT_BASE_URL, "local"));
+        assert_eq!(
+            (here.base_url.as_str(), here.key.expose_secret()),
+            (DEFAULT_BASE_URL, "local")
+        );
         let both = |name: &str| match name {
             "ANTHROPIC_API_KEY" => Some("theirs".to_owned()),
             "OUTWORK_API_KEY" => Some("ours".to_owned()),
@@ -134,14 +147,21 @@ mod tests {
             _ => None,
         };
         let there = target(&connection, &both).unwrap();
-        assert_eq!((there.base_url.as_str(), there.key.expose_secret()), ("https://example.com", "ours"));
+        assert_eq!(
+            (there.base_url.as_str(), there.key.expose_secret()),
+            ("https://example.com", "ours")
+        );
     }
 
     #[test]
     fn a_key_that_was_found_stays_on_this_machine() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(ADMIN_KEY_FILE), "local").unwrap();
-        for url in ["https://example.com", "http://127.0.0.1.example.com", "http://10.0.0.1:8400"] {
+        for url in [
+            "https://example.com",
+            "http://127.0.0.1.example.com",
+            "http://10.0.0.1:8400",
+        ] {
             let connection = Connection {
                 data_dir: Some(folder.path().to_owned()),
                 base_url: Some(url.to_owned()),

@@ -74,7 +74,10 @@ enum Next {
 impl Conversation {
     /// Opens the session; what happened in it before is left out.
     pub(crate) async fn open(client: &Client, session: &Value, view: View, approver: Approver) -> Result<Self> {
-        let session_id = session.get("id").and_then(Value::as_str).context("the server made a session without id")?;
+        let session_id = session
+            .get("id")
+            .and_then(Value::as_str)
+            .context("the server made a session without id")?;
         let mut follow = Follow::open(client, session_id, true).await?;
         let mut turn = Turn::default();
         for event in follow.skip_history() {
@@ -139,7 +142,8 @@ impl Conversation {
 
     async fn interrupt(&mut self) -> Result<()> {
         self.turn.interrupted = true;
-        self.view.note("stop", "interrupting; press Ctrl-C again to leave at once")?;
+        self.view
+            .note("stop", "interrupting; press Ctrl-C again to leave at once")?;
         self.send(&[json!({ "type": "user.interrupt" })]).await?;
         Ok(())
     }
@@ -189,7 +193,9 @@ impl Conversation {
 
     /// A call waits: says so once if no worker takes it.
     async fn look_for_worker(&mut self) -> Result<()> {
-        let Some(environment_id) = self.environment_id.clone() else { return Ok(()) };
+        let Some(environment_id) = self.environment_id.clone() else {
+            return Ok(());
+        };
         // Best effort: the hint is a kindness, and other servers may not answer this.
         let Ok(stats) = self.client.work(&environment_id).stats().await else {
             self.turn.worker_missing = true;
@@ -227,9 +233,15 @@ impl Turn {
             if wanted.iter().any(|id| self.open.get(*id) == Some(&WaitsFor::Another)) && !self.interrupted {
                 return Next::Ended(Exit::NeedsAction);
             }
-            let asks = wanted.iter().filter(|id| self.open.get(**id) == Some(&WaitsFor::Approval));
+            let asks = wanted
+                .iter()
+                .filter(|id| self.open.get(**id) == Some(&WaitsFor::Approval));
             let asks: Vec<String> = asks.map(|id| (*id).to_owned()).collect();
-            return if asks.is_empty() || self.interrupted { Next::GoOn } else { Next::Answer(asks) };
+            return if asks.is_empty() || self.interrupted {
+                Next::GoOn
+            } else {
+                Next::Answer(asks)
+            };
         }
         // Input that was queued is dropped when the retries are used up: the message may never be taken.
         if !self.taken && reason != "retries_exhausted" {
@@ -252,7 +264,10 @@ impl Turn {
                 if asks {
                     self.asks.insert(event.id.clone(), event.clone());
                 }
-                self.open.insert(event.id.clone(), if asks { WaitsFor::Approval } else { WaitsFor::Worker });
+                self.open.insert(
+                    event.id.clone(),
+                    if asks { WaitsFor::Approval } else { WaitsFor::Worker },
+                );
             }
             "agent.custom_tool_use" => {
                 self.open.insert(event.id.clone(), WaitsFor::Another);
@@ -294,12 +309,19 @@ enum Decision {
 async fn ask(view: &mut View, call: Option<&ObservedEvent>) -> Result<Decision> {
     let name = call.and_then(ObservedEvent::name).unwrap_or("this call");
     let about = calls::whole(name, call.and_then(ObservedEvent::input));
-    view.page().ask(&about, &format!("allow {name}?"), "[y]es, [n]o, [a]ll, or say why not: ")?;
+    view.page().ask(
+        &about,
+        &format!("allow {name}?"),
+        "[y]es, [n]o, [a]ll, or say why not: ",
+    )?;
     let line = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).map(|_| line)
     });
-    let line = line.await.context("could not read the answer")?.context("could not read the answer")?;
+    let line = line
+        .await
+        .context("could not read the answer")?
+        .context("could not read the answer")?;
     view.page().answered();
     Ok(decision(&line))
 }
@@ -326,8 +348,14 @@ mod tests {
     }
 
     fn begun() -> Turn {
-        let mut turn = Turn { message_id: Some("m".into()), ..Turn::default() };
-        assert_eq!(turn.next(&event(json!({ "type": "user.message", "id": "m" }))), Next::GoOn);
+        let mut turn = Turn {
+            message_id: Some("m".into()),
+            ..Turn::default()
+        };
+        assert_eq!(
+            turn.next(&event(json!({ "type": "user.message", "id": "m" }))),
+            Next::GoOn
+        );
         turn
     }
 
@@ -341,37 +369,61 @@ mod tests {
         ] {
             assert_eq!(begun().next(&idle(json!({ "type": reason }))), Next::Ended(exit));
         }
-        assert_eq!(begun().next(&event(json!({ "type": "session.deleted" }))), Next::Ended(Exit::Terminated));
+        assert_eq!(
+            begun().next(&event(json!({ "type": "session.deleted" }))),
+            Next::Ended(Exit::Terminated)
+        );
     }
 
     #[test]
     fn an_idle_of_an_earlier_turn_is_not_the_end() {
-        let mut turn = Turn { message_id: Some("m".into()), ..Turn::default() };
+        let mut turn = Turn {
+            message_id: Some("m".into()),
+            ..Turn::default()
+        };
         assert_eq!(turn.next(&idle(json!({ "type": "end_turn" }))), Next::GoOn);
-        assert_eq!(turn.next(&event(json!({ "type": "user.message", "id": "other" }))), Next::GoOn);
+        assert_eq!(
+            turn.next(&event(json!({ "type": "user.message", "id": "other" }))),
+            Next::GoOn
+        );
         assert_eq!(turn.next(&idle(json!({ "type": "end_turn" }))), Next::GoOn);
-        assert_eq!(turn.next(&idle(json!({ "type": "retries_exhausted" }))), Next::Ended(Exit::RetriesExhausted));
+        assert_eq!(
+            turn.next(&idle(json!({ "type": "retries_exhausted" }))),
+            Next::Ended(Exit::RetriesExhausted)
+        );
     }
 
     #[test]
     fn only_calls_that_ask_are_asked_about_and_only_once() {
         let mut turn = begun();
-        turn.next(&event(json!({ "type": "agent.tool_use", "id": "a", "evaluated_permission": "allow" })));
+        turn.next(&event(
+            json!({ "type": "agent.tool_use", "id": "a", "evaluated_permission": "allow" }),
+        ));
         assert!(turn.waits_for_worker());
-        turn.next(&event(json!({ "type": "agent.tool_use", "id": "b", "evaluated_permission": "ask" })));
+        turn.next(&event(
+            json!({ "type": "agent.tool_use", "id": "b", "evaluated_permission": "ask" }),
+        ));
         let both = json!({ "type": "requires_action", "event_ids": ["a", "b"] });
         assert_eq!(turn.next(&idle(both.clone())), Next::Answer(vec!["b".into()]));
-        turn.next(&event(json!({ "type": "user.tool_confirmation", "id": "c", "tool_use_id": "b" })));
+        turn.next(&event(
+            json!({ "type": "user.tool_confirmation", "id": "c", "tool_use_id": "b" }),
+        ));
         assert_eq!(turn.next(&idle(both)), Next::GoOn);
-        turn.next(&event(json!({ "type": "user.tool_result", "id": "d", "tool_use_id": "a" })));
-        turn.next(&event(json!({ "type": "user.tool_result", "id": "e", "tool_use_id": "b" })));
+        turn.next(&event(
+            json!({ "type": "user.tool_result", "id": "d", "tool_use_id": "a" }),
+        ));
+        turn.next(&event(
+            json!({ "type": "user.tool_result", "id": "e", "tool_use_id": "b" }),
+        ));
         assert!(!turn.waits_for_worker());
     }
 
     #[test]
     fn a_custom_tool_is_for_another_client() {
         let mut turn = begun();
-        turn.next(&event(json!({ "type": "agent.custom_tool_use", "id": "a", "name": "x" })));
+        turn.next(&event(
+            json!({ "type": "agent.custom_tool_use", "id": "a", "name": "x" }),
+        ));
         let wait = idle(json!({ "type": "requires_action", "event_ids": ["a"] }));
         assert_eq!(turn.next(&wait), Next::Ended(Exit::NeedsAction));
     }
@@ -380,7 +432,10 @@ mod tests {
     fn an_interrupted_turn_says_so() {
         let mut turn = begun();
         turn.interrupted = true;
-        assert_eq!(turn.next(&idle(json!({ "type": "end_turn" }))), Next::Ended(Exit::Interrupted));
+        assert_eq!(
+            turn.next(&idle(json!({ "type": "end_turn" }))),
+            Next::Ended(Exit::Interrupted)
+        );
     }
 
     #[test]

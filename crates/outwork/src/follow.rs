@@ -131,7 +131,11 @@ impl Follow {
 
     fn failed(&mut self, error: ClientError) -> Result<(), ClientError> {
         self.failures += 1;
-        if error.is_permanent() || self.failures > PATIENCE { Err(error) } else { Ok(()) }
+        if error.is_permanent() || self.failures > PATIENCE {
+            Err(error)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether an event is to be given out now. Remembers that it was.
@@ -202,7 +206,10 @@ mod tests {
     async fn ids(follow: &mut Follow, count: usize) -> Vec<String> {
         let mut out = Vec::new();
         while out.len() < count {
-            let step = tokio::time::timeout(Duration::from_secs(30), follow.next()).await.unwrap().unwrap();
+            let step = tokio::time::timeout(Duration::from_secs(30), follow.next())
+                .await
+                .unwrap()
+                .unwrap();
             match step {
                 Step::Event(event) => out.push(event.id),
                 Step::Lost(_) => out.push("lost".into()),
@@ -217,11 +224,17 @@ mod tests {
         script.lock().unwrap().extend([
             (vec![event("b"), event("c")], vec![event("a"), event("b")]),
             (vec![event("d")], vec![event("a"), event("b"), event("c"), event("d")]),
-            (vec![event("d"), event("f")], vec![event("a"), event("b"), event("c"), event("d"), event("e")]),
+            (
+                vec![event("d"), event("f")],
+                vec![event("a"), event("b"), event("c"), event("d"), event("e")],
+            ),
         ]);
         let client = server(script).await;
         let mut follow = Follow::open(&client, "sesn_1", true).await.unwrap();
-        assert_eq!(ids(&mut follow, 8).await, ["a", "b", "c", "lost", "d", "lost", "e", "f"]);
+        assert_eq!(
+            ids(&mut follow, 8).await,
+            ["a", "b", "c", "lost", "d", "lost", "e", "f"]
+        );
     }
 
     #[tokio::test]
@@ -229,7 +242,10 @@ mod tests {
         let mut queued = event("m");
         queued["processed_at"] = Value::Null;
         let script = Script::default();
-        script.lock().unwrap().push_back((vec![event("x"), event("m")], vec![event("a"), queued]));
+        script
+            .lock()
+            .unwrap()
+            .push_back((vec![event("x"), event("m")], vec![event("a"), queued]));
         let client = server(script).await;
         let mut follow = Follow::open(&client, "sesn_1", false).await.unwrap();
         assert_eq!(follow.skip_history().len(), 1);

@@ -31,7 +31,11 @@ fn main() -> ExitCode {
         Err(error) => {
             let asked_for = !error.use_stderr();
             let printed = error.print();
-            return if asked_for && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(exit::USAGE) };
+            return if asked_for && printed.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(exit::USAGE)
+            };
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -50,7 +54,9 @@ fn main() -> ExitCode {
 
 /// Whoever read our output has seen enough, as `head` does.
 fn reader_left(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {

@@ -26,7 +26,10 @@ const WORKER_DRAIN: Duration = Duration::from_secs(20);
 pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     let mut options = PlaneOptions::new(config.data_dir.clone());
     options.listen = config.listen;
-    options.tls = config.tls.as_ref().map(|tls| TlsPaths { cert: tls.cert.clone(), key: tls.key.clone() });
+    options.tls = config.tls.as_ref().map(|tls| TlsPaths {
+        cert: tls.cert.clone(),
+        key: tls.key.clone(),
+    });
     options.api_key = config.api_key.clone();
     options.model = config.model.as_ref().map(|model| ModelProvider {
         base_url: model.base_url.clone(),
@@ -49,7 +52,11 @@ pub(crate) fn local_url(plane: &Plane, tls: bool) -> String {
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    format!("{}://{}", if tls { "https" } else { "http" }, SocketAddr::new(ip, addr.port()))
+    format!(
+        "{}://{}",
+        if tls { "https" } else { "http" },
+        SocketAddr::new(ip, addr.port())
+    )
 }
 
 /// The key with which workers of this process serve cloud environments.
@@ -81,7 +88,11 @@ pub(crate) fn service_options(
         let pem = std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
         options.ca_certificates.push(pem);
     }
-    options.layout = if apart || config.concurrency > 1 { Layout::PerSession } else { Layout::Shared };
+    options.layout = if apart || config.concurrency > 1 {
+        Layout::PerSession
+    } else {
+        Layout::Shared
+    };
     options.max_idle = config.max_idle;
     options.isolation = isolation(config.isolation);
     options.limits = limits(config);
@@ -159,9 +170,15 @@ pub(crate) struct Checks {
 impl Checks {
     /// Makes sandboxes possible. Fails where tools cannot be kept apart, unless no isolation was asked for.
     pub(crate) async fn start(config: &WorkerConfig) -> Result<Self> {
-        let options = LauncherOptions { isolation: isolation(config.isolation), ..LauncherOptions::default() };
+        let options = LauncherOptions {
+            isolation: isolation(config.isolation),
+            ..LauncherOptions::default()
+        };
         let launcher = Launcher::start(options).await?;
-        Ok(Self { launcher, limits: limits(config) })
+        Ok(Self {
+            launcher,
+            limits: limits(config),
+        })
     }
 
     /// Runs a command in a folder, by the same way as an agent's call.
@@ -169,7 +186,9 @@ impl Checks {
         let mut options = SandboxOptions::new(folder);
         options.limits = self.limits.clone();
         let sandbox = self.launcher.launch(options).await?;
-        let output = sandbox.call(ToolCall::new("bash", json!({ "command": command }))).await?;
+        let output = sandbox
+            .call(ToolCall::new("bash", json!({ "command": command })))
+            .await?;
         sandbox.kill().await?;
         Ok(output)
     }
@@ -179,8 +198,9 @@ impl Checks {
         if self.launcher.isolation() == Isolation::None {
             return Ok(vec!["NO isolation: tools run as the user who started this".to_owned()]);
         }
-        let report =
-            tokio::task::spawn_blocking(probe).await.context("could not look at what keeps sandboxes apart")?;
+        let report = tokio::task::spawn_blocking(probe)
+            .await
+            .context("could not look at what keeps sandboxes apart")?;
         let mut facts = facts(&report);
         facts.push(format!("limits by {}", self.launcher.limits_by()));
         Ok(facts)
@@ -198,7 +218,11 @@ fn facts(report: &Report) -> Vec<String> {
         .filter_map(|step| step.name.strip_suffix(" namespace"))
         .collect();
     if !namespaces.is_empty() {
-        facts.push(format!("{} namespaces of its own ({})", namespaces.len(), namespaces.join(", ")));
+        facts.push(format!(
+            "{} namespaces of its own ({})",
+            namespaces.len(),
+            namespaces.join(", ")
+        ));
     }
     if works("net namespace") {
         facts.push("no network".to_owned());

@@ -16,7 +16,10 @@ pub(crate) struct Interrupts {
 impl Interrupts {
     /// From now on these signals no longer end the process by themselves.
     pub(crate) fn install() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     /// The next signal. May be dropped and called again.

@@ -9,13 +9,19 @@ use crate::config::LogConfig;
 /// Starts the log of this process.
 pub(crate) fn start(config: &LogConfig) -> Result<()> {
     let filter = EnvFilter::try_new(&config.level).with_context(|| {
-        format!("`{}` is not a log level such as info, nor a filter such as info,outwork_plane=debug", config.level)
+        format!(
+            "`{}` is not a log level such as info, nor a filter such as info,outwork_plane=debug",
+            config.level
+        )
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let started = match config.format {
-        LogFormat::Text => {
-            log.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
-        }
+        LogFormat::Text => log
+            .with_target(false)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| anyhow!("could not start the log: {error}"))

@@ -215,16 +215,12 @@ pub(crate) fn authorize<'p>(
                     least.as_str(),
                     role.as_str()
                 ))),
-                None => Err(forbidden(
-                    "this is for workers: use an environment key, not an API key",
-                )),
+                None => Err(forbidden("this is for workers: use an environment key, not an API key")),
             }
         }
         Principal::EnvironmentKey { environment, .. } => {
             if !allowed(&Who::EnvironmentKey) {
-                return Err(unauthenticated(
-                    "an environment key is not valid here: use an API key",
-                ));
+                return Err(unauthenticated("an environment key is not valid here: use an API key"));
             }
             match path_id("environment_id") {
                 Some(id) if id != environment.as_str() => Err(forbidden(format!(

@@ -89,14 +89,24 @@ impl Metrics {
         let store = app.store.counters();
         let mut out = self.render_counts();
         for (name, kind, help, value) in [
-            ("event_streams_open", "gauge", "Event streams that are open.", app.hub.open() as u64),
+            (
+                "event_streams_open",
+                "gauge",
+                "Event streams that are open.",
+                app.hub.open() as u64,
+            ),
             (
                 "sessions_owned",
                 "gauge",
                 "Sessions that have an owner in this process.",
                 app.sessions.owned() as u64,
             ),
-            ("store_commits_total", "counter", "Transactions committed.", store.commits),
+            (
+                "store_commits_total",
+                "counter",
+                "Transactions committed.",
+                store.commits,
+            ),
             (
                 "store_writes_total",
                 "counter",
@@ -120,15 +130,29 @@ impl Metrics {
         let operations = || {
             TABLE.iter().zip(&self.0.operations).filter_map(|(row, counts)| {
                 let name = format!("{:?}", row.operation);
-                counts.by_class.iter().any(|c| c.load(Relaxed) > 0).then_some((name, counts))
+                counts
+                    .by_class
+                    .iter()
+                    .any(|c| c.load(Relaxed) > 0)
+                    .then_some((name, counts))
             })
         };
-        header(&mut out, "http_requests_total", "counter", "Requests answered, by operation and class of status.");
+        header(
+            &mut out,
+            "http_requests_total",
+            "counter",
+            "Requests answered, by operation and class of status.",
+        );
         for (name, counts) in operations() {
             for (class, count) in CLASSES.iter().zip(&counts.by_class) {
                 let count = count.load(Relaxed);
                 if count > 0 {
-                    line(&mut out, "http_requests_total", &format!("operation=\"{name}\",status=\"{class}\""), count);
+                    line(
+                        &mut out,
+                        "http_requests_total",
+                        &format!("operation=\"{name}\",status=\"{class}\""),
+                        count,
+                    );
                 }
             }
         }
@@ -139,9 +163,11 @@ impl Metrics {
             "Time until the answer was ready, or began in case of a stream.",
         );
         for (name, counts) in operations() {
-            counts
-                .durations
-                .render(&mut out, "http_request_duration_seconds", &format!("operation=\"{name}\""));
+            counts.durations.render(
+                &mut out,
+                "http_request_duration_seconds",
+                &format!("operation=\"{name}\""),
+            );
         }
         header(
             &mut out,
@@ -151,7 +177,11 @@ impl Metrics {
         );
         let model = self.0.model.lock().unwrap_or_else(PoisonError::into_inner);
         for (outcome, durations) in model.iter() {
-            durations.render(&mut out, "model_request_duration_seconds", &format!("outcome=\"{outcome}\""));
+            durations.render(
+                &mut out,
+                "model_request_duration_seconds",
+                &format!("outcome=\"{outcome}\""),
+            );
         }
         drop(model);
         single(
@@ -168,7 +198,10 @@ impl Metrics {
 impl Histogram {
     fn add(&self, elapsed: Duration) {
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.iter().position(|(bound, _)| micros <= *bound).unwrap_or(BOUNDS.len());
+        let bucket = BOUNDS
+            .iter()
+            .position(|(bound, _)| micros <= *bound)
+            .unwrap_or(BOUNDS.len());
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.micros.fetch_add(micros, Relaxed);
     }
@@ -178,7 +211,12 @@ impl Histogram {
         let mut total = 0;
         for (bucket, bound) in self.buckets.iter().zip(bounds) {
             total += bucket.load(Relaxed);
-            line(out, &format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), total);
+            line(
+                out,
+                &format!("{name}_bucket"),
+                &format!("{labels},le=\"{bound}\""),
+                total,
+            );
         }
         let seconds = self.micros.load(Relaxed) as f64 / 1e6;
         line(out, &format!("{name}_sum"), labels, seconds);
@@ -238,7 +276,10 @@ mod tests {
         }
         assert!(!text.contains("AgentsList"));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            assert!(line.starts_with("outwork_") && line.split_whitespace().count() == 2, "{line}");
+            assert!(
+                line.starts_with("outwork_") && line.split_whitespace().count() == 2,
+                "{line}"
+            );
         }
     }
 }

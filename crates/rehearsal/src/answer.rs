@@ -38,11 +38,7 @@ pub(crate) type PlaceKey = [u8; 32];
 pub(crate) struct Attempts(Mutex<HashMap<PlaceKey, u32>>);
 
 /// The place of a request: its play, first user message, scene and step.
-pub(crate) fn place(
-    conversation: &Conversation,
-    play: &str,
-    performance: &Performance<'_>,
-) -> PlaceKey {
+pub(crate) fn place(conversation: &Conversation, play: &str, performance: &Performance<'_>) -> PlaceKey {
     let mut digest = Sha256::new();
     for part in [
         play,
@@ -102,51 +98,43 @@ impl Piece {
 
 /// A body that sends its pieces one by one and ends when it is dropped.
 fn body(pieces: VecDeque<Piece>) -> Body {
-    Body::from_stream(futures_util::stream::unfold(
-        pieces,
-        |mut pieces| async move {
-            let piece = pieces.pop_front()?;
-            let bytes = match piece {
-                Piece::Bytes(delay, bytes) => {
-                    if !delay.is_zero() {
-                        tokio::time::sleep(delay).await;
-                    }
-                    bytes
+    Body::from_stream(futures_util::stream::unfold(pieces, |mut pieces| async move {
+        let piece = pieces.pop_front()?;
+        let bytes = match piece {
+            Piece::Bytes(delay, bytes) => {
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
                 }
-                Piece::Flood { bytes: 0, .. } => Bytes::new(),
-                Piece::Flood { bytes, bare } => {
-                    let size = usize::try_from(bytes)
-                        .unwrap_or(usize::MAX)
-                        .min(FLOOD_PIECE);
-                    pieces.push_front(Piece::Flood {
-                        bytes: bytes - size as u64,
-                        bare,
-                    });
-                    let text = "x".repeat(size);
-                    if bare {
-                        Bytes::from(text)
-                    } else {
-                        Bytes::from(text_delta(&text).to_bytes())
-                    }
+                bytes
+            }
+            Piece::Flood { bytes: 0, .. } => Bytes::new(),
+            Piece::Flood { bytes, bare } => {
+                let size = usize::try_from(bytes).unwrap_or(usize::MAX).min(FLOOD_PIECE);
+                pieces.push_front(Piece::Flood {
+                    bytes: bytes - size as u64,
+                    bare,
+                });
+                let text = "x".repeat(size);
+                if bare {
+                    Bytes::from(text)
+                } else {
+                    Bytes::from(text_delta(&text).to_bytes())
                 }
-                Piece::Pings => {
-                    tokio::time::sleep(PING_EVERY).await;
-                    pieces.push_front(Piece::Pings);
-                    events::ping().to_bytes().into()
-                }
-                Piece::Silence => std::future::pending().await,
-                Piece::Break => {
-                    // What was sent must reach the client before the connection breaks.
-                    tokio::time::sleep(BREAK_AFTER).await;
-                    return Some((
-                        Err(std::io::Error::other("the play cuts the answer")),
-                        pieces,
-                    ));
-                }
-            };
-            Some((Ok(bytes), pieces))
-        },
-    ))
+            }
+            Piece::Pings => {
+                tokio::time::sleep(PING_EVERY).await;
+                pieces.push_front(Piece::Pings);
+                events::ping().to_bytes().into()
+            }
+            Piece::Silence => std::future::pending().await,
+            Piece::Break => {
+                // What was sent must reach the client before the connection breaks.
+                tokio::time::sleep(BREAK_AFTER).await;
+                return Some((Err(std::io::Error::other("the play cuts the answer")), pieces));
+            }
+        };
+        Some((Ok(bytes), pieces))
+    }))
 }
 
 fn text_delta(text: &str) -> Event {
@@ -249,21 +237,11 @@ pub(crate) fn faulty(
 ) -> Response {
     let streamed = |performance: &mut Performance<'_>, after_events: usize| -> VecDeque<Piece> {
         if performance.answer.blocks.is_empty() {
-            performance
-                .answer
-                .blocks
-                .push(AnswerBlock::Text("So far".into()));
+            performance.answer.blocks.push(AnswerBlock::Text("So far".into()));
         }
-        let mut events = events::stream(
-            &performance.answer,
-            &envelope(checked, usage()),
-            performance.pace,
-        );
+        let mut events = events::stream(&performance.answer, &envelope(checked, usage()), performance.pace);
         events.truncate(after_events);
-        events
-            .into_iter()
-            .map(|event| Piece::now(event.to_bytes()))
-            .collect()
+        events.into_iter().map(|event| Piece::now(event.to_bytes())).collect()
     };
     let mut pieces;
     match fault {
@@ -276,9 +254,7 @@ pub(crate) fn faulty(
             response.extensions_mut().insert(Disconnect);
             return response;
         }
-        FaultKind::Hang {
-            how: Hang::Headers, ..
-        } => {
+        FaultKind::Hang { how: Hang::Headers, .. } => {
             let mut response = Response::new(Body::empty());
             response.extensions_mut().insert(NeverSent);
             return response;
@@ -322,10 +298,7 @@ pub(crate) fn faulty(
             if one_line {
                 pieces.push_back(Piece::now("event: content_block_delta\ndata: "));
             }
-            pieces.push_back(Piece::Flood {
-                bytes,
-                bare: one_line,
-            });
+            pieces.push_back(Piece::Flood { bytes, bare: one_line });
             pieces.extend(rest);
         }
         FaultKind::Nonsense { how, after_events } => {
@@ -350,7 +323,9 @@ fn nonsense(how: Nonsense) -> Vec<u8> {
             .to_vec(),
         Nonsense::DuplicateStart => start.repeat(2).into_bytes(),
         Nonsense::Utf8 => b"event: content_block_delta\ndata: {\"type\":\"\xff\xfe\xfd\"}\n\n".to_vec(),
-        Nonsense::Shape => b"event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":\"none\"}\n\n".to_vec(),
+        Nonsense::Shape => {
+            b"event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":\"none\"}\n\n".to_vec()
+        }
         Nonsense::EarlyEnd => Vec::new(),
     }
 }
@@ -359,17 +334,13 @@ fn status(fault: StatusFault, request_id: &str) -> Response {
     let status = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = match fault.body {
         Some(body) => {
-            let content_type = fault
-                .content_type
-                .unwrap_or_else(|| "text/plain; charset=utf-8".into());
+            let content_type = fault.content_type.unwrap_or_else(|| "text/plain; charset=utf-8".into());
             respond(&content_type, Body::from(body), request_id)
         }
         None => failure(
             &ApiError {
                 status,
-                kind: fault
-                    .error_type
-                    .unwrap_or_else(|| usual_type(status).into()),
+                kind: fault.error_type.unwrap_or_else(|| usual_type(status).into()),
                 message: fault
                     .message
                     .unwrap_or_else(|| format!("The play answers with status {}", fault.status)),
@@ -380,14 +351,8 @@ fn status(fault: StatusFault, request_id: &str) -> Response {
     *response.status_mut() = status;
     let headers = [
         ("retry-after", fault.retry_after),
-        (
-            "retry-after-ms",
-            fault.retry_after_ms.map(|ms| ms.to_string()),
-        ),
-        (
-            "x-should-retry",
-            fault.should_retry.map(|retry| retry.to_string()),
-        ),
+        ("retry-after-ms", fault.retry_after_ms.map(|ms| ms.to_string())),
+        ("x-should-retry", fault.should_retry.map(|retry| retry.to_string())),
     ];
     for (name, value) in headers {
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {

@@ -46,10 +46,7 @@ impl Conversation {
                             });
                         }
                         None => {
-                            if let Some(now) = humans
-                                .last_mut()
-                                .and_then(|human| human.before_answer.last_mut())
-                            {
+                            if let Some(now) = humans.last_mut().and_then(|human| human.before_answer.last_mut()) {
                                 now.add(&results.text, results.any_error);
                             }
                         }
@@ -86,10 +83,7 @@ impl Conversation {
 
     /// Answers so far, in the whole conversation.
     pub(crate) fn answers(&self) -> usize {
-        self.humans
-            .iter()
-            .map(|human| human.before_answer.len() - 1)
-            .sum()
+        self.humans.iter().map(|human| human.before_answer.len() - 1).sum()
     }
 }
 

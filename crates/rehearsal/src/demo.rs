@@ -23,18 +23,9 @@ pub fn project() -> &'static [(&'static str, &'static str)] {
             "parcels/__init__.py",
             include_str!("../scenarios/demo/parcels/__init__.py"),
         ),
-        (
-            "parcels/rates.py",
-            include_str!("../scenarios/demo/parcels/rates.py"),
-        ),
-        (
-            "parcels/quote.py",
-            include_str!("../scenarios/demo/parcels/quote.py"),
-        ),
-        (
-            "tests/__init__.py",
-            include_str!("../scenarios/demo/tests/__init__.py"),
-        ),
+        ("parcels/rates.py", include_str!("../scenarios/demo/parcels/rates.py")),
+        ("parcels/quote.py", include_str!("../scenarios/demo/parcels/quote.py")),
+        ("tests/__init__.py", include_str!("../scenarios/demo/tests/__init__.py")),
         (
             "tests/test_quote.py",
             include_str!("../scenarios/demo/tests/test_quote.py"),

@@ -90,9 +90,7 @@ impl AnswerBlock {
         let count = match self {
             AnswerBlock::Thinking { text, .. } | AnswerBlock::Text(text) => text.chars().count(),
             AnswerBlock::Redacted { data } => data.len(),
-            AnswerBlock::ToolUse {
-                name, input_json, ..
-            } => name.chars().count() + input_json.chars().count(),
+            AnswerBlock::ToolUse { name, input_json, .. } => name.chars().count() + input_json.chars().count(),
             AnswerBlock::Raw(raw) => raw.to_string().chars().count(),
         };
         count as u64
@@ -105,9 +103,7 @@ impl AnswerBlock {
                 return;
             }
             AnswerBlock::Text(text) => (text, chars),
-            AnswerBlock::ToolUse {
-                name, input_json, ..
-            } => {
+            AnswerBlock::ToolUse { name, input_json, .. } => {
                 let chars = chars.saturating_sub(name.chars().count() as u64);
                 (input_json, chars)
             }
@@ -162,11 +158,7 @@ impl AnswerBlock {
                 json!({"type": "thinking", "thinking": text, "signature": signature})
             }
             AnswerBlock::Text(text) => json!({"type": "text", "text": text}),
-            AnswerBlock::ToolUse {
-                id,
-                name,
-                input_json,
-            } => {
+            AnswerBlock::ToolUse { id, name, input_json } => {
                 let input = serde_json::from_str(input_json).unwrap_or_else(|_| json!({}));
                 json!({"type": "tool_use", "id": id, "name": name, "input": input})
             }
@@ -181,10 +173,7 @@ fn chunks(text: &str, chars: usize) -> impl Iterator<Item = &str> {
         if rest.is_empty() {
             return None;
         }
-        let end = rest
-            .char_indices()
-            .nth(chars)
-            .map_or(rest.len(), |(end, _)| end);
+        let end = rest.char_indices().nth(chars).map_or(rest.len(), |(end, _)| end);
         let (chunk, tail) = rest.split_at(end);
         rest = tail;
         Some(chunk)
@@ -192,19 +181,9 @@ fn chunks(text: &str, chars: usize) -> impl Iterator<Item = &str> {
 }
 
 fn output_tokens(answer: &Answer) -> (u64, u64) {
-    let thinking = |block: &&AnswerBlock| {
-        matches!(
-            block,
-            AnswerBlock::Thinking { .. } | AnswerBlock::Redacted { .. }
-        )
-    };
+    let thinking = |block: &&AnswerBlock| matches!(block, AnswerBlock::Thinking { .. } | AnswerBlock::Redacted { .. });
     let all: u64 = answer.blocks.iter().map(AnswerBlock::chars).sum();
-    let thought: u64 = answer
-        .blocks
-        .iter()
-        .filter(thinking)
-        .map(AnswerBlock::chars)
-        .sum();
+    let thought: u64 = answer.blocks.iter().filter(thinking).map(AnswerBlock::chars).sum();
     (tokens(all).max(1), tokens(thought))
 }
 
@@ -235,8 +214,7 @@ pub(crate) fn stream(answer: &Answer, envelope: &Envelope, pace: Pace) -> Vec<Ev
         json!({"type": "message_start", "message": message}),
     )];
     for (index, block) in answer.blocks.iter().enumerate() {
-        let start =
-            json!({"type": "content_block_start", "index": index, "content_block": block.start()});
+        let start = json!({"type": "content_block_start", "index": index, "content_block": block.start()});
         events.push(Event::new("content_block_start", start));
         if index == 0 {
             events.push(ping());

@@ -160,19 +160,14 @@ impl FaultTable {
             Some(toml::Value::Float(seconds)) => Some(seconds.to_string()),
             Some(toml::Value::String(text)) => Some(text),
             Some(other) => {
-                return Err(format!(
-                    "`retry_after` must be seconds or an HTTP date, not {other}"
-                ));
+                return Err(format!("`retry_after` must be seconds or an HTTP date, not {other}"));
             }
         };
-        let with_status =
-            retry_after.is_some() || self.retry_after_ms.is_some() || self.should_retry.is_some();
+        let with_status = retry_after.is_some() || self.retry_after_ms.is_some() || self.should_retry.is_some();
         let mut kinds = Vec::new();
         if let Some(status) = self.status {
             if !(400..600).contains(&status) {
-                return Err(format!(
-                    "`status` of a fault must be 400 to 599, not {status}"
-                ));
+                return Err(format!("`status` of a fault must be 400 to 599, not {status}"));
             }
             kinds.push(FaultKind::Status(StatusFault {
                 status,
@@ -185,10 +180,7 @@ impl FaultTable {
                 content_type: self.content_type.clone(),
             }));
         } else if with_status || self.error_type.is_some() {
-            return Err(
-                "`retry_after`, `retry_after_ms`, `should_retry` and `error_type` need `status`"
-                    .into(),
-            );
+            return Err("`retry_after`, `retry_after_ms`, `should_retry` and `error_type` need `status`".into());
         } else if let Some(content_type) = self.content_type {
             kinds.push(FaultKind::ContentType {
                 content_type,
@@ -202,10 +194,7 @@ impl FaultTable {
                 .map(|after_events| FaultKind::Cut { after_events }),
         );
         kinds.extend(self.disconnect.then_some(FaultKind::Disconnect));
-        kinds.extend(
-            self.nonsense
-                .map(|how| FaultKind::Nonsense { how, after_events }),
-        );
+        kinds.extend(self.nonsense.map(|how| FaultKind::Nonsense { how, after_events }));
         kinds.extend(self.hang.map(|how| FaultKind::Hang { how, after_events }));
         let message = self.message;
         kinds.extend(self.error_event.map(|error_type| FaultKind::ErrorEvent {

@@ -105,9 +105,7 @@ pub use error::Error;
 pub use fault::{Fault, FaultKind, Hang, Nonsense, StatusFault};
 pub use pattern::{Capture, CaptureSource, Pattern};
 pub use record::RecordedRequest;
-pub use scenario::{
-    Block, Branch, Condition, Pace, Play, Scenario, Scene, Step, StopReason, ToolUse,
-};
+pub use scenario::{Block, Branch, Condition, Pace, Play, Scenario, Scene, Step, StopReason, ToolUse};
 
 use tokio_util::sync::CancellationToken;
 

@@ -19,17 +19,8 @@ use crate::validate::MAX_OUTPUT_TOKENS;
 fn model_ids(scenario: &Scenario) -> Vec<String> {
     let mut ids = vec!["rehearsal".to_owned()];
     ids.extend(scenario.models.iter().cloned());
-    ids.extend(
-        scenario
-            .plays
-            .iter()
-            .map(|play| format!("rehearsal/{}", play.name)),
-    );
-    ids.extend(
-        play::BUILT_IN
-            .iter()
-            .map(|name| format!("rehearsal/{name}")),
-    );
+    ids.extend(scenario.plays.iter().map(|play| format!("rehearsal/{}", play.name)));
+    ids.extend(play::BUILT_IN.iter().map(|name| format!("rehearsal/{name}")));
     ids
 }
 
@@ -61,20 +52,13 @@ pub(crate) struct Page {
     before_id: Option<String>,
 }
 
-pub(crate) async fn list(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    Query(page): Query<Page>,
-) -> Response {
+pub(crate) async fn list(State(shared): State<Arc<Shared>>, headers: HeaderMap, Query(page): Query<Page>) -> Response {
     let request_id = random_id("req_");
     if let Err(error) = admit(&shared, &headers) {
         return failure(&error, &request_id);
     }
     let ids = model_ids(&shared.scenario);
-    let place = |id: &Option<String>| {
-        id.as_ref()
-            .and_then(|id| ids.iter().position(|known| known == id))
-    };
+    let place = |id: &Option<String>| id.as_ref().and_then(|id| ids.iter().position(|known| known == id));
     let limit = page.limit.unwrap_or(20).clamp(1, 1000);
     let end = place(&page.before_id).unwrap_or(ids.len());
     let mut start = place(&page.after_id).map_or(0, |place| place + 1).min(end);

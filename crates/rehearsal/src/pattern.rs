@@ -64,9 +64,7 @@ impl<'de> Deserialize<'de> for Pattern {
 }
 
 /// Reads one pattern or a list of them.
-pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<Pattern>, D::Error> {
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Pattern>, D::Error> {
     struct OneOrMany;
     impl<'de> Visitor<'de> for OneOrMany {
         type Value = Vec<Pattern>;
@@ -74,9 +72,7 @@ pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
             formatter.write_str("a regular expression or a list of them")
         }
         fn visit_str<E: de::Error>(self, expression: &str) -> Result<Self::Value, E> {
-            Pattern::new(expression)
-                .map(|pattern| vec![pattern])
-                .map_err(E::custom)
+            Pattern::new(expression).map(|pattern| vec![pattern]).map_err(E::custom)
         }
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
             let mut patterns = Vec::new();
@@ -128,9 +124,7 @@ impl<'de> Deserialize<'de> for Capture {
         impl<'de> Visitor<'de> for PatternOrTable {
             type Value = Capture;
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str(
-                    "a regular expression, or a table of `pattern`, `from` and `default`",
-                )
+                formatter.write_str("a regular expression, or a table of `pattern`, `from` and `default`")
             }
             fn visit_str<E: de::Error>(self, expression: &str) -> Result<Capture, E> {
                 let pattern = Pattern::new(expression).map_err(E::custom)?;

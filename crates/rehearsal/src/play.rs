@@ -14,9 +14,7 @@ use serde_json::Value;
 use crate::conversation::{Conversation, Results};
 use crate::fault::Fault;
 use crate::pattern::CaptureSource;
-use crate::scenario::{
-    Block, Branch, Condition, DEFAULT_CONTEXT_TOKENS, Pace, Play, Scenario, Step, StopReason,
-};
+use crate::scenario::{Block, Branch, Condition, DEFAULT_CONTEXT_TOKENS, Pace, Play, Scenario, Step, StopReason};
 use crate::seal;
 use crate::template::Names;
 use cursor::Cursor;
@@ -87,11 +85,7 @@ pub(crate) enum AnswerBlock {
 }
 
 /// Finds the play of a model id, or says which model is not known.
-pub(crate) fn select<'a>(
-    scenario: &'a Scenario,
-    model: &str,
-    first_user: &str,
-) -> Option<Selected<'a>> {
+pub(crate) fn select<'a>(scenario: &'a Scenario, model: &str, first_user: &str) -> Option<Selected<'a>> {
     if let Some(name) = model.strip_prefix("rehearsal/") {
         return match name {
             "script" => Some(Selected::Script),
@@ -106,10 +100,7 @@ pub(crate) fn select<'a>(
         .plays
         .iter()
         .find(|play| play.matches.as_ref().is_some_and(|m| m.matches(first_user)));
-    let default = scenario
-        .default
-        .as_deref()
-        .and_then(|name| scenario.play(name));
+    let default = scenario.default.as_deref().and_then(|name| scenario.play(name));
     Some(match fitting.or(default).or(scenario.plays.first()) {
         Some(play) => Selected::Play(play),
         None => Selected::Echo,
@@ -193,9 +184,7 @@ pub(crate) fn perform<'a>(
         Err(fault) => {
             performance.astray = true;
             let (name, scene, step) = (selected.name(), scene + 1, answers + 1);
-            performance.answer = plain(format!(
-                "Rehearsal play `{name}`, scene {scene}, step {step}: {fault}"
-            ));
+            performance.answer = plain(format!("Rehearsal play `{name}`, scene {scene}, step {step}: {fault}"));
         }
     }
     performance
@@ -243,11 +232,10 @@ fn walk(
     names.set("session", &session_of(conversation)[..16]);
     let last_human = conversation.humans.len() - 1;
     for (scene, human) in conversation.humans.iter().enumerate() {
-        let (steps, pace) =
-            steps_of(selected, scene, &human.text).or_else(|fault| match scene == last_human {
-                true => Err(fault),
-                false => Ok((Cow::Borrowed(&[][..]), Pace::default())),
-            })?;
+        let (steps, pace) = steps_of(selected, scene, &human.text).or_else(|fault| match scene == last_human {
+            true => Err(fault),
+            false => Ok((Cow::Borrowed(&[][..]), Pace::default())),
+        })?;
         names.set("user", human.text.as_str());
         names.set("scene", (scene + 1).to_string());
         let mut cursor = Cursor::new(&steps);
@@ -313,11 +301,7 @@ fn take_names(
             CaptureSource::User => user,
             CaptureSource::System => &conversation.system,
         };
-        match capture
-            .pattern
-            .first_group(text)
-            .or(capture.default.clone())
-        {
+        match capture.pattern.first_group(text).or(capture.default.clone()) {
             Some(value) => names.set(name, value),
             None => {
                 let pattern = capture.pattern.as_str();
@@ -340,12 +324,7 @@ fn excerpt(text: &str) -> String {
     }
 }
 
-fn holds(
-    condition: &Condition,
-    results: &Results,
-    user: &str,
-    conversation: &Conversation,
-) -> bool {
+fn holds(condition: &Condition, results: &Results, user: &str, conversation: &Conversation) -> bool {
     let Condition {
         result,
         not_result,
@@ -354,35 +333,23 @@ fn holds(
         system,
         offered,
     } = condition;
-    result
-        .as_ref()
-        .is_none_or(|pattern| pattern.matches(&results.text))
+    result.as_ref().is_none_or(|pattern| pattern.matches(&results.text))
         && not_result
             .as_ref()
             .is_none_or(|pattern| !pattern.matches(&results.text))
         && error.is_none_or(|error| error == results.any_error)
-        && user_pattern
-            .as_ref()
-            .is_none_or(|pattern| pattern.matches(user))
+        && user_pattern.as_ref().is_none_or(|pattern| pattern.matches(user))
         && system
             .as_ref()
             .is_none_or(|pattern| pattern.matches(&conversation.system))
-        && offered
-            .as_ref()
-            .is_none_or(|name| conversation.tools.contains(name))
+        && offered.as_ref().is_none_or(|name| conversation.tools.contains(name))
 }
 
 /// The steps of a scene; a script brings its own.
-fn steps_of<'a>(
-    selected: Selected<'a>,
-    scene: usize,
-    user: &str,
-) -> Result<(Cow<'a, [Step]>, Pace), String> {
+fn steps_of<'a>(selected: Selected<'a>, scene: usize, user: &str) -> Result<(Cow<'a, [Step]>, Pace), String> {
     match selected {
         Selected::Play(play) => Ok((Cow::Borrowed(play.steps_for(scene)), play.pace)),
-        Selected::Script => {
-            script::parse(user).map(|scene| (Cow::Owned(scene.steps), Pace::default()))
-        }
+        Selected::Script => script::parse(user).map(|scene| (Cow::Owned(scene.steps), Pace::default())),
         Selected::Echo => Err("this play has no steps.".to_owned()),
     }
 }
@@ -405,11 +372,7 @@ impl Found {
                 "no `when` of the step fits, and it has no `say`. The tool results were:\n{}",
                 excerpt(&self.results.text)
             )),
-            None => Ok((
-                &self.step.say,
-                self.step.stop_reason,
-                self.step.stop_details.as_ref(),
-            )),
+            None => Ok((&self.step.say, self.step.stop_reason, self.step.stop_details.as_ref())),
         }
     }
 
@@ -424,9 +387,7 @@ impl Found {
                 blocks.extend(self.block(block, conversation, thinking, &mut signatures)?);
             }
         }
-        let calls = blocks
-            .iter()
-            .any(|block| matches!(block, AnswerBlock::ToolUse { .. }));
+        let calls = blocks.iter().any(|block| matches!(block, AnswerBlock::ToolUse { .. }));
         let usual = if calls {
             StopReason::ToolUse
         } else {
@@ -450,9 +411,7 @@ impl Found {
     ) -> Result<Option<AnswerBlock>, String> {
         let times = block.multiply.unwrap_or(1) as usize;
         if let Some(text) = &block.text {
-            return Ok(Some(AnswerBlock::Text(
-                self.names.render(text)?.repeat(times),
-            )));
+            return Ok(Some(AnswerBlock::Text(self.names.render(text)?.repeat(times))));
         }
         if let Some(raw) = &block.raw {
             return Ok(Some(AnswerBlock::Raw(raw.clone())));

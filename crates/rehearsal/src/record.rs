@@ -65,8 +65,7 @@ impl Ring {
         request.number = inner.last;
         inner.bytes += size;
         inner.entries.push_back((size, request));
-        while inner.entries.len() > ENTRIES || (inner.bytes > BODY_BYTES && inner.entries.len() > 1)
-        {
+        while inner.entries.len() > ENTRIES || (inner.bytes > BODY_BYTES && inner.entries.len() > 1) {
             let Some((size, _)) = inner.entries.pop_front() else {
                 break;
             };
@@ -87,20 +86,10 @@ impl Ring {
 
 /// The headers that may be recorded.
 pub(crate) fn public_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let secret = [
-        "x-api-key",
-        "authorization",
-        "cookie",
-        "proxy-authorization",
-    ];
+    let secret = ["x-api-key", "authorization", "cookie", "proxy-authorization"];
     headers
         .iter()
         .filter(|(name, _)| !secret.contains(&name.as_str()))
-        .map(|(name, value)| {
-            (
-                name.to_string(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
-        })
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
         .collect()
 }

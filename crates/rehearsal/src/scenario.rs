@@ -267,20 +267,15 @@ impl Scenario {
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             {
-                return Err(format!(
-                    "play name `{name}` must be letters, digits, `-` and `_`"
-                ));
+                return Err(format!("play name `{name}` must be letters, digits, `-` and `_`"));
             }
             if crate::play::BUILT_IN.contains(&name.as_str()) {
-                return Err(format!(
-                    "play name `{name}` is taken by a play that is always there"
-                ));
+                return Err(format!("play name `{name}` is taken by a play that is always there"));
             }
             if !names.insert(name.as_str()) {
                 return Err(format!("there are two plays with the name `{name}`"));
             }
-            play.check()
-                .map_err(|message| format!("play `{name}`: {message}"))?;
+            play.check().map_err(|message| format!("play `{name}`: {message}"))?;
         }
         match &self.default {
             Some(default) if !names.contains(default.as_str()) => Err(format!(
@@ -301,20 +296,14 @@ impl Play {
             _ => {}
         }
         let mut known = BTreeSet::new();
-        for steps in self
-            .scenes
-            .iter()
-            .map(|scene| &scene.steps)
-            .chain([&self.steps])
-        {
+        for steps in self.scenes.iter().map(|scene| &scene.steps).chain([&self.steps]) {
             collect_captures(steps, &mut known);
         }
         for (number, scene) in self.scenes.iter().enumerate() {
             if scene.steps.is_empty() {
                 return Err(format!("scene {} has no `step`", number + 1));
             }
-            check_steps(&scene.steps, &known)
-                .map_err(|message| format!("scene {}, {message}", number + 1))?;
+            check_steps(&scene.steps, &known).map_err(|message| format!("scene {}, {message}", number + 1))?;
         }
         check_steps(&self.steps, &known)
     }
@@ -332,12 +321,7 @@ impl Play {
 pub(crate) fn collect_captures(steps: &[Step], known: &mut BTreeSet<String>) {
     for step in steps {
         known.extend(step.capture.keys().cloned());
-        known.extend(
-            step.expect
-                .iter()
-                .flat_map(Pattern::names)
-                .map(str::to_owned),
-        );
+        known.extend(step.expect.iter().flat_map(Pattern::names).map(str::to_owned));
         collect_captures(&step.steps, known);
     }
 }
@@ -353,10 +337,7 @@ pub(crate) fn check_steps(steps: &[Step], known: &BTreeSet<String>) -> Result<()
 
 impl Step {
     fn check(&self, known: &BTreeSet<String>) -> Result<(), String> {
-        if self
-            .repeat
-            .is_some_and(|times| times == 0 || times > REPEAT_LIMIT)
-        {
+        if self.repeat.is_some_and(|times| times == 0 || times > REPEAT_LIMIT) {
             return Err(format!("`repeat` must be 1 to {REPEAT_LIMIT}"));
         }
         if self.until.is_some() && self.repeat.is_none() {
@@ -372,36 +353,17 @@ impl Step {
                 && self.stop_details.is_none()
                 && self.pace.is_none();
             if !plain || self.repeat.is_none() {
-                return Err(
-                    "a loop has `repeat`, `steps` and perhaps `until`, and nothing else".into(),
-                );
+                return Err("a loop has `repeat`, `steps` and perhaps `until`, and nothing else".into());
             }
-            return check_steps(&self.steps, known)
-                .map_err(|message| format!("in the loop, {message}"));
+            return check_steps(&self.steps, known).map_err(|message| format!("in the loop, {message}"));
         }
-        if self.say.is_empty()
-            && self.when.is_empty()
-            && self.faults.is_empty()
-            && self.stop_reason.is_none()
-        {
-            return Err(
-                "it needs `say`, `when`, `faults`, `stop_reason` or a loop in `steps`".into(),
-            );
+        if self.say.is_empty() && self.when.is_empty() && self.faults.is_empty() && self.stop_reason.is_none() {
+            return Err("it needs `say`, `when`, `faults`, `stop_reason` or a loop in `steps`".into());
         }
-        check_answer(
-            &self.say,
-            self.stop_reason,
-            self.stop_details.as_ref(),
-            known,
-        )?;
+        check_answer(&self.say, self.stop_reason, self.stop_details.as_ref(), known)?;
         for branch in &self.when {
-            check_answer(
-                &branch.say,
-                branch.stop_reason,
-                branch.stop_details.as_ref(),
-                known,
-            )
-            .map_err(|message| format!("`when`: {message}"))?;
+            check_answer(&branch.say, branch.stop_reason, branch.stop_details.as_ref(), known)
+                .map_err(|message| format!("`when`: {message}"))?;
         }
         Ok(())
     }

@@ -122,15 +122,9 @@ mod tests {
         assert!(!thinking_is_intact("because", &signature[4..]));
         assert!(!thinking_is_intact("because", "@"));
         let id = tool_use_id(std::slice::from_ref(&signature));
-        assert_eq!(
-            tool_use_follows(&id, std::slice::from_ref(&signature)),
-            Some(true)
-        );
+        assert_eq!(tool_use_follows(&id, std::slice::from_ref(&signature)), Some(true));
         assert_eq!(tool_use_follows(&id, &[]), Some(false));
-        assert_eq!(
-            tool_use_follows("toolu_01RforeignForeignForeign00", &[]),
-            None
-        );
+        assert_eq!(tool_use_follows("toolu_01RforeignForeignForeign00", &[]), None);
         assert_eq!(tool_use_follows("call_7", &[]), None);
         let data = seal_redacted("hidden");
         assert!(redacted_is_intact(&data));

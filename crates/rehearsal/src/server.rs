@@ -112,33 +112,22 @@ async fn accept(listener: TcpListener, router: Router, cancel: CancellationToken
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(SHUTDOWN_DEADLINE, drained)
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(SHUTDOWN_DEADLINE, drained).await.is_err() {
         connections.shutdown().await;
     }
 }
 
-async fn serve(
-    socket: tokio::net::TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    cancel: CancellationToken,
-) {
+async fn serve(socket: tokio::net::TcpStream, peer: SocketAddr, router: Router, cancel: CancellationToken) {
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         let router = router.clone();
         async move {
-            let response: Result<Response, Infallible> =
-                router.oneshot(request.map(Body::new)).await;
+            let response: Result<Response, Infallible> = router.oneshot(request.map(Body::new)).await;
             match response {
                 Ok(response) if response.extensions().get::<Disconnect>().is_some() => {
                     Err(std::io::Error::other("the play disconnects"))
                 }
-                Ok(response) if response.extensions().get::<NeverSent>().is_some() => {
-                    std::future::pending().await
-                }
+                Ok(response) if response.extensions().get::<NeverSent>().is_some() => std::future::pending().await,
                 Ok(response) => Ok(response),
                 Err(never) => match never {},
             }
@@ -171,12 +160,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/rehearsal/requests", get(recorded))
         .route("/healthz", get(|| async { "ok\n" }))
-        .fallback(|| async {
-            failure(
-                &ApiError::new(StatusCode::NOT_FOUND, "Not found"),
-                &random_id("req_"),
-            )
-        })
+        .fallback(|| async { failure(&ApiError::new(StatusCode::NOT_FOUND, "Not found"), &random_id("req_")) })
         .method_not_allowed_fallback(|| async {
             failure(
                 &ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
@@ -237,17 +221,9 @@ pub(crate) fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError
 }
 
 /// Reads a bounded JSON body.
-async fn read_body(
-    shared: &Shared,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<(usize, Value), ApiError> {
-    let json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    if json
-        .is_none_or(|kind| kind.split(';').next().unwrap_or_default().trim() != "application/json")
-    {
+async fn read_body(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<(usize, Value), ApiError> {
+    let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if json.is_none_or(|kind| kind.split(';').next().unwrap_or_default().trim() != "application/json") {
         return Err(ApiError::invalid("content-type: must be application/json"));
     }
     let limit = shared.max_body_bytes;
@@ -309,11 +285,7 @@ async fn messages(
 }
 
 /// Judges a request and plays its step.
-fn answer_request(
-    shared: &Shared,
-    request_id: &str,
-    record: &mut RecordedRequest,
-) -> Result<Response, ApiError> {
+fn answer_request(shared: &Shared, request_id: &str, record: &mut RecordedRequest) -> Result<Response, ApiError> {
     let body = &record.body;
     let checked = validate::request(body, Purpose::Answer)?;
     let conversation = Conversation::read(body);
@@ -342,29 +314,14 @@ fn answer_request(
     if let Some(fault) = shared.attempts.next_fault(&place, &performance.faults) {
         record.outcome = "fault".into();
         let usage = || shared.cache.charge(body, Instant::now());
-        return Ok(answer::faulty(
-            fault,
-            performance,
-            &checked,
-            request_id,
-            usage,
-        ));
+        return Ok(answer::faulty(fault, performance, &checked, request_id, usage));
     }
-    record.outcome = if performance.astray {
-        "astray"
-    } else {
-        "answer"
-    }
-    .into();
+    record.outcome = if performance.astray { "astray" } else { "answer" }.into();
     let usage = shared.cache.charge(body, Instant::now());
     Ok(answer::regular(performance, &checked, request_id, usage))
 }
 
-async fn count_tokens(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+async fn count_tokens(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
     let request_id = random_id("req_");
     let counted = async {
         admit(&shared, &headers)?;
@@ -380,10 +337,7 @@ async fn count_tokens(
         }
     };
     match counted.await {
-        Ok(tokens) => with_request_id(
-            axum::Json(json!({"input_tokens": tokens})).into_response(),
-            &request_id,
-        ),
+        Ok(tokens) => with_request_id(axum::Json(json!({"input_tokens": tokens})).into_response(), &request_id),
         Err(error) => failure(&error, &request_id),
     }
 }
@@ -394,11 +348,7 @@ struct After {
     after: u64,
 }
 
-async fn recorded(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    Query(query): Query<After>,
-) -> Response {
+async fn recorded(State(shared): State<Arc<Shared>>, headers: HeaderMap, Query(query): Query<After>) -> Response {
     if let Err(error) = authenticate(&shared, &headers) {
         return failure(&error, &random_id("req_"));
     }

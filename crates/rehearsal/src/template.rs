@@ -28,8 +28,7 @@ pub(crate) const BUILT_IN: [&str; 13] = [
 ];
 
 static TEMPLATE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:\|\s*(int)\s*)?\}\}")
-        .expect("the expression is constant")
+    Regex::new(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:\|\s*(int)\s*)?\}\}").expect("the expression is constant")
 });
 
 /// The values of the names.
@@ -44,13 +43,11 @@ impl Names {
     /// Fills the templates of a text.
     pub(crate) fn render(&self, text: &str) -> Result<String, String> {
         let mut missing = None;
-        let rendered = TEMPLATE.replace_all(text, |captures: &Captures<'_>| {
-            match self.0.get(&captures[1]) {
-                Some(value) => value.clone(),
-                None => {
-                    missing.get_or_insert_with(|| captures[1].to_owned());
-                    String::new()
-                }
+        let rendered = TEMPLATE.replace_all(text, |captures: &Captures<'_>| match self.0.get(&captures[1]) {
+            Some(value) => value.clone(),
+            None => {
+                missing.get_or_insert_with(|| captures[1].to_owned());
+                String::new()
             }
         });
         match missing {
@@ -118,9 +115,7 @@ pub(crate) fn check_value(value: &Value, known: &BTreeSet<String>) -> Result<(),
     match value {
         Value::String(text) => check(text, known),
         Value::Array(items) => items.iter().try_for_each(|item| check_value(item, known)),
-        Value::Object(fields) => fields
-            .values()
-            .try_for_each(|field| check_value(field, known)),
+        Value::Object(fields) => fields.values().try_for_each(|field| check_value(field, known)),
         _ => Ok(()),
     }
 }
@@ -136,24 +131,15 @@ mod tests {
         names.set("file", "a.py");
         names.set("line", "12");
         assert_eq!(
-            names
-                .render("see {{file}} and {{ line }}: {x} {{}}")
-                .unwrap(),
+            names.render("see {{file}} and {{ line }}: {x} {{}}").unwrap(),
             "see a.py and 12: {x} {{}}"
         );
         assert_eq!(
-            names
-                .render_value(&json!({"r": ["{{line|int}}", "{{line}}"]}))
-                .unwrap(),
+            names.render_value(&json!({"r": ["{{line|int}}", "{{line}}"]})).unwrap(),
             json!({"r": [12, "12"]})
         );
         assert!(names.render("{{other}}").unwrap_err().contains("`other`"));
-        assert!(
-            names
-                .render_value(&json!("{{file|int}}"))
-                .unwrap_err()
-                .contains("a.py")
-        );
+        assert!(names.render_value(&json!("{{file|int}}")).unwrap_err().contains("a.py"));
     }
 
     #[test]

@@ -108,22 +108,12 @@ impl PromptCache {
                 *created += until - counted;
                 counted = until;
             }
-            entries.insert(
-                part.prefix,
-                Entry {
-                    until: now + ttl,
-                    ttl,
-                },
-            );
+            entries.insert(part.prefix, Entry { until: now + ttl, ttl });
         }
         if entries.len() > REMEMBERED {
             entries.retain(|_, entry| entry.until > now);
             while entries.len() > REMEMBERED {
-                let Some(oldest) = entries
-                    .iter()
-                    .min_by_key(|(_, entry)| entry.until)
-                    .map(|(key, _)| *key)
-                else {
+                let Some(oldest) = entries.iter().min_by_key(|(_, entry)| entry.until).map(|(key, _)| *key) else {
                     break;
                 };
                 entries.remove(&oldest);
@@ -166,10 +156,7 @@ fn parts(request: &Value) -> Vec<Part> {
     }
     walk.content("system", &request["system"]);
     for message in request["messages"].as_array().into_iter().flatten() {
-        walk.content(
-            message["role"].as_str().unwrap_or_default(),
-            &message["content"],
-        );
+        walk.content(message["role"].as_str().unwrap_or_default(), &message["content"]);
     }
     // The breakpoint of the request as a whole stands at its last block.
     if let (Some(ttl), Some(part)) = (breakpoint(request), walk.parts.last_mut()) {
@@ -213,14 +200,8 @@ impl Walk {
 }
 
 fn breakpoint(block: &Value) -> Option<Duration> {
-    let control = block
-        .get("cache_control")
-        .filter(|control| !control.is_null())?;
-    Some(if control["ttl"] == "1h" {
-        ONE_HOUR
-    } else {
-        FIVE_MINUTES
-    })
+    let control = block.get("cache_control").filter(|control| !control.is_null())?;
+    Some(if control["ttl"] == "1h" { ONE_HOUR } else { FIVE_MINUTES })
 }
 
 /// The same value with sorted keys.
@@ -247,9 +228,7 @@ fn chars(block: &Value) -> u64 {
         Some("text") => count(block["text"].as_str().unwrap_or_default()),
         Some("thinking") => count(block["thinking"].as_str().unwrap_or_default()),
         Some("image" | "document") => MEDIA_CHARS,
-        Some("tool_use") => {
-            count(block["name"].as_str().unwrap_or_default()) + count(&block["input"].to_string())
-        }
+        Some("tool_use") => count(block["name"].as_str().unwrap_or_default()) + count(&block["input"].to_string()),
         Some("tool_result") => match &block["content"] {
             Value::Array(blocks) => blocks.iter().map(chars).sum(),
             content => count(content.as_str().unwrap_or_default()),

@@ -92,10 +92,7 @@ pub(crate) fn request(body: &Value, purpose: Purpose) -> Result<Checked, ApiErro
         .iter()
         .find(|key| fields.get(**key).is_some_and(|value| !value.is_null()))
     {
-        return refuse(
-            unplayed,
-            "a rehearsal model does not support this field; leave it out",
-        );
+        return refuse(unplayed, "a rehearsal model does not support this field; leave it out");
     }
     let Some(model) = required(fields, "", "model")?
         .as_str()
@@ -135,11 +132,7 @@ fn present<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> 
     fields.get(name).filter(|value| !value.is_null())
 }
 
-fn required<'a>(
-    fields: &'a Map<String, Value>,
-    path: &str,
-    name: &str,
-) -> Result<&'a Value, ApiError> {
+fn required<'a>(fields: &'a Map<String, Value>, path: &str, name: &str) -> Result<&'a Value, ApiError> {
     let dot = if path.is_empty() { "" } else { "." };
     fields
         .get(name)
@@ -157,10 +150,7 @@ fn optional_bool(fields: &Map<String, Value>, name: &str) -> Result<bool, ApiErr
 /// Refuses keys that the object does not have.
 fn only(path: &str, fields: &Map<String, Value>, known: &[&str]) -> Checks {
     match fields.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(unknown) => refuse(
-            &format!("{path}.{unknown}"),
-            "Extra inputs are not permitted",
-        ),
+        Some(unknown) => refuse(&format!("{path}.{unknown}"), "Extra inputs are not permitted"),
         None => Ok(()),
     }
 }
@@ -192,29 +182,17 @@ fn thinking(fields: &Map<String, Value>, max_tokens: u64) -> Result<Thinking, Ap
         None | Some(Some("summarized")) => Thinking::Shown,
         Some(Some("omitted")) => Thinking::Omitted,
         Some(_) => {
-            return refuse(
-                "thinking.display",
-                "Input should be 'summarized' or 'omitted'",
-            );
+            return refuse("thinking.display", "Input should be 'summarized' or 'omitted'");
         }
     };
     match required(config, "thinking", "type")?.as_str() {
         Some("disabled") => only("thinking.disabled", config, &["type"]).map(|()| Thinking::Off),
-        Some("between_tools") => {
-            only("thinking.between_tools", config, &["type"]).map(|()| Thinking::Shown)
-        }
+        Some("between_tools") => only("thinking.between_tools", config, &["type"]).map(|()| Thinking::Shown),
         Some("adaptive") => only("thinking.adaptive", config, &["type", "display"]).map(|()| shown),
         Some("enabled") => {
-            only(
-                "thinking.enabled",
-                config,
-                &["type", "display", "budget_tokens"],
-            )?;
+            only("thinking.enabled", config, &["type", "display", "budget_tokens"])?;
             match required(config, "thinking.enabled", "budget_tokens")?.as_u64() {
-                None => refuse(
-                    "thinking.enabled.budget_tokens",
-                    "Input should be a valid integer",
-                ),
+                None => refuse("thinking.enabled.budget_tokens", "Input should be a valid integer"),
                 Some(..1024) => refuse(
                     "thinking.enabled.budget_tokens",
                     "Input should be greater than or equal to 1024",
@@ -236,9 +214,7 @@ fn sampling(fields: &Map<String, Value>, thinking: Thinking) -> Checks {
     for name in ["temperature", "top_p"] {
         match present(fields, name).map(Value::as_f64) {
             None => {}
-            Some(Some(value))
-                if name == "temperature" && thinking != Thinking::Off && value != 1.0 =>
-            {
+            Some(Some(value)) if name == "temperature" && thinking != Thinking::Off && value != 1.0 => {
                 return refuse(name, "may only be set to 1 when thinking is enabled");
             }
             Some(Some(0.0..=1.0)) => {}
@@ -246,12 +222,8 @@ fn sampling(fields: &Map<String, Value>, thinking: Thinking) -> Checks {
         }
     }
     match present(fields, "top_k") {
-        Some(_) if thinking != Thinking::Off => {
-            refuse("top_k", "may not be set when thinking is enabled")
-        }
-        Some(value) if value.as_u64().is_none() => {
-            refuse("top_k", "Input should be a valid integer")
-        }
+        Some(_) if thinking != Thinking::Off => refuse("top_k", "may not be set when thinking is enabled"),
+        Some(value) if value.as_u64().is_none() => refuse("top_k", "Input should be a valid integer"),
         _ => Ok(()),
     }
 }
@@ -271,10 +243,7 @@ fn stop_sequences(fields: &Map<String, Value>) -> Result<Vec<String>, ApiError> 
                 &format!("stop_sequences.{index}"),
                 "each stop sequence must contain non-whitespace",
             ),
-            None => refuse(
-                &format!("stop_sequences.{index}"),
-                "Input should be a valid string",
-            ),
+            None => refuse(&format!("stop_sequences.{index}"), "Input should be a valid string"),
         })
         .collect()
 }
@@ -294,13 +263,8 @@ fn metadata(fields: &Map<String, Value>) -> Checks {
         ("service_tier", &["auto", "standard_only"][..]),
         ("speed", &["standard", "fast"][..]),
     ] {
-        if present(fields, name)
-            .is_some_and(|value| !value.as_str().is_some_and(|text| values.contains(&text)))
-        {
-            return refuse(
-                name,
-                format!("Input should be one of '{}'", values.join("', '")),
-            );
+        if present(fields, name).is_some_and(|value| !value.as_str().is_some_and(|text| values.contains(&text))) {
+            return refuse(name, format!("Input should be one of '{}'", values.join("', '")));
         }
     }
     match present(fields, "output_config") {
@@ -382,10 +346,7 @@ fn custom_tool(path: &str, tool: &Map<String, Value>) -> Checks {
         );
     }
     if present(tool, "description").is_some_and(|text| !text.is_string()) {
-        return refuse(
-            &format!("{path}.description"),
-            "Input should be a valid string",
-        );
+        return refuse(&format!("{path}.description"), "Input should be a valid string");
     }
     let Some(schema) = required(tool, path, "input_schema")?.as_object() else {
         return refuse(&format!("{path}.input_schema"), "Input should be an object");
@@ -415,11 +376,7 @@ fn tool_choice(fields: &Map<String, Value>, thinking: Thinking) -> Checks {
     let Some(choice) = choice.as_object() else {
         return refuse("tool_choice", "Input should be an object");
     };
-    only(
-        "tool_choice",
-        choice,
-        &["type", "name", "disable_parallel_tool_use"],
-    )?;
+    only("tool_choice", choice, &["type", "name", "disable_parallel_tool_use"])?;
     let tools = fields
         .get("tools")
         .and_then(Value::as_array)
@@ -437,15 +394,10 @@ fn tool_choice(fields: &Map<String, Value>, thinking: Thinking) -> Checks {
             let name = required(choice, "tool_choice.tool", "name")?;
             match tools.iter().any(|tool| &tool["name"] == name) {
                 true => Ok(()),
-                false => Err(ApiError::invalid(format!(
-                    "Tool {name} not found in provided tools"
-                ))),
+                false => Err(ApiError::invalid(format!("Tool {name} not found in provided tools"))),
             }
         }
-        _ => refuse(
-            "tool_choice.type",
-            "Input should be 'auto', 'any', 'tool' or 'none'",
-        ),
+        _ => refuse("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'"),
     }
 }
 

@@ -191,14 +191,7 @@ pub enum BuiltinTool {
 
 impl BuiltinTool {
     /// The tools that a sandbox runs.
-    pub const SANDBOXED: [Self; 6] = [
-        Self::Bash,
-        Self::Read,
-        Self::Write,
-        Self::Edit,
-        Self::Glob,
-        Self::Grep,
-    ];
+    pub const SANDBOXED: [Self; 6] = [Self::Bash, Self::Read, Self::Write, Self::Edit, Self::Glob, Self::Grep];
 
     /// The tool's name on the wire.
     pub fn as_str(self) -> &'static str {

@@ -670,9 +670,15 @@ mod tests {
     #[test]
     fn what_a_client_sends_is_parsed_strictly() {
         for (text, name) in [
-            (r#"{"type":"user.message","content":[],"processed_at":null}"#, "processed_at"),
+            (
+                r#"{"type":"user.message","content":[],"processed_at":null}"#,
+                "processed_at",
+            ),
             (r#"{"type":"user.shout"}"#, "user.shout"),
-            (r#"{"type":"user.tool_confirmation","tool_use_id":"sevt_a","result":"maybe"}"#, "maybe"),
+            (
+                r#"{"type":"user.tool_confirmation","tool_use_id":"sevt_a","result":"maybe"}"#,
+                "maybe",
+            ),
             (r#"{"type":"user.tool_result","tool_use_id":"agent_a"}"#, "sevt_"),
         ] {
             let error = serde_json::from_str::<EventParams>(text).unwrap_err().to_string();
@@ -684,7 +690,12 @@ mod tests {
 
     #[test]
     fn every_event_type_that_we_write_is_in_the_contract() {
-        for kind in ["user.message", "session.usage", "span.model_request_end", "session.deleted"] {
+        for kind in [
+            "user.message",
+            "session.usage",
+            "span.model_request_end",
+            "session.deleted",
+        ] {
             assert!(ALL_EVENT_TYPES.contains(&kind));
         }
     }

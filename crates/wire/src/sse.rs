@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn reads_fields_comments_and_all_line_ends() {
-        let events = decode(&[b"\xef\xbb\xbfevent: a\r\ndata: 1\r\ndata:2\r\n\r\n: hi\n\nevent: ping\n\ndata\rid: 7\r\r"]);
+        let events =
+            decode(&[b"\xef\xbb\xbfevent: a\r\ndata: 1\r\ndata:2\r\n\r\n: hi\n\nevent: ping\n\ndata\rid: 7\r\r"]);
         assert_eq!(events.len(), 3);
         assert_eq!(events[0].event.as_deref(), Some("a"));
         assert_eq!(events[0].data, "1\n2");

@@ -95,10 +95,7 @@ mod tests {
         let time = Time::from_micros(1_700_000_000_000_001);
         assert_eq!(time.to_string(), "2023-11-14T22:13:20.000001Z");
         assert_eq!(time.to_string().parse::<Time>().unwrap(), time);
-        assert_eq!(
-            "2023-11-14T23:13:20.000001+01:00".parse::<Time>().unwrap(),
-            time
-        );
+        assert_eq!("2023-11-14T23:13:20.000001+01:00".parse::<Time>().unwrap(), time);
         assert!("yesterday".parse::<Time>().is_err());
     }
 }

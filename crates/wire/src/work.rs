@@ -67,10 +67,16 @@ impl FromStr for WorkState {
     type Err = UnknownWorkState;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Queued, Self::Starting, Self::Active, Self::Stopping, Self::Stopped]
-            .into_iter()
-            .find(|s| s.as_str() == text)
-            .ok_or_else(|| UnknownWorkState(text.to_owned()))
+        [
+            Self::Queued,
+            Self::Starting,
+            Self::Active,
+            Self::Stopping,
+            Self::Stopped,
+        ]
+        .into_iter()
+        .find(|s| s.as_str() == text)
+        .ok_or_else(|| UnknownWorkState(text.to_owned()))
     }
 }
 

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 use crate::world::build::{
-    agent, answer, call, confirmation, custom_result, event_id, failure, failure_after, image,
-    message, partial, says, text, thinking, tool_result,
+    agent, answer, call, confirmation, custom_result, event_id, failure, failure_after, image, message, partial, says,
+    text, thinking, tool_result,
 };
 
 /// One thing that happens to a session.
@@ -28,15 +28,9 @@ pub enum Step {
         joined: bool,
     },
     /// The model answers, if it was asked.
-    Answer {
-        blocks: Vec<Block>,
-        stop: StopReason,
-    },
+    Answer { blocks: Vec<Block>, stop: StopReason },
     /// The model request fails, if there is one.
-    Fail {
-        kind: FailureKind,
-        after: Option<u64>,
-    },
+    Fail { kind: FailureKind, after: Option<u64> },
     /// The clock goes on.
     Pass { millis: i64 },
     /// The process dies.
@@ -199,11 +193,7 @@ impl Life {
             Sent::BadMessage { content } => EventParams::UserMessage {
                 content: self.content(*content).0,
             },
-            Sent::Fitting {
-                call,
-                allow,
-                content,
-            } => {
+            Sent::Fitting { call, allow, content } => {
                 let open: Vec<(EventId, bool, bool)> = self
                     .world
                     .judge()
@@ -270,30 +260,17 @@ impl Life {
         self.world.lose_next_commit = false;
         for _ in 0..1000 {
             match self.world.go() {
-                Effect::AskModel(_) | Effect::AwaitModel => {
-                    self.world.answer_only(says("done"), &Default::default())
-                }
-                Effect::CancelModel => self
-                    .world
-                    .answer_only(partial(vec![text("do")]), &Default::default()),
+                Effect::AskModel(_) | Effect::AwaitModel => self.world.answer_only(says("done"), &Default::default()),
+                Effect::CancelModel => self.world.answer_only(partial(vec![text("do")]), &Default::default()),
                 Effect::WaitUntil(at) => self.world.now = self.world.now.max(at),
                 Effect::Rest => {
                     let open = self.world.judge().calls().iter().find(|c| !c.settled());
                     let Some(open) = open else { return };
                     let content = vec![ContentBlock::text("result")];
                     let (event, by) = match (open.asks && !open.allowed, open.custom) {
-                        (true, _) => (
-                            confirmation(open.id.clone(), Decision::Allow, None),
-                            Submitter::Client,
-                        ),
-                        (false, true) => (
-                            custom_result(open.id.clone(), content, false),
-                            Submitter::Client,
-                        ),
-                        (false, false) => (
-                            tool_result(open.id.clone(), content, false),
-                            Submitter::Worker,
-                        ),
+                        (true, _) => (confirmation(open.id.clone(), Decision::Allow, None), Submitter::Client),
+                        (false, true) => (custom_result(open.id.clone(), content, false), Submitter::Client),
+                        (false, false) => (tool_result(open.id.clone(), content, false), Submitter::Worker),
                     };
                     self.world
                         .submit_as(vec![event], by)
@@ -301,19 +278,14 @@ impl Life {
                 }
             }
         }
-        panic!(
-            "the session does not come to rest: {:?}",
-            self.world.lines()
-        );
+        panic!("the session does not come to rest: {:?}", self.world.lines());
     }
 
     /// Drives the session to its rest and checks that nothing is missing.
     pub fn finish(mut self, archive: bool) {
         if archive && self.world.session.status() == Status::Idle {
             self.world.lose_next_commit = false;
-            self.world
-                .archive()
-                .expect("a session at rest can be archived");
+            self.world.archive().expect("a session at rest can be archived");
             assert_eq!(self.world.go(), Effect::Rest);
             self.check_accepted();
             self.world.check_json();

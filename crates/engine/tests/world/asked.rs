@@ -32,9 +32,7 @@ impl World {
             .flat_map(|a| &a.content)
             .filter(|b| messages_api::is_thinking(b))
             .collect();
-        for block in
-            messages_api::blocks(request, "assistant").filter(|b| messages_api::is_thinking(b))
-        {
+        for block in messages_api::blocks(request, "assistant").filter(|b| messages_api::is_thinking(b)) {
             assert!(thoughts.contains(&block), "the model never thought {block}");
         }
         if let Some(answer) = answers.last().filter(|a| !a.partial && has_calls(a)) {
@@ -66,11 +64,7 @@ impl World {
 
     /// A result in a request says what its event says; one without an event is a denial.
     fn check_result(&self, result: &Value) {
-        let call = self.call_event(
-            result["tool_use_id"]
-                .as_str()
-                .expect("a result names its call"),
-        );
+        let call = self.call_event(result["tool_use_id"].as_str().expect("a result names its call"));
         let told: Vec<&str> = result["content"]
             .as_array()
             .into_iter()
@@ -144,8 +138,5 @@ fn up_to_last_call(content: &[Value]) -> Vec<&Value> {
         .iter()
         .rposition(|b| b["type"] == "tool_use")
         .map_or(0, |last| last + 1);
-    content[..end]
-        .iter()
-        .filter(|b| !messages_api::is_text(b))
-        .collect()
+    content[..end].iter().filter(|b| !messages_api::is_text(b)).collect()
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outwork_wire::agent::{
-    AgentConfig, AgentKind, BuiltinTool, CustomTool, DefaultToolConfig, EnvironmentKind,
-    ExecutionIdentity, ModelConfig, PermissionPolicy, Tool, ToolConfig,
+    AgentConfig, AgentKind, BuiltinTool, CustomTool, DefaultToolConfig, EnvironmentKind, ExecutionIdentity,
+    ModelConfig, PermissionPolicy, Tool, ToolConfig,
 };
 use outwork_wire::event::{Decision, SystemBlock};
 use outwork_wire::id::EventId;
@@ -18,9 +18,7 @@ pub const CUSTOM: &str = "look_up_order";
 
 /// The event id with that number.
 pub fn event_id(number: u64) -> EventId {
-    format!("sevt_{number:022}")
-        .parse()
-        .expect("digits make an id")
+    format!("sevt_{number:022}").parse().expect("digits make an id")
 }
 
 /// What a session begins with, with the tools of [`agent`].
@@ -81,9 +79,7 @@ pub fn toolset() -> Tool {
 
 /// The custom tool of [`agent`].
 pub fn custom_tool() -> Tool {
-    let Value::Object(input_schema) =
-        json!({"type": "object", "properties": {"order": {"type": "string"}}})
-    else {
+    let Value::Object(input_schema) = json!({"type": "object", "properties": {"order": {"type": "string"}}}) else {
         unreachable!("the literal is an object")
     };
     Tool::Custom(CustomTool {
@@ -187,11 +183,7 @@ pub fn interrupt() -> EventParams {
 }
 
 /// A result of a built-in tool.
-pub fn tool_result(
-    tool_use_id: EventId,
-    content: Vec<ContentBlock>,
-    is_error: bool,
-) -> EventParams {
+pub fn tool_result(tool_use_id: EventId, content: Vec<ContentBlock>, is_error: bool) -> EventParams {
     EventParams::UserToolResult {
         tool_use_id,
         content,
@@ -201,11 +193,7 @@ pub fn tool_result(
 }
 
 /// A result of a custom tool.
-pub fn custom_result(
-    custom_tool_use_id: EventId,
-    content: Vec<ContentBlock>,
-    is_error: bool,
-) -> EventParams {
+pub fn custom_result(custom_tool_use_id: EventId, content: Vec<ContentBlock>, is_error: bool) -> EventParams {
     EventParams::UserCustomToolResult {
         custom_tool_use_id,
         content,
@@ -215,11 +203,7 @@ pub fn custom_result(
 }
 
 /// A decision on a call.
-pub fn confirmation(
-    tool_use_id: EventId,
-    result: Decision,
-    deny_message: Option<&str>,
-) -> EventParams {
+pub fn confirmation(tool_use_id: EventId, result: Decision, deny_message: Option<&str>) -> EventParams {
     EventParams::UserToolConfirmation {
         tool_use_id,
         result,

@@ -53,16 +53,9 @@ impl Judge {
     /// Takes note of a committed entry.
     pub fn see(&mut self, entry: &LogEntry) {
         let event = &entry.event;
-        assert!(
-            self.status() != Status::Terminated,
-            "{event:?} comes after the end"
-        );
+        assert!(self.status() != Status::Terminated, "{event:?} comes after the end");
         let Some(at) = event.processed_at else {
-            assert!(
-                self.seen.insert(event.id.clone()),
-                "{} is in the log twice",
-                event.id
-            );
+            assert!(self.seen.insert(event.id.clone()), "{} is in the log twice", event.id);
             self.queue.push(entry.clone());
             return;
         };
@@ -74,22 +67,12 @@ impl Judge {
         match self.queue.iter().position(|e| e.event.id == event.id) {
             Some(index) => {
                 let queued = self.queue.remove(index);
-                assert_eq!(
-                    queued.event.body, event.body,
-                    "an event changed while it waited"
-                );
-                assert_eq!(
-                    queued.created_at, entry.created_at,
-                    "an event forgot when it was made"
-                );
+                assert_eq!(queued.event.body, event.body, "an event changed while it waited");
+                assert_eq!(queued.created_at, entry.created_at, "an event forgot when it was made");
                 self.processed += 1;
             }
             None => {
-                assert!(
-                    self.seen.insert(event.id.clone()),
-                    "{} is in the log twice",
-                    event.id
-                );
+                assert!(self.seen.insert(event.id.clone()), "{} is in the log twice", event.id);
             }
         }
         self.check_order(&event.body);
@@ -120,23 +103,18 @@ impl Judge {
 
     /// Whether somebody outside has to act for a call.
     pub fn somebody_is_asked(&self) -> bool {
-        self.calls
-            .iter()
-            .any(|c| !c.settled() && !self.result_waits(&c.id))
+        self.calls.iter().any(|c| !c.settled() && !self.result_waits(&c.id))
     }
 
     /// Whether a result for this call waits in the queue.
     pub fn result_waits(&self, call: &EventId) -> bool {
-        self.queue
-            .iter()
-            .any(|e| target(&e.event.body) == Some(call))
+        self.queue.iter().any(|e| target(&e.event.body) == Some(call))
     }
 
     fn check_order(&self, body: &EventBody) {
         let before = self.previous.last();
         if self.ending {
-            let last =
-                body.kind().starts_with("user.") || body.kind().ends_with("status_terminated");
+            let last = body.kind().starts_with("user.") || body.kind().ends_with("status_terminated");
             assert!(
                 last || body.kind() == "system.message",
                 "what waits is only taken up early at the end: {body:?}"
@@ -160,15 +138,8 @@ impl Judge {
                 );
             }
             EventBody::StatusRescheduled {} => {
-                assert!(matches!(
-                    before,
-                    Some(EventBody::ThreadStatusRescheduled { .. })
-                ));
-                assert_eq!(
-                    self.status(),
-                    Status::Running,
-                    "only what runs is rescheduled"
-                );
+                assert!(matches!(before, Some(EventBody::ThreadStatusRescheduled { .. })));
+                assert_eq!(self.status(), Status::Running, "only what runs is rescheduled");
             }
             EventBody::StatusIdle {
                 stop_reason,
@@ -196,30 +167,19 @@ impl Judge {
                 );
             }
             EventBody::StatusTerminated {} => {
-                assert!(matches!(
-                    before,
-                    Some(EventBody::ThreadStatusTerminated { .. })
-                ));
+                assert!(matches!(before, Some(EventBody::ThreadStatusTerminated { .. })));
             }
             EventBody::ModelRequestStart {} => {
-                assert_eq!(
-                    self.status(),
-                    Status::Running,
-                    "the model is asked while nothing runs"
-                );
+                assert_eq!(self.status(), Status::Running, "the model is asked while nothing runs");
                 assert!(self.span.is_none(), "two model requests at once");
-                assert!(
-                    !self.interrupted,
-                    "after an interrupt the model is asked by nobody"
-                );
+                assert!(!self.interrupted, "after an interrupt the model is asked by nobody");
                 assert!(
                     self.calls.iter().all(CallRecord::settled),
                     "the model is asked before its calls settle"
                 );
             }
             EventBody::ModelRequestEnd {
-                model_request_start_id,
-                ..
+                model_request_start_id, ..
             } => {
                 assert_eq!(
                     self.span.as_ref(),
@@ -231,9 +191,7 @@ impl Judge {
                 assert!(self.span.is_some(), "the agent speaks outside a request");
                 assert!(!content.is_empty(), "the agent says nothing");
             }
-            EventBody::AgentThinking {}
-            | EventBody::AgentToolUse { .. }
-            | EventBody::AgentCustomToolUse { .. } => {
+            EventBody::AgentThinking {} | EventBody::AgentToolUse { .. } | EventBody::AgentCustomToolUse { .. } => {
                 assert!(self.span.is_some(), "the agent acts outside a request");
             }
             EventBody::SessionUsage { usage } => {
@@ -294,8 +252,7 @@ impl Judge {
             EventBody::ModelRequestEnd { .. } => self.span = None,
             EventBody::SessionUsage { usage } => self.active_seconds = usage.active_seconds,
             EventBody::AgentToolUse {
-                evaluated_permission,
-                ..
+                evaluated_permission, ..
             } => self.calls.push(CallRecord {
                 id: id.clone(),
                 custom: false,
@@ -313,9 +270,7 @@ impl Judge {
                 results: 0,
             }),
             EventBody::UserToolConfirmation {
-                tool_use_id,
-                result,
-                ..
+                tool_use_id, result, ..
             } => {
                 let call = self.call(tool_use_id);
                 assert!(
@@ -330,11 +285,7 @@ impl Judge {
             _ => {}
         }
         if let Some(target) = target(body) {
-            let earlier_open = self
-                .calls
-                .iter()
-                .take_while(|c| c.id != *target)
-                .any(|c| !c.settled());
+            let earlier_open = self.calls.iter().take_while(|c| c.id != *target).any(|c| !c.settled());
             let custom = matches!(body, EventBody::UserCustomToolResult { .. });
             let own_worker = matches!(body, EventBody::AgentToolResult { .. });
             // Only the end of the session releases a result that waits for the answer to an earlier call.
@@ -357,11 +308,10 @@ impl Judge {
 
 fn target(body: &EventBody) -> Option<&EventId> {
     match body {
-        EventBody::UserToolResult { tool_use_id, .. }
-        | EventBody::AgentToolResult { tool_use_id, .. } => Some(tool_use_id),
-        EventBody::UserCustomToolResult {
-            custom_tool_use_id, ..
-        } => Some(custom_tool_use_id),
+        EventBody::UserToolResult { tool_use_id, .. } | EventBody::AgentToolResult { tool_use_id, .. } => {
+            Some(tool_use_id)
+        }
+        EventBody::UserCustomToolResult { custom_tool_use_id, .. } => Some(custom_tool_use_id),
         _ => None,
     }
 }

@@ -12,13 +12,9 @@ impl World {
         let body = &entry.event.body;
         let kind = body.kind();
         let detail = match body {
-            EventBody::UserMessage { content } | EventBody::AgentMessage { content } => {
-                Some(texts(content))
-            }
+            EventBody::UserMessage { content } | EventBody::AgentMessage { content } => Some(texts(content)),
             EventBody::UserToolConfirmation {
-                tool_use_id,
-                result,
-                ..
+                tool_use_id, result, ..
             } => Some(format!(
                 "{} {}",
                 self.model_id(tool_use_id),
@@ -44,11 +40,7 @@ impl World {
             } => Some(format!(
                 "{} {}",
                 self.model_id(id),
-                if *is_error == Some(true) {
-                    "error"
-                } else {
-                    "ok"
-                }
+                if *is_error == Some(true) { "error" } else { "ok" }
             )),
             EventBody::AgentToolUse {
                 name,
@@ -59,19 +51,12 @@ impl World {
                 self.model_id(&entry.event.id),
                 word(&evaluated_permission)
             )),
-            EventBody::AgentCustomToolUse { name, .. } => {
-                Some(format!("{} {name}", self.model_id(&entry.event.id)))
+            EventBody::AgentCustomToolUse { name, .. } => Some(format!("{} {name}", self.model_id(&entry.event.id))),
+            EventBody::SessionError { error } => Some(format!("{} {}", word(&error.kind), word(&error.retry_status))),
+            EventBody::StatusIdle { stop_reason, .. } | EventBody::ThreadStatusIdle { stop_reason, .. } => {
+                Some(self.reason(stop_reason))
             }
-            EventBody::SessionError { error } => Some(format!(
-                "{} {}",
-                word(&error.kind),
-                word(&error.retry_status)
-            )),
-            EventBody::StatusIdle { stop_reason, .. }
-            | EventBody::ThreadStatusIdle { stop_reason, .. } => Some(self.reason(stop_reason)),
-            EventBody::ModelRequestEnd { is_error, .. } => {
-                (*is_error == Some(true)).then(|| "error".to_owned())
-            }
+            EventBody::ModelRequestEnd { is_error, .. } => (*is_error == Some(true)).then(|| "error".to_owned()),
             _ => None,
         };
         let waits = if entry.event.processed_at.is_none() {
@@ -91,9 +76,7 @@ impl World {
                 let ids: Vec<String> = event_ids.iter().map(|id| self.model_id(id)).collect();
                 format!("requires_action {}", ids.join(","))
             }
-            IdleReason::EndTurn {} | IdleReason::RetriesExhausted {} | IdleReason::Refusal {} => {
-                word(reason)
-            }
+            IdleReason::EndTurn {} | IdleReason::RetriesExhausted {} | IdleReason::Refusal {} => word(reason),
         }
     }
 
@@ -101,9 +84,7 @@ impl World {
         self.log
             .iter()
             .find_map(|entry| match &entry.private {
-                Some(Private::Call { model_tool_use_id }) if entry.event.id == *id => {
-                    Some(model_tool_use_id.clone())
-                }
+                Some(Private::Call { model_tool_use_id }) if entry.event.id == *id => Some(model_tool_use_id.clone()),
                 _ => None,
             })
             .unwrap_or_else(|| id.to_string())

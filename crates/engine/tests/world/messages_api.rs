@@ -28,9 +28,7 @@ pub fn validate(request: &ModelRequest, paused: bool) -> Result<(), String> {
         let role = message["role"].as_str().unwrap_or_default();
         let expected = if index % 2 == 0 { "user" } else { "assistant" };
         if role != expected {
-            return Err(format!(
-                "messages.{index}: role {role} instead of {expected}"
-            ));
+            return Err(format!("messages.{index}: role {role} instead of {expected}"));
         }
         let content = content(message);
         if content.is_empty() {
@@ -43,8 +41,7 @@ pub fn validate(request: &ModelRequest, paused: bool) -> Result<(), String> {
                     .map_or_else(Vec::new, |i| call_ids(&request.messages[i]));
                 validate_user(content, &calls).map_err(|e| format!("messages.{index}: {e}"))?;
             }
-            _ => validate_assistant(content, &mut known)
-                .map_err(|e| format!("messages.{index}: {e}"))?,
+            _ => validate_assistant(content, &mut known).map_err(|e| format!("messages.{index}: {e}"))?,
         }
     }
     if let Some(last) = request.messages.last().filter(|m| m["role"] == "assistant")
@@ -86,20 +83,11 @@ pub fn line(message: &Value) -> String {
                     .as_array()
                     .into_iter()
                     .flatten()
-                    .map(|b| {
-                        b["text"]
-                            .as_str()
-                            .or(b["type"].as_str())
-                            .unwrap_or_default()
-                    })
+                    .map(|b| b["text"].as_str().or(b["type"].as_str()).unwrap_or_default())
                     .collect();
                 format!(
                     "{} {} {:?}",
-                    if block["is_error"] == true {
-                        "error"
-                    } else {
-                        "result"
-                    },
+                    if block["is_error"] == true { "error" } else { "result" },
                     block["tool_use_id"].as_str().unwrap_or_default(),
                     inner.join("|")
                 )
@@ -145,19 +133,14 @@ fn validate_tools(tools: &[Value]) -> Result<(), String> {
             return Err(format!("tools: a name is missing or not unique: {tool}"));
         }
         if tool["input_schema"]["type"] != "object" || !tool["description"].is_string() {
-            return Err(format!(
-                "tools: no description or no schema of an object: {tool}"
-            ));
+            return Err(format!("tools: no description or no schema of an object: {tool}"));
         }
     }
     Ok(())
 }
 
 fn validate_user(content: &[Value], calls: &[&str]) -> Result<(), String> {
-    let results = content
-        .iter()
-        .take_while(|b| b["type"] == "tool_result")
-        .count();
+    let results = content.iter().take_while(|b| b["type"] == "tool_result").count();
     let answered: Vec<&str> = content[..results]
         .iter()
         .map(|b| b["tool_use_id"].as_str().unwrap_or_default())
@@ -175,9 +158,7 @@ fn validate_user(content: &[Value], calls: &[&str]) -> Result<(), String> {
             "text" if blank(block) => return Err("a text block without text".into()),
             "text" | "image" | "document" | "search_result" => {}
             other => {
-                return Err(format!(
-                    "a block {other} in a user message behind the results"
-                ));
+                return Err(format!("a block {other} in a user message behind the results"));
             }
         }
     }
@@ -204,10 +185,7 @@ fn validate_result(block: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn validate_assistant<'m>(
-    content: &'m [Value],
-    known: &mut HashSet<&'m str>,
-) -> Result<(), String> {
+fn validate_assistant<'m>(content: &'m [Value], known: &mut HashSet<&'m str>) -> Result<(), String> {
     for block in content {
         match block["type"].as_str().unwrap_or_default() {
             "text" if blank(block) => return Err("a text block without text".into()),
@@ -222,9 +200,7 @@ fn validate_assistant<'m>(
             "tool_use" => {
                 let id = block["id"].as_str().unwrap_or_default();
                 if id.is_empty() || !known.insert(id) || !block["input"].is_object() {
-                    return Err(format!(
-                        "a call without an id of its own or without an input: {block}"
-                    ));
+                    return Err(format!("a call without an id of its own or without an input: {block}"));
                 }
             }
             other => return Err(format!("a block {other} in an assistant message")),
@@ -245,14 +221,9 @@ fn call_ids(message: &Value) -> Vec<&str> {
 }
 
 fn content(message: &Value) -> &[Value] {
-    message["content"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
+    message["content"].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 fn blank(block: &Value) -> bool {
-    block["text"]
-        .as_str()
-        .is_none_or(|text| text.trim().is_empty())
+    block["text"].as_str().is_none_or(|text| text.trim().is_empty())
 }

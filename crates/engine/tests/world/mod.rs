@@ -15,8 +15,7 @@ pub mod messages_api;
 use std::collections::HashSet;
 
 use outwork_engine::{
-    Context, Effect, PreviewIds, PromptOptions, Refused, RetryPolicy, Session, SessionChange,
-    Status, Submitter,
+    Context, Effect, PreviewIds, PromptOptions, Refused, RetryPolicy, Session, SessionChange, Status, Submitter,
 };
 use outwork_wire::agent::EnvironmentKind;
 use outwork_wire::event::{Decision, IdleReason};
@@ -92,11 +91,7 @@ impl World {
     }
 
     /// Submits a batch and commits. A refused batch must leave no trace.
-    pub fn submit_as(
-        &mut self,
-        events: Vec<EventParams>,
-        by: Submitter,
-    ) -> Result<Vec<Event>, Refused> {
+    pub fn submit_as(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
         let result = self.submit_uncommitted(events, by);
         if self.commit()
             && let Ok(events) = &result
@@ -115,21 +110,13 @@ impl World {
     }
 
     /// Submits a batch and goes on, all in one commit.
-    pub fn submit_and_go(
-        &mut self,
-        events: Vec<EventParams>,
-        by: Submitter,
-    ) -> Result<Vec<Event>, Refused> {
+    pub fn submit_and_go(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
         let result = self.submit_uncommitted(events, by);
         self.go();
         result
     }
 
-    fn submit_uncommitted(
-        &mut self,
-        events: Vec<EventParams>,
-        by: Submitter,
-    ) -> Result<Vec<Event>, Refused> {
+    fn submit_uncommitted(&mut self, events: Vec<EventParams>, by: Submitter) -> Result<Vec<Event>, Refused> {
         let before = self.session.clone();
         let count = events.len();
         let result = self.with(|session, context| session.submit(events, by, context));
@@ -163,26 +150,18 @@ impl World {
     /// Lets the session decide, commits, and takes note of the effect.
     pub fn go(&mut self) -> Effect {
         let requesting = self.requesting;
-        let effect = self.with(|session, context| {
-            session.advance(requesting, &PromptOptions::default(), context)
-        });
+        let effect = self.with(|session, context| session.advance(requesting, &PromptOptions::default(), context));
         if !self.commit() {
             return Effect::Rest;
         }
         if let Effect::AskModel(request) = &effect {
-            assert!(
-                !self.requesting,
-                "asked the model while a request was under way"
-            );
+            assert!(!self.requesting, "asked the model while a request was under way");
             self.requesting = true;
             self.check_request(request);
             self.request = Some((**request).clone());
         }
         if effect == Effect::Rest && self.session.status() == Status::Idle {
-            let says = matches!(
-                self.session.idle_reason(),
-                Some(IdleReason::RequiresAction { .. })
-            );
+            let says = matches!(self.session.idle_reason(), Some(IdleReason::RequiresAction { .. }));
             assert_eq!(
                 says,
                 self.judge.somebody_is_asked(),
@@ -232,10 +211,7 @@ impl World {
         let before = self.session.clone();
         let result = self.with(|session, context| session.update(change, context));
         if !matches!(result, Ok(true)) {
-            assert_eq!(
-                self.session, before,
-                "an update without effect changed the session"
-            );
+            assert_eq!(self.session, before, "an update without effect changed the session");
         }
         self.commit();
         result
@@ -277,8 +253,7 @@ impl World {
 
     /// Writes the log and its beginning as JSON, reads them back, and compares entries and state.
     pub fn check_json(&self) {
-        let appended = Session::fold(self.genesis.clone(), &self.log)
-            .expect("the log folds as it was appended");
+        let appended = Session::fold(self.genesis.clone(), &self.log).expect("the log folds as it was appended");
         assert_eq!(
             appended, self.session,
             "the log folds to another state in the order of its commits"
@@ -289,19 +264,13 @@ impl World {
         let entries: Vec<LogEntry> = stored.iter().map(through_json).collect();
         assert_eq!(entries, stored, "an entry changes on its way through JSON");
         let folded = Session::fold(genesis, &entries).expect("the log folds after JSON");
-        assert_eq!(
-            folded, self.session,
-            "the log folds to another state after JSON"
-        );
+        assert_eq!(folded, self.session, "the log folds to another state after JSON");
     }
 
     /// What was committed since the last call, one line an entry.
     pub fn lines(&mut self) -> Vec<String> {
         let from = std::mem::replace(&mut self.shown, self.log.len());
-        self.log[from..]
-            .iter()
-            .map(|entry| self.line(entry))
-            .collect()
+        self.log[from..].iter().map(|entry| self.line(entry)).collect()
     }
 
     /// Compares what was committed since the last look with a table.
@@ -331,20 +300,12 @@ impl World {
 
     /// A result for a call.
     pub fn result(&self, model_id: &str, text: &str) -> EventParams {
-        build::tool_result(
-            self.call_event(model_id),
-            vec![ContentBlock::text(text)],
-            false,
-        )
+        build::tool_result(self.call_event(model_id), vec![ContentBlock::text(text)], false)
     }
 
     /// A result for a call of a custom tool.
     pub fn custom_result(&self, model_id: &str, text: &str) -> EventParams {
-        build::custom_result(
-            self.call_event(model_id),
-            vec![ContentBlock::text(text)],
-            false,
-        )
+        build::custom_result(self.call_event(model_id), vec![ContentBlock::text(text)], false)
     }
 
     /// Allows a call.
@@ -369,11 +330,7 @@ impl World {
 
     /// The latest request's messages as `role: blocks`, one line each.
     pub fn conversation(&self) -> Vec<String> {
-        self.asked()
-            .messages
-            .iter()
-            .map(messages_api::line)
-            .collect()
+        self.asked().messages.iter().map(messages_api::line).collect()
     }
 
     /// Commits what the session emitted. False if the commit was made to fail.
@@ -434,11 +391,7 @@ impl World {
         f(&mut self.session, &mut context)
     }
 
-    fn with_other<R>(
-        &self,
-        session: &mut Session,
-        f: impl FnOnce(&mut Session, &mut Context<'_>) -> R,
-    ) -> R {
+    fn with_other<R>(&self, session: &mut Session, f: impl FnOnce(&mut Session, &mut Context<'_>) -> R) -> R {
         let mut ids = 1_000_000_000;
         let mut event_id = |_: Time| {
             ids += 1;

@@ -66,10 +66,7 @@ fn text(index: usize, text: &str) -> Vec<Value> {
 fn full() -> Vec<Value> {
     let mut events = vec![start()];
     events.extend([
-        open(
-            0,
-            json!({"type": "thinking", "thinking": "", "signature": ""}),
-        ),
+        open(0, json!({"type": "thinking", "thinking": "", "signature": ""})),
         json!({"type": "ping"}),
         delta(0, json!({"type": "thinking_delta", "thinking": "so — "})),
         delta(0, json!({"type": "thinking_delta", "thinking": "naïve"})),
@@ -81,33 +78,18 @@ fn full() -> Vec<Value> {
     events.extend(text(2, "Hello 🦀\r\nworld"));
     events.extend([
         open(3, json!({"type": "hologram", "depth": 3})),
-        delta(
-            3,
-            json!({"type": "hologram_delta", "layer": "a", "size": 1}),
-        ),
-        delta(
-            3,
-            json!({"type": "hologram_delta", "layer": "b", "size": 2}),
-        ),
+        delta(3, json!({"type": "hologram_delta", "layer": "a", "size": 1})),
+        delta(3, json!({"type": "hologram_delta", "layer": "b", "size": 2})),
         close(3),
-        open(
-            4,
-            json!({"type": "tool_use", "id": "t1", "name": "bash", "input": {}}),
-        ),
+        open(4, json!({"type": "tool_use", "id": "t1", "name": "bash", "input": {}})),
         delta(4, json!({"type": "input_json_delta", "partial_json": ""})),
         delta(
             4,
             json!({"type": "input_json_delta", "partial_json": "{\"z\":1,\"a\":"}),
         ),
-        delta(
-            4,
-            json!({"type": "input_json_delta", "partial_json": "\"é\"}"}),
-        ),
+        delta(4, json!({"type": "input_json_delta", "partial_json": "\"é\"}"})),
         close(4),
-        open(
-            5,
-            json!({"type": "tool_use", "id": "t2", "name": "stop", "input": {}}),
-        ),
+        open(5, json!({"type": "tool_use", "id": "t2", "name": "stop", "input": {}})),
         close(5),
         json!({"type": "news", "x": 1}),
     ]);
@@ -165,12 +147,7 @@ fn keeps_every_block_as_it_came() {
 #[test]
 fn refuses_what_is_out_of_order_or_out_of_shape() {
     let [last, stop] = end("end_turn");
-    let tool = || {
-        open(
-            0,
-            json!({"type": "tool_use", "id": "t", "name": "n", "input": {}}),
-        )
-    };
+    let tool = || open(0, json!({"type": "tool_use", "id": "t", "name": "n", "input": {}}));
     let input = |json: &str| delta(0, json!({"type": "input_json_delta", "partial_json": json}));
     let cases: Vec<(&str, Vec<Value>)> = vec![
         (
@@ -192,18 +169,11 @@ fn refuses_what_is_out_of_order_or_out_of_shape() {
         ),
         (
             "out of order",
-            vec![
-                start(),
-                delta(0, json!({"type": "text_delta", "text": "x"})),
-            ],
+            vec![start(), delta(0, json!({"type": "text_delta", "text": "x"}))],
         ),
         (
             "block 0 is open",
-            vec![
-                start(),
-                open(0, json!({"type": "text", "text": ""})),
-                close(3),
-            ],
+            vec![start(), open(0, json!({"type": "text", "text": ""})), close(3)],
         ),
         (
             "`text_delta` in a block of type `thinking`",
@@ -223,23 +193,12 @@ fn refuses_what_is_out_of_order_or_out_of_shape() {
         ),
         (
             "out of order",
-            vec![
-                start(),
-                open(0, json!({"type": "text", "text": ""})),
-                last.clone(),
-            ],
+            vec![start(), open(0, json!({"type": "text", "text": ""})), last.clone()],
         ),
-        (
-            "`message_stop` comes out of order",
-            vec![start(), stop.clone()],
-        ),
+        ("`message_stop` comes out of order", vec![start(), stop.clone()]),
         (
             "out of order",
-            vec![
-                start(),
-                last.clone(),
-                open(0, json!({"type": "text", "text": ""})),
-            ],
+            vec![start(), last.clone(), open(0, json!({"type": "text", "text": ""}))],
         ),
         ("no message", vec![json!({"type": "message_start"})]),
         ("no type", vec![start(), open(0, json!({}))]),
@@ -249,25 +208,11 @@ fn refuses_what_is_out_of_order_or_out_of_shape() {
         ),
         (
             "tool `n` is not JSON",
-            vec![
-                start(),
-                tool(),
-                input("{\"a\":"),
-                close(0),
-                last.clone(),
-                stop.clone(),
-            ],
+            vec![start(), tool(), input("{\"a\":"), close(0), last.clone(), stop.clone()],
         ),
         (
             "tool `n` is not a JSON object",
-            vec![
-                start(),
-                tool(),
-                input("[1]"),
-                close(0),
-                last.clone(),
-                stop.clone(),
-            ],
+            vec![start(), tool(), input("[1]"), close(0), last.clone(), stop.clone()],
         ),
     ];
     for (fault, events) in cases {
@@ -278,16 +223,10 @@ fn refuses_what_is_out_of_order_or_out_of_shape() {
         assert_eq!(failure.kind, FailureKind::Nonsense);
         assert!(failure.message.contains(fault), "{fault}: {failure}");
     }
-    let failure =
-        assemble(&[b"event: message_start\ndata: {\"type\": \"message_stop\"}\n\n"]).unwrap_err();
-    assert!(
-        failure.message.contains("carries data of type"),
-        "{failure}"
-    );
+    let failure = assemble(&[b"event: message_start\ndata: {\"type\": \"message_stop\"}\n\n"]).unwrap_err();
+    assert!(failure.message.contains("carries data of type"), "{failure}");
     assert_eq!(
-        assemble(&[b"event: message_start\ndata: {oops\n\n"])
-            .unwrap_err()
-            .kind,
+        assemble(&[b"event: message_start\ndata: {oops\n\n"]).unwrap_err().kind,
         FailureKind::Nonsense
     );
 }
@@ -326,10 +265,7 @@ fn a_partial_answer_has_only_what_can_be_sent_back() {
             .collect::<Vec<_>>()
     };
     assert!(kinds(0).is_empty());
-    assert!(
-        kinds(6).is_empty(),
-        "thinking that is not complete is left out"
-    );
+    assert!(kinds(6).is_empty(), "thinking that is not complete is left out");
     assert_eq!(kinds(7), ["thinking"]);
     assert_eq!(
         kinds(10),

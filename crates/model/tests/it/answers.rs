@@ -24,9 +24,7 @@ async fn an_answer_is_kept_whole_and_can_be_sent_back() {
     let mut request = request(steps);
     let mut deltas = Vec::new();
     let answer = client
-        .stream(&request, CancellationToken::new(), |delta| {
-            deltas.push(delta)
-        })
+        .stream(&request, CancellationToken::new(), |delta| deltas.push(delta))
         .await
         .unwrap();
     let kinds: Vec<&str> = answer
@@ -49,10 +47,7 @@ async fn an_answer_is_kept_whole_and_can_be_sent_back() {
         answer.content[0]["thinking"],
         "Ünïcode thoughts 🦀, long enough to be sent in several pieces."
     );
-    assert_eq!(
-        answer.content[3],
-        json!({"type": "rehearsal_hologram", "depth": 3})
-    );
+    assert_eq!(answer.content[3], json!({"type": "rehearsal_hologram", "depth": 3}));
     assert_eq!(
         answer.content[4]["input"],
         json!({"command": "ls -la /somewhere/quite/deep", "z": [1, {"a": null}]})
@@ -63,18 +58,12 @@ async fn an_answer_is_kept_whole_and_can_be_sent_back() {
         (Some(&StopReason::ToolUse), false)
     );
     let usage = answer.usage;
-    assert!(
-        usage.output_tokens > 10 && usage.input_tokens > 10,
-        "{usage:?}"
-    );
+    assert!(usage.output_tokens > 10 && usage.input_tokens > 10, "{usage:?}");
     assert!(
         usage.ephemeral_1h_input_tokens > 0 && usage.ephemeral_5m_input_tokens == 0,
         "{usage:?}"
     );
-    assert_eq!(
-        usage.cache_creation_input_tokens,
-        usage.ephemeral_1h_input_tokens
-    );
+    assert_eq!(usage.cache_creation_input_tokens, usage.ephemeral_1h_input_tokens);
     assert_eq!(
         deltas[0],
         ModelDelta::BlockStart {
@@ -92,15 +81,11 @@ async fn an_answer_is_kept_whole_and_can_be_sent_back() {
     request
         .messages
         .push(json!({"role": "assistant", "content": answer.content}));
-    let results = [4, 5].map(|index| json!({"type": "tool_result", "tool_use_id": answer.content[index]["id"], "content": "file"}));
-    request
-        .messages
-        .push(json!({"role": "user", "content": results}));
+    let results = [4, 5]
+        .map(|index| json!({"type": "tool_result", "tool_use_id": answer.content[index]["id"], "content": "file"}));
+    request.messages.push(json!({"role": "user", "content": results}));
     let answer = ask(&client, &request).await.unwrap();
-    assert_eq!(
-        answer.content,
-        [json!({"type": "text", "text": "file\nfile it is."})]
-    );
+    assert_eq!(answer.content, [json!({"type": "text", "text": "file\nfile it is."})]);
     assert_eq!(answer.stop_reason, Some(StopReason::EndTurn));
     assert!(answer.usage.cache_read_input_tokens > 0);
 
@@ -129,10 +114,7 @@ async fn stop_reasons_and_refusals() {
     for (name, reason) in [
         ("max_tokens", StopReason::MaxTokens),
         ("pause_turn", StopReason::PauseTurn),
-        (
-            "model_context_window_exceeded",
-            StopReason::ModelContextWindowExceeded,
-        ),
+        ("model_context_window_exceeded", StopReason::ModelContextWindowExceeded),
     ] {
         let answer = ask(
             &client,
@@ -151,12 +133,8 @@ async fn stop_reasons_and_refusals() {
     assert_eq!(answer.content, [json!({"type": "text", "text": "I run"})]);
     assert_eq!(answer.stop_reason, Some(StopReason::MaxTokens));
     // Anywhere else it is the provider's mistake.
-    let broken =
-        request(json!([{"say": [{"tool_use": {"name": "bash", "input_json": "{\"command\": "}}]}]));
-    assert_eq!(
-        ask(&client, &broken).await.unwrap_err().kind,
-        FailureKind::Nonsense
-    );
+    let broken = request(json!([{"say": [{"tool_use": {"name": "bash", "input_json": "{\"command\": "}}]}]));
+    assert_eq!(ask(&client, &broken).await.unwrap_err().kind, FailureKind::Nonsense);
 }
 
 #[tokio::test]
@@ -189,10 +167,7 @@ async fn a_cancelled_answer_is_what_was_seen_so_far() {
 
     let cancelled = CancellationToken::new();
     cancelled.cancel();
-    let answer = client
-        .stream(&request(json!([])), cancelled, |_| ())
-        .await
-        .unwrap();
+    let answer = client.stream(&request(json!([])), cancelled, |_| ()).await.unwrap();
     assert_eq!(
         (answer.content.len(), answer.partial, answer.usage),
         (0, true, ModelUsage::default())
@@ -245,11 +220,7 @@ async fn the_key_never_shows() {
         ..options(&server)
     };
     let steps = request(json!([{"say": [{"text": "hello"}]}]));
-    assert!(
-        ask(&ModelClient::new(bearer).unwrap(), &steps)
-            .await
-            .is_ok()
-    );
+    assert!(ask(&ModelClient::new(bearer).unwrap(), &steps).await.is_ok());
 
     let line_break = Options {
         api_key: SecretString::from("sk-\n"),
@@ -265,12 +236,7 @@ async fn the_key_never_shows() {
         headers: vec![("a b".into(), "c".into())],
         ..options(&server)
     };
-    assert!(
-        ModelClient::new(header)
-            .unwrap_err()
-            .to_string()
-            .contains("`a b`")
-    );
+    assert!(ModelClient::new(header).unwrap_err().to_string().contains("`a b`"));
 }
 
 #[tokio::test]

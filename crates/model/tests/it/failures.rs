@@ -39,8 +39,7 @@ async fn every_status_is_a_failure_of_its_kind() {
         let failure = fail(&client, fault.clone()).await;
         assert_eq!(failure.kind, kind, "{fault}: {failure}");
         assert!(
-            failure.message.contains(&fault["status"].to_string())
-                && failure.message.contains("req_"),
+            failure.message.contains(&fault["status"].to_string()) && failure.message.contains("req_"),
             "{failure}"
         );
     }
@@ -69,9 +68,7 @@ async fn the_judge_refuses_and_says_why() {
     let failure = ask(&client, &empty).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Rejected);
     assert!(
-        failure
-            .message
-            .contains("text content blocks must be non-empty"),
+        failure.message.contains("text content blocks must be non-empty"),
         "{failure}"
     );
     let mut long = request(json!([]));
@@ -80,10 +77,7 @@ async fn the_judge_refuses_and_says_why() {
     assert_eq!(failure.kind, FailureKind::TooLong, "{failure}");
     let mut streamed = request(json!([]));
     streamed.extra.insert("stream".into(), json!(false));
-    assert_eq!(
-        ask(&client, &streamed).await.unwrap_err().kind,
-        FailureKind::Rejected
-    );
+    assert_eq!(ask(&client, &streamed).await.unwrap_err().kind, FailureKind::Rejected);
 }
 
 #[tokio::test]
@@ -92,11 +86,7 @@ async fn a_stream_that_breaks_the_protocol_is_nonsense_and_one_that_ends_early_i
     let client = client(&server);
     for how in ["json", "order", "duplicate_start", "utf8", "shape"] {
         for after_events in [0, 1, 4] {
-            let failure = fail(
-                &client,
-                json!({"nonsense": how, "after_events": after_events}),
-            )
-            .await;
+            let failure = fail(&client, json!({"nonsense": how, "after_events": after_events})).await;
             assert_eq!(
                 failure.kind,
                 FailureKind::Nonsense,
@@ -105,11 +95,7 @@ async fn a_stream_that_breaks_the_protocol_is_nonsense_and_one_that_ends_early_i
         }
     }
     for after_events in [0, 1, 4] {
-        let failure = fail(
-            &client,
-            json!({"nonsense": "early_end", "after_events": after_events}),
-        )
-        .await;
+        let failure = fail(&client, json!({"nonsense": "early_end", "after_events": after_events})).await;
         assert_eq!(failure.kind, FailureKind::Cut, "{failure}");
         let failure = fail(&client, json!({"cut_after_events": after_events})).await;
         assert_eq!(failure.kind, FailureKind::Cut, "{failure}");
@@ -153,11 +139,7 @@ async fn an_answer_without_bounds_is_nonsense() {
     })
     .unwrap();
     for one_line in [true, false] {
-        let failure = fail(
-            &client,
-            json!({"oversized": 1_000_000, "one_line": one_line}),
-        )
-        .await;
+        let failure = fail(&client, json!({"oversized": 1_000_000, "one_line": one_line})).await;
         assert_eq!(failure.kind, FailureKind::Nonsense, "{failure}");
         assert!(failure.message.contains("100000 bytes"), "{failure}");
     }
@@ -186,11 +168,7 @@ async fn every_wait_has_a_limit() {
         ..Timeouts::default()
     });
     for after_events in [0, 3] {
-        let failure = fail(
-            &client,
-            json!({"hang": "silence", "after_events": after_events}),
-        )
-        .await;
+        let failure = fail(&client, json!({"hang": "silence", "after_events": after_events})).await;
         assert_eq!(failure.kind, FailureKind::Timeout);
         assert!(failure.message.contains("to go on"), "{failure}");
     }

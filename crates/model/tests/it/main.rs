@@ -31,31 +31,24 @@ fn client(server: &RehearsalHandle) -> ModelClient {
 
 /// A request whose user message is the script of the play.
 fn request(steps: Value) -> ModelRequest {
-    let tool = json!({"name": "bash", "input_schema": {"type": "object", "properties": {"command": {"type": "string"}}}});
+    let tool =
+        json!({"name": "bash", "input_schema": {"type": "object", "properties": {"command": {"type": "string"}}}});
     ModelRequest {
         model: "rehearsal/script".into(),
         max_tokens: 8192,
-        system: vec![
-            json!({"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}),
-        ],
+        system: vec![json!({"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}})],
         tools: vec![tool],
-        messages: vec![
-            json!({"role": "user", "content": [{"type": "text", "text": steps.to_string()}]}),
-        ],
+        messages: vec![json!({"role": "user", "content": [{"type": "text", "text": steps.to_string()}]})],
         extra: Map::from_iter([("thinking".to_owned(), json!({"type": "adaptive"}))]),
     }
 }
 
 async fn ask(client: &ModelClient, request: &ModelRequest) -> Result<ModelAnswer, ModelFailure> {
-    client
-        .stream(request, CancellationToken::new(), |_| ())
-        .await
+    client.stream(request, CancellationToken::new(), |_| ()).await
 }
 
 /// The failure that a fault brings.
 async fn fail(client: &ModelClient, fault: Value) -> ModelFailure {
     let steps = json!([{"say": [{"text": "some words that are long enough for a few deltas"}], "faults": [fault]}]);
-    ask(client, &request(steps))
-        .await
-        .expect_err("the fault must show")
+    ask(client, &request(steps)).await.expect_err("the fault must show")
 }

@@ -23,11 +23,19 @@ pub(crate) async fn agents(command: AgentsCommand, look: Look) -> Result<Exit> {
         }
         AgentsCommand::Show { one, version } => {
             let client = connection::client(&one.common.connection, &process_environment)?;
-            print_one(&client.agents().get(&one.id, version).await?, one.common.output.json, &look)
+            print_one(
+                &client.agents().get(&one.id, version).await?,
+                one.common.output.json,
+                &look,
+            )
         }
         AgentsCommand::Versions(one) => {
             let client = connection::client(&one.common.connection, &process_environment)?;
-            let items = client.agents().versions(&one.id, Query::new())?.collect(usize::MAX).await?;
+            let items = client
+                .agents()
+                .versions(&one.id, Query::new())?
+                .collect(usize::MAX)
+                .await?;
             rows(&items, one.common.output.json, &look)
         }
         AgentsCommand::Archive(one) => {
@@ -45,16 +53,26 @@ pub(crate) fn query(args: &List) -> Query {
 }
 
 fn rows(items: &[Value], json: bool, look: &Look) -> Result<Exit> {
-    print_list(items, json, look, &["ID", "NAME", "MODEL", "VERSION", "UPDATED"], |item| {
-        let archived = if item.get("archived_at").is_some_and(|at| !at.is_null()) { " (archived)" } else { "" };
-        vec![
-            text(item, "/id"),
-            format!("{}{archived}", text(item, "/name")),
-            text(item, "/model/id"),
-            text(item, "/version"),
-            when(item, "/updated_at"),
-        ]
-    })
+    print_list(
+        items,
+        json,
+        look,
+        &["ID", "NAME", "MODEL", "VERSION", "UPDATED"],
+        |item| {
+            let archived = if item.get("archived_at").is_some_and(|at| !at.is_null()) {
+                " (archived)"
+            } else {
+                ""
+            };
+            vec![
+                text(item, "/id"),
+                format!("{}{archived}", text(item, "/name")),
+                text(item, "/model/id"),
+                text(item, "/version"),
+                when(item, "/updated_at"),
+            ]
+        },
+    )
 }
 
 async fn create(args: AgentCreate, look: Look) -> Result<Exit> {
@@ -62,7 +80,9 @@ async fn create(args: AgentCreate, look: Look) -> Result<Exit> {
         Some(path) => {
             let text = if path.as_os_str() == "-" {
                 let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text).context("could not read standard input")?;
+                std::io::stdin()
+                    .read_to_string(&mut text)
+                    .context("could not read standard input")?;
                 text
             } else {
                 std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?

@@ -39,7 +39,15 @@ pub(crate) async fn demo(args: DemoArgs, look: Look) -> Result<Exit> {
     })?;
     let mut interrupts = Interrupts::install()?;
     let started = Instant::now();
-    let mut page = View::stdout(args.output.json, look, Shown { verbose: false, user: true, clock: false });
+    let mut page = View::stdout(
+        args.output.json,
+        look,
+        Shown {
+            verbose: false,
+            user: true,
+            clock: false,
+        },
+    );
     let stage = Stage::set(&args).await?;
     introduce(&mut page, &stage)?;
     let played = play(&args, look, &mut page, &stage, &mut interrupts, started).await;
@@ -72,7 +80,15 @@ async fn play(
             after = check(page, stage, "after") => (exit, after?),
         }
     };
-    summarize(page, stage, started.elapsed(), exit, &tally, before.as_ref(), after.as_ref())
+    summarize(
+        page,
+        stage,
+        started.elapsed(),
+        exit,
+        &tally,
+        before.as_ref(),
+        after.as_ref(),
+    )
 }
 
 /// What stands on the stage, before anything happens.
@@ -85,10 +101,20 @@ fn introduce(page: &mut View, stage: &Stage) -> Result<()> {
         "project": stage.project.display().to_string(),
     }))?;
     let lines = [
-        ("server", format!("{}, everything it keeps in {}", stage.base_url(), stage.data_dir.display())),
+        (
+            "server",
+            format!(
+                "{}, everything it keeps in {}",
+                stage.base_url(),
+                stage.data_dir.display()
+            ),
+        ),
         ("model", stage.model_story.clone()),
         ("worker", stage.worker_story().to_owned()),
-        ("project", format!("{} ({})", stage.project.display(), counted(stage.files as u64, "file"))),
+        (
+            "project",
+            format!("{} ({})", stage.project.display(), counted(stage.files as u64, "file")),
+        ),
     ];
     for (label, text) in lines {
         page.page().say(label, style::FAINT, &text)?;
@@ -98,7 +124,9 @@ fn introduce(page: &mut View, stage: &Stage) -> Result<()> {
 
 /// Runs the project's check in a sandbox of its own and says how it went.
 async fn check(page: &mut View, stage: &Stage, when: &str) -> Result<Option<Check>> {
-    let Some(check) = stage.check().await? else { return Ok(None) };
+    let Some(check) = stage.check().await? else {
+        return Ok(None);
+    };
     page.object(&json!({
         "type": "demo.check",
         "when": when,
@@ -109,7 +137,9 @@ async fn check(page: &mut View, stage: &Stage, when: &str) -> Result<Option<Chec
     }))?;
     let verdict = if check.passed() { "passes" } else { "fails" };
     let colour = if check.passed() { style::GOOD } else { style::BAD };
-    let code = check.exit_code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
+    let code = check
+        .exit_code
+        .map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
     let text = format!(
         "the check `{}` {verdict}: {code}, {}{}",
         check.command,
@@ -132,8 +162,14 @@ async fn act(args: &DemoArgs, look: Look, stage: &Stage, interrupts: &mut Interr
         .await
         .context("could not make the environment")?;
     let environment_id = id(&environment)?;
-    let key = client.environment_keys(&environment_id).create(&json!({ "name": "demo worker" })).await?;
-    let key = key.get("key").and_then(Value::as_str).context("the server made an environment key without a key")?;
+    let key = client
+        .environment_keys(&environment_id)
+        .create(&json!({ "name": "demo worker" }))
+        .await?;
+    let key = key
+        .get("key")
+        .and_then(Value::as_str)
+        .context("the server made an environment key without a key")?;
     let agent = client
         .agents()
         .create(&json!({ "name": "demo", "model": stage.model, "system": SYSTEM, "tools": [toolset(false)] }))
@@ -153,7 +189,11 @@ async fn act(args: &DemoArgs, look: Look, stage: &Stage, interrupts: &mut Interr
         apart: false,
     };
     let mut worker = LocalWorker::start(job, &stage.worker)?;
-    let shown = Shown { verbose: args.verbose, user: true, clock: true };
+    let shown = Shown {
+        verbose: args.verbose,
+        user: true,
+        clock: true,
+    };
     let view = View::stdout(args.output.json, look, shown);
     let spoken = async {
         let mut conversation = Conversation::open(&client, &session, view, Approver::Always).await?;
@@ -203,23 +243,49 @@ fn summarize(
     }))?;
     let page = page.page();
     page.space()?;
-    let code = |check: &Check| check.exit_code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
+    let code = |check: &Check| {
+        check
+            .exit_code
+            .map_or("no exit code".to_owned(), |code| format!("exit code {code}"))
+    };
     let rows = [
-        ("events", format!("{}, each on disk before it was shown", counted(tally.events, "event"))),
-        ("calls", format!("{} {}, {} failed", counted(tally.calls, "tool call"), stage.place(), tally.failed_calls)),
-        ("model", format!("{}, {}", counted(tally.model_requests, "request"), tally.tokens())),
+        (
+            "events",
+            format!("{}, each on disk before it was shown", counted(tally.events, "event")),
+        ),
+        (
+            "calls",
+            format!(
+                "{} {}, {} failed",
+                counted(tally.calls, "tool call"),
+                stage.place(),
+                tally.failed_calls
+            ),
+        ),
+        (
+            "model",
+            format!("{}, {}", counted(tally.model_requests, "request"), tally.tokens()),
+        ),
         ("sandbox", stage.facts.join(", ")),
     ];
     for (label, text) in rows {
         page.say(label, style::FAINT, &text)?;
     }
     if let Some(changed) = &changed {
-        let text = if changed.is_empty() { "nothing".to_owned() } else { changed.join(", ") };
+        let text = if changed.is_empty() {
+            "nothing".to_owned()
+        } else {
+            changed.join(", ")
+        };
         page.say("changed", style::FAINT, &text)?;
     }
     if let (Some(before), Some(after)) = (before, after) {
         let (was, is) = (word(Some(before)), word(Some(after)));
-        page.say("check", style::FAINT, &format!("before: {was} ({}), after: {is} ({})", code(before), code(after)))?;
+        page.say(
+            "check",
+            style::FAINT,
+            &format!("before: {was} ({}), after: {is} ({})", code(before), code(after)),
+        )?;
     }
     if let Some(kept) = stage.kept() {
         page.say("kept", style::FAINT, &kept.display().to_string())?;
@@ -229,7 +295,11 @@ fn summarize(
             ("mended", style::GOOD, "the check failed before and passes now")
         }
         (Exit::Done, _, Some(_)) => ("done", style::GOOD, "the check passes"),
-        (Exit::Done, ..) => ("done", style::GOOD, "the agent ended its turn; no check was given (--check)"),
+        (Exit::Done, ..) => (
+            "done",
+            style::GOOD,
+            "the agent ended its turn; no check was given (--check)",
+        ),
         (Exit::Failed, ..) => ("failed", style::BAD, "the check still fails"),
         (Exit::Interrupted, ..) => ("stopped", style::WARN, "interrupted"),
         (Exit::Refused, ..) => ("refused", style::BAD, "the model refused the task"),
@@ -243,11 +313,18 @@ fn summarize(
 }
 
 fn id(value: &Value) -> Result<String> {
-    value.get("id").and_then(Value::as_str).map(str::to_owned).context("the server answered without an id")
+    value
+        .get("id")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .context("the server answered without an id")
 }
 
 impl Stage {
     fn client(&self) -> Result<Client> {
-        Ok(Client::new(Options::new(self.base_url(), Credential::api_key(self.key.expose_secret())))?)
+        Ok(Client::new(Options::new(
+            self.base_url(),
+            Credential::api_key(self.key.expose_secret()),
+        ))?)
     }
 }

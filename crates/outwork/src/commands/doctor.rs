@@ -36,19 +36,39 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn ok(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { state: State::Ok, what: what.into(), detail: detail.into(), mend: None }
+        Self {
+            state: State::Ok,
+            what: what.into(),
+            detail: detail.into(),
+            mend: None,
+        }
     }
 
     pub(crate) fn skip(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { state: State::Skip, what: what.into(), detail: detail.into(), mend: None }
+        Self {
+            state: State::Skip,
+            what: what.into(),
+            detail: detail.into(),
+            mend: None,
+        }
     }
 
     pub(crate) fn warn(what: impl Into<String>, detail: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { state: State::Warn, what: what.into(), detail: detail.into(), mend: Some(mend.into()) }
+        Self {
+            state: State::Warn,
+            what: what.into(),
+            detail: detail.into(),
+            mend: Some(mend.into()),
+        }
     }
 
     pub(crate) fn fail(what: impl Into<String>, detail: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { state: State::Fail, what: what.into(), detail: detail.into(), mend: Some(mend.into()) }
+        Self {
+            state: State::Fail,
+            what: what.into(),
+            detail: detail.into(),
+            mend: Some(mend.into()),
+        }
     }
 }
 
@@ -89,10 +109,17 @@ pub(crate) async fn doctor(args: DoctorArgs, look: Look) -> Result<Exit> {
     }
     let verdict = match (fails, warns) {
         (0, 0) => look.paint(style::GOOD, "all is well"),
-        (0, _) => look.paint(style::WARN, &format!("it works, with {}", crate::terminal::counted(warns, "warning"))),
-        _ => {
-            look.paint(style::BAD, &format!("{}: mend them in this order", crate::terminal::counted(fails, "failure")))
-        }
+        (0, _) => look.paint(
+            style::WARN,
+            &format!("it works, with {}", crate::terminal::counted(warns, "warning")),
+        ),
+        _ => look.paint(
+            style::BAD,
+            &format!(
+                "{}: mend them in this order",
+                crate::terminal::counted(fails, "failure")
+            ),
+        ),
     };
     writeln!(std::io::stdout(), "\n{verdict}")?;
     Ok(exit)

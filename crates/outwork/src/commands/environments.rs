@@ -14,7 +14,12 @@ use crate::terminal::Look;
 
 pub(crate) async fn environments(command: EnvironmentsCommand, look: Look) -> Result<Exit> {
     match command {
-        EnvironmentsCommand::Create { name, r#type, description, common } => {
+        EnvironmentsCommand::Create {
+            name,
+            r#type,
+            description,
+            common,
+        } => {
             let kind = match r#type {
                 EnvironmentType::SelfHosted => "self_hosted",
                 EnvironmentType::Cloud => "cloud",
@@ -29,15 +34,25 @@ pub(crate) async fn environments(command: EnvironmentsCommand, look: Look) -> Re
         EnvironmentsCommand::List(args) => {
             let client = connection::client(&args.common.connection, &process_environment)?;
             let items = client.environments().list(query(&args)).collect(args.limit).await?;
-            print_list(&items, args.common.output.json, &look, &["ID", "NAME", "TYPE", "CREATED"], |item| {
-                let archived = if item.get("archived_at").is_some_and(|at| !at.is_null()) { " (archived)" } else { "" };
-                vec![
-                    text(item, "/id"),
-                    format!("{}{archived}", text(item, "/name")),
-                    text(item, "/config/type"),
-                    when(item, "/created_at"),
-                ]
-            })
+            print_list(
+                &items,
+                args.common.output.json,
+                &look,
+                &["ID", "NAME", "TYPE", "CREATED"],
+                |item| {
+                    let archived = if item.get("archived_at").is_some_and(|at| !at.is_null()) {
+                        " (archived)"
+                    } else {
+                        ""
+                    };
+                    vec![
+                        text(item, "/id"),
+                        format!("{}{archived}", text(item, "/name")),
+                        text(item, "/config/type"),
+                        when(item, "/created_at"),
+                    ]
+                },
+            )
         }
         EnvironmentsCommand::Show(one) => {
             let client = connection::client(&one.common.connection, &process_environment)?;
@@ -47,9 +62,11 @@ pub(crate) async fn environments(command: EnvironmentsCommand, look: Look) -> Re
                 && let Ok(stats) = client.work(&one.id).stats().await
             {
                 let workers = stats.workers_polling.map_or("-".to_owned(), |count| count.to_string());
-                environment["queue"] =
-                    format!("{} waiting, {} polled and not taken, workers {workers}", stats.depth, stats.pending)
-                        .into();
+                environment["queue"] = format!(
+                    "{} waiting, {} polled and not taken, workers {workers}",
+                    stats.depth, stats.pending
+                )
+                .into();
             }
             print_one(&environment, one.common.output.json, &look)
         }
@@ -69,9 +86,16 @@ pub(crate) async fn environments(command: EnvironmentsCommand, look: Look) -> Re
 
 async fn keys(command: EnvironmentKeysCommand, look: Look) -> Result<Exit> {
     match command {
-        EnvironmentKeysCommand::Create { environment_id, name, common } => {
+        EnvironmentKeysCommand::Create {
+            environment_id,
+            name,
+            common,
+        } => {
             let client = connection::client(&common.connection, &process_environment)?;
-            let key = client.environment_keys(&environment_id).create(&json!({ "name": name })).await?;
+            let key = client
+                .environment_keys(&environment_id)
+                .create(&json!({ "name": name }))
+                .await?;
             let exit = print_one(&key, common.output.json, &look)?;
             if !common.output.json {
                 eprintln!("\nThe key is not shown again. A worker takes it from OUTWORK_ENVIRONMENT_KEY.");
@@ -80,10 +104,18 @@ async fn keys(command: EnvironmentKeysCommand, look: Look) -> Result<Exit> {
         }
         EnvironmentKeysCommand::List { environment_id, common } => {
             let client = connection::client(&common.connection, &process_environment)?;
-            let items = client.environment_keys(&environment_id).list(Query::new())?.collect(usize::MAX).await?;
+            let items = client
+                .environment_keys(&environment_id)
+                .list(Query::new())?
+                .collect(usize::MAX)
+                .await?;
             super::keys::rows(&items, common.output.json, &look)
         }
-        EnvironmentKeysCommand::Revoke { environment_id, key_id, common } => {
+        EnvironmentKeysCommand::Revoke {
+            environment_id,
+            key_id,
+            common,
+        } => {
             let client = connection::client(&common.connection, &process_environment)?;
             let answer = client.environment_keys(&environment_id).revoke(&key_id).await?;
             print_done(&answer, common.output.json, &format!("revoked {key_id}"))

@@ -14,7 +14,12 @@ use crate::terminal::Look;
 
 pub(crate) async fn keys(command: KeysCommand, look: Look) -> Result<Exit> {
     match command {
-        KeysCommand::Create { name, role, expires_in, common } => {
+        KeysCommand::Create {
+            name,
+            role,
+            expires_in,
+            common,
+        } => {
             let mut body = json!({ "name": name });
             if let Some(role) = role {
                 body["role"] = role.into();
@@ -45,15 +50,21 @@ pub(crate) async fn keys(command: KeysCommand, look: Look) -> Result<Exit> {
 
 /// Keys in a table.
 pub(crate) fn rows(items: &[Value], json: bool, look: &Look) -> Result<Exit> {
-    print_list(items, json, look, &["ID", "NAME", "ROLE", "CREATED", "EXPIRES", "STATE"], |item| {
-        let revoked = item.get("revoked_at").is_some_and(|at| !at.is_null());
-        vec![
-            text(item, "/id"),
-            text(item, "/name"),
-            text(item, "/role"),
-            when(item, "/created_at"),
-            when(item, "/expires_at"),
-            if revoked { "revoked" } else { "valid" }.to_owned(),
-        ]
-    })
+    print_list(
+        items,
+        json,
+        look,
+        &["ID", "NAME", "ROLE", "CREATED", "EXPIRES", "STATE"],
+        |item| {
+            let revoked = item.get("revoked_at").is_some_and(|at| !at.is_null());
+            vec![
+                text(item, "/id"),
+                text(item, "/name"),
+                text(item, "/role"),
+                when(item, "/created_at"),
+                when(item, "/expires_at"),
+                if revoked { "revoked" } else { "valid" }.to_owned(),
+            ]
+        },
+    )
 }

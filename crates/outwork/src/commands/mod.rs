@@ -66,7 +66,9 @@ fn print_json(value: &Value) -> Result<()> {
 
 /// One resource for people: its fields, one per line; nested values as indented JSON.
 fn print_fields(value: &Value, look: &Look) -> Result<()> {
-    let Some(fields) = value.as_object() else { return print_json(value) };
+    let Some(fields) = value.as_object() else {
+        return print_json(value);
+    };
     let width = fields.keys().map(|name| name.len()).max().unwrap_or(0);
     let mut out = io::stdout().lock();
     for (name, value) in fields {
@@ -152,7 +154,9 @@ fn words_or_stdin(words: &[String], what: &str) -> Result<String> {
             bail!("there is no {what}: give it as an argument, or on standard input");
         }
         let mut text = String::new();
-        io::stdin().read_to_string(&mut text).with_context(|| format!("could not read the {what}"))?;
+        io::stdin()
+            .read_to_string(&mut text)
+            .with_context(|| format!("could not read the {what}"))?;
         text
     } else {
         words.join(" ")

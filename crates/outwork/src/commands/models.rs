@@ -16,7 +16,11 @@ pub(crate) async fn models(command: ModelsCommand, look: Look) -> Result<Exit> {
             let client = connection::client(&common.connection, &process_environment)?;
             let items = client.models().list(Query::new()).collect(1000).await?;
             print_list(&items, common.output.json, &look, &["ID", "NAME", "CREATED"], |item| {
-                vec![text(item, "/id"), text(item, "/display_name"), when(item, "/created_at")]
+                vec![
+                    text(item, "/id"),
+                    text(item, "/display_name"),
+                    when(item, "/created_at"),
+                ]
             })
         }
         ModelsCommand::Show(one) => {

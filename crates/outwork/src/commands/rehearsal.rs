@@ -21,7 +21,11 @@ pub(crate) async fn rehearsal(args: RehearsalArgs) -> Result<Exit> {
         None => Scenario::built_in(),
     };
     let asked = signals::drain_token()?;
-    let server = Rehearsal::start(Options { listen: args.listen, ..Options::new(scenario) }).await?;
+    let server = Rehearsal::start(Options {
+        listen: args.listen,
+        ..Options::new(scenario)
+    })
+    .await?;
     writeln!(std::io::stdout(), "rehearsal: listening on {}", server.base_url())?;
     asked.cancelled().await;
     server.shutdown().await;

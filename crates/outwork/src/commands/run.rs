@@ -48,7 +48,15 @@ pub(crate) async fn run(args: RunArgs, look: Look) -> Result<Exit> {
         Approver::Nobody
     };
     announce(&session, json, &look)?;
-    let view = View::stdout(json, look, Shown { verbose: args.verbose, user: false, clock: false });
+    let view = View::stdout(
+        json,
+        look,
+        Shown {
+            verbose: args.verbose,
+            user: false,
+            clock: false,
+        },
+    );
     let mut conversation = Conversation::open(&client, &session, view, approver).await?;
     let exit = conversation.say(&task, &mut interrupts).await?;
     let page = conversation.view.page();
@@ -73,11 +81,21 @@ pub(crate) async fn run(args: RunArgs, look: Look) -> Result<Exit> {
 /// Says which session this is: on standard error for machines, whose standard output has events only.
 fn announce(session: &Value, json: bool, look: &Look) -> Result<()> {
     let field = |pointer: &str| sanitize::line(session.pointer(pointer).and_then(Value::as_str).unwrap_or("-"));
-    let line = format!("{} · {} · {}", field("/id"), field("/agent/name"), field("/agent/model/id"));
+    let line = format!(
+        "{} · {} · {}",
+        field("/id"),
+        field("/agent/name"),
+        field("/agent/model/id")
+    );
     if json {
         eprintln!("session {line}");
     } else {
-        writeln!(std::io::stdout(), "{} {}\n", look.paint(style::FAINT, "session "), look.paint(style::FAINT, &line))?;
+        writeln!(
+            std::io::stdout(),
+            "{} {}\n",
+            look.paint(style::FAINT, "session "),
+            look.paint(style::FAINT, &line)
+        )?;
     }
     Ok(())
 }
@@ -93,7 +111,11 @@ async fn session(client: &Client, args: &RunArgs) -> Result<Value> {
     };
     let environment_id = match &args.environment {
         Some(name) if name.starts_with("env_") => name.clone(),
-        Some(name) => named(client.environments().list(page()).collect(SEARCHED).await?, name, "environment")?,
+        Some(name) => named(
+            client.environments().list(page()).collect(SEARCHED).await?,
+            name,
+            "environment",
+        )?,
         None => environment(client).await?,
     };
     let mut body = json!({ "agent": agent_id, "environment_id": environment_id });
@@ -108,12 +130,17 @@ fn page() -> Query {
 }
 
 fn id_of(item: &Value) -> Result<String> {
-    item.get("id").and_then(Value::as_str).map(str::to_owned).context("the server answered without an id")
+    item.get("id")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .context("the server answered without an id")
 }
 
 /// The one item of this name.
 fn named(items: Vec<Value>, name: &str, what: &str) -> Result<String> {
-    let mut found = items.iter().filter(|item| item.get("name").and_then(Value::as_str) == Some(name));
+    let mut found = items
+        .iter()
+        .filter(|item| item.get("name").and_then(Value::as_str) == Some(name));
     match (found.next(), found.next()) {
         (Some(one), None) => id_of(one),
         (None, _) => bail!("there is no {what} with the name `{name}`; see `outwork {what}s list`"),
@@ -197,7 +224,17 @@ mod tests {
             ]
         };
         assert_eq!(named(items(), "a", "agent").unwrap(), "agent_1");
-        assert!(named(items(), "b", "agent").unwrap_err().to_string().contains("several"));
-        assert!(named(items(), "c", "agent").unwrap_err().to_string().contains("outwork agents list"));
+        assert!(
+            named(items(), "b", "agent")
+                .unwrap_err()
+                .to_string()
+                .contains("several")
+        );
+        assert!(
+            named(items(), "c", "agent")
+                .unwrap_err()
+                .to_string()
+                .contains("outwork agents list")
+        );
     }
 }

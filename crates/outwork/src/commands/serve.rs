@@ -54,7 +54,10 @@ pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
 
 fn job(args: &UpArgs, config: &PlaneConfig, plane: &Plane) -> Job {
     Job {
-        base_url: args.local_url.clone().unwrap_or_else(|| roles::local_url(plane, config.tls.is_some())),
+        base_url: args
+            .local_url
+            .clone()
+            .unwrap_or_else(|| roles::local_url(plane, config.tls.is_some())),
         ca_files: config.tls.iter().map(|tls| tls.cert.clone()).collect(),
         queue: Queue::Cloud,
         key: roles::worker_key(plane),

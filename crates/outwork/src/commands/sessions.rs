@@ -18,7 +18,13 @@ use crate::terminal::view::View;
 
 pub(crate) async fn sessions(command: SessionsCommand, look: Look) -> Result<Exit> {
     match command {
-        SessionsCommand::Create { agent, environment, title, message, common } => {
+        SessionsCommand::Create {
+            agent,
+            environment,
+            title,
+            message,
+            common,
+        } => {
             let mut body = json!({ "agent": agent, "environment_id": environment });
             if let Some(title) = title {
                 body["title"] = title.into();
@@ -34,7 +40,11 @@ pub(crate) async fn sessions(command: SessionsCommand, look: Look) -> Result<Exi
             for status in status {
                 query = query.with("statuses[]", status);
             }
-            let items = connect(&list.common)?.sessions().list(query).collect(list.limit).await?;
+            let items = connect(&list.common)?
+                .sessions()
+                .list(query)
+                .collect(list.limit)
+                .await?;
             rows(&items, list.common.output.json, &look)
         }
         SessionsCommand::Show(one) => {
@@ -69,7 +79,11 @@ pub(crate) async fn sessions(command: SessionsCommand, look: Look) -> Result<Exi
             )
             .await
         }
-        SessionsCommand::Deny { one, event_ids, message } => {
+        SessionsCommand::Deny {
+            one,
+            event_ids,
+            message,
+        } => {
             decide(&one, event_ids, "denied", |id| {
                 let mut answer = json!({ "type": "user.tool_confirmation", "tool_use_id": id, "result": "deny" });
                 if let Some(message) = &message {
@@ -96,19 +110,33 @@ async fn send(client: &Client, session_id: &str, events: &[Value]) -> Result<Val
 }
 
 fn rows(items: &[Value], json: bool, look: &Look) -> Result<Exit> {
-    print_list(items, json, look, &["ID", "STATUS", "AGENT", "CREATED", "TITLE"], |item| {
-        vec![
-            text(item, "/id"),
-            text(item, "/status"),
-            text(item, "/agent/name"),
-            when(item, "/created_at"),
-            text(item, "/title"),
-        ]
-    })
+    print_list(
+        items,
+        json,
+        look,
+        &["ID", "STATUS", "AGENT", "CREATED", "TITLE"],
+        |item| {
+            vec![
+                text(item, "/id"),
+                text(item, "/status"),
+                text(item, "/agent/name"),
+                when(item, "/created_at"),
+                text(item, "/title"),
+            ]
+        },
+    )
 }
 
 fn view(one: &One, verbose: bool, look: Look) -> View {
-    View::stdout(one.common.output.json, look, Shown { verbose, user: true, clock: true })
+    View::stdout(
+        one.common.output.json,
+        look,
+        Shown {
+            verbose,
+            user: true,
+            clock: true,
+        },
+    )
 }
 
 async fn events(one: &One, types: &[String], verbose: bool, look: Look) -> Result<Exit> {
@@ -154,7 +182,11 @@ async fn stream(one: &One, verbose: bool, look: Look) -> Result<Exit> {
 
 async fn decide(one: &One, ids: Vec<String>, done: &str, answer: impl Fn(&str) -> Value) -> Result<Exit> {
     let client = connect(&one.common)?;
-    let ids = if ids.is_empty() { waiting(&client, &one.id).await? } else { ids };
+    let ids = if ids.is_empty() {
+        waiting(&client, &one.id).await?
+    } else {
+        ids
+    };
     if ids.is_empty() {
         bail!("no call of {} waits for an approval", one.id);
     }
@@ -165,8 +197,12 @@ async fn decide(one: &One, ids: Vec<String>, done: &str, answer: impl Fn(&str) -
 
 /// The calls of a session that ask and have no answer yet, oldest first.
 async fn waiting(client: &Client, session_id: &str) -> Result<Vec<String>> {
-    let events =
-        client.sessions().events(session_id).list(Query::new().with("limit", 100))?.collect(usize::MAX).await?;
+    let events = client
+        .sessions()
+        .events(session_id)
+        .list(Query::new().with("limit", 100))?
+        .collect(usize::MAX)
+        .await?;
     Ok(unanswered(&events))
 }
 

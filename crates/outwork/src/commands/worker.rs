@@ -71,12 +71,18 @@ fn first(names: [&str; 2]) -> Option<String> {
 }
 
 fn environment_id(args: &QueueArgs) -> Result<String> {
-    let id = args.environment_id.clone().or_else(|| first(["OUTWORK_ENVIRONMENT_ID", "ANTHROPIC_ENVIRONMENT_ID"]));
+    let id = args
+        .environment_id
+        .clone()
+        .or_else(|| first(["OUTWORK_ENVIRONMENT_ID", "ANTHROPIC_ENVIRONMENT_ID"]));
     id.context("there is no environment: give --environment-id, or set OUTWORK_ENVIRONMENT_ID")
 }
 
 fn environment_key(args: &QueueArgs) -> Option<SecretString> {
-    let key = args.environment_key.clone().or_else(|| first(["OUTWORK_ENVIRONMENT_KEY", "ANTHROPIC_ENVIRONMENT_KEY"]));
+    let key = args
+        .environment_key
+        .clone()
+        .or_else(|| first(["OUTWORK_ENVIRONMENT_KEY", "ANTHROPIC_ENVIRONMENT_KEY"]));
     key.map(SecretString::from)
 }
 
@@ -84,7 +90,9 @@ fn environment_key(args: &QueueArgs) -> Option<SecretString> {
 fn secret_of_item(path: &Path) -> Result<Option<SecretString>> {
     let mut text = String::new();
     if path.as_os_str() == "-" {
-        std::io::stdin().read_to_string(&mut text).context("could not read the work item on standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("could not read the work item on standard input")?;
     } else {
         text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
     }

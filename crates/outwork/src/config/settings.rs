@@ -25,7 +25,8 @@ pub(super) fn read(path: Option<&Path>) -> Result<Settings> {
         None => defaults,
         Some(path) => {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).with_context(|| format!("could not read the settings in {name}"))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("could not read the settings in {name}"))?;
             parse::<Settings>(&text, &name)?;
             lay_over(defaults, parse::<Table>(&text, &name)?)
         }
@@ -35,7 +36,9 @@ pub(super) fn read(path: Option<&Path>) -> Result<Settings> {
 
 pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str, name: &str) -> Result<T> {
     toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let line = error
+            .span()
+            .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         anyhow!("{name}, line {line}: {}", error.message())
     })
 }
@@ -43,7 +46,9 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str, name: &str) -> R
 fn lay_over(mut below: Table, above: Table) -> Table {
     for (name, value) in above {
         match (below.get_mut(&name), value) {
-            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => *under = lay_over(std::mem::take(under), over),
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => {
+                *under = lay_over(std::mem::take(under), over)
+            }
             (_, value) => drop(below.insert(name, value)),
         }
     }

@@ -64,20 +64,32 @@ pub(crate) fn whole(name: &str, input: Option<&Map<String, Value>>) -> String {
 
 /// The lines that an edit takes away and puts in; at most [`DETAILS`] of each.
 pub(crate) fn details(name: &str, input: Option<&Map<String, Value>>) -> Vec<(char, String)> {
-    let (Some(input), "edit") = (input, name) else { return Vec::new() };
+    let (Some(input), "edit") = (input, name) else {
+        return Vec::new();
+    };
     let lines = |field: &str| input.get(field).and_then(Value::as_str).unwrap_or_default();
-    let (old, new): (Vec<&str>, Vec<&str>) =
-        (lines("old_string").lines().collect(), lines("new_string").lines().collect());
+    let (old, new): (Vec<&str>, Vec<&str>) = (
+        lines("old_string").lines().collect(),
+        lines("new_string").lines().collect(),
+    );
     // Lines that frame the change are not the change.
     let same = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
     let (old, new) = (&old[same..], &new[same..]);
-    let tail = old.iter().rev().zip(new.iter().rev()).take_while(|(a, b)| a == b).count();
+    let tail = old
+        .iter()
+        .rev()
+        .zip(new.iter().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
     let (old, new) = (&old[..old.len() - tail], &new[..new.len() - tail]);
     let mut out = Vec::new();
     for (sign, lines) in [('-', old), ('+', new)] {
         out.extend(lines.iter().take(DETAILS).map(|line| (sign, sanitize::line(line))));
         if lines.len() > DETAILS {
-            out.push((sign, format!("… {}", counted((lines.len() - DETAILS) as u64, "more line"))));
+            out.push((
+                sign,
+                format!("… {}", counted((lines.len() - DETAILS) as u64, "more line")),
+            ));
         }
     }
     out
@@ -111,9 +123,21 @@ mod tests {
         for (name, input, wanted) in [
             ("bash", json!({"command": "cd x\nmake\n"}), "cd x (+1 line)"),
             ("bash", json!({"restart": true}), "(a new shell)"),
-            ("read", json!({"file_path": "a.py", "view_range": [1, 20]}), "a.py lines 1–20"),
-            ("write", json!({"file_path": "a.py", "content": "1\n2\n"}), "a.py (2 lines)"),
-            ("edit", json!({"file_path": "a.py", "old_string": "a", "new_string": "b"}), "a.py"),
+            (
+                "read",
+                json!({"file_path": "a.py", "view_range": [1, 20]}),
+                "a.py lines 1–20",
+            ),
+            (
+                "write",
+                json!({"file_path": "a.py", "content": "1\n2\n"}),
+                "a.py (2 lines)",
+            ),
+            (
+                "edit",
+                json!({"file_path": "a.py", "old_string": "a", "new_string": "b"}),
+                "a.py",
+            ),
             ("grep", json!({"pattern": "x+", "path": "src"}), "x+ in src"),
             ("weather", json!({"city": "Bern\u{1b}[2J"}), r#"city="Bern\u001b[2J""#),
             ("bash", json!({"command": "echo \u{1b}]0;x\u{7}"}), "echo ␛]0;x␇"),
@@ -127,7 +151,10 @@ mod tests {
         let command = format!("ls {}\n\nrm -rf build", "x".repeat(200));
         assert_eq!(whole("bash", json!({ "command": command }).as_object()), command);
         let input = json!({"file_path": "a", "content": "1\n2\u{1b}", "deep": {"a": [1]}});
-        assert_eq!(whole("write", input.as_object()), "file_path: a\ncontent: 1\n2␛\ndeep: {\"a\":[1]}");
+        assert_eq!(
+            whole("write", input.as_object()),
+            "file_path: a\ncontent: 1\n2␛\ndeep: {\"a\":[1]}"
+        );
         let input = json!({"command": "ls", "restart": true});
         assert_eq!(whole("bash", input.as_object()), "command: ls\nrestart: true");
     }

@@ -14,7 +14,10 @@ pub(crate) struct Table {
 impl Table {
     /// An empty table.
     pub(crate) fn new(headings: &[&'static str]) -> Self {
-        Self { headings: headings.to_vec(), rows: Vec::new() }
+        Self {
+            headings: headings.to_vec(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row; missing cells are empty.
@@ -30,7 +33,12 @@ impl Table {
             .iter()
             .enumerate()
             .map(|(place, heading)| {
-                let widest = self.rows.iter().filter_map(|row| row.get(place)).map(|cell| columns(cell)).max();
+                let widest = self
+                    .rows
+                    .iter()
+                    .filter_map(|row| row.get(place))
+                    .map(|cell| columns(cell))
+                    .max();
                 widest.unwrap_or(0).max(columns(heading))
             })
             .collect();
@@ -63,7 +71,14 @@ mod tests {
         let mut table = Table::new(&["ID", "NAME", "STATE"]);
         table.row(["agent_1".into(), "日本".into(), "idle".into()]);
         table.row(["agent_22".into(), "a\x1b[31m".into(), "running".into()]);
-        let look = Look { width: 80, colour: false, live: false };
-        assert_eq!(table.render(&look), "ID        NAME    STATE\nagent_1   日本    idle\nagent_22  a␛[31m  running");
+        let look = Look {
+            width: 80,
+            colour: false,
+            live: false,
+        };
+        assert_eq!(
+            table.render(&look),
+            "ID        NAME    STATE\nagent_1   日本    idle\nagent_22  a␛[31m  running"
+        );
     }
 }

@@ -103,7 +103,11 @@ impl Tally {
             0 => String::new(),
             cached => format!(" ({} cached)", count(cached)),
         };
-        format!("{} tokens in{cached}, {} out", count(self.tokens_in), count(self.tokens_out))
+        format!(
+            "{} tokens in{cached}, {} out",
+            count(self.tokens_in),
+            count(self.tokens_out)
+        )
     }
 
     fn add(&mut self, event: &ObservedEvent, at: Option<Time>) {
@@ -114,7 +118,12 @@ impl Tally {
             "agent.tool_use" | "agent.custom_tool_use" | "agent.mcp_tool_use" => self.calls += 1,
             "span.model_request_end" => {
                 self.model_requests += 1;
-                let tokens = |name: &str| event.at(&format!("model_usage/{name}")).and_then(Value::as_u64).unwrap_or(0);
+                let tokens = |name: &str| {
+                    event
+                        .at(&format!("model_usage/{name}"))
+                        .and_then(Value::as_u64)
+                        .unwrap_or(0)
+                };
                 self.tokens_cached += tokens("cache_read_input_tokens");
                 self.tokens_in +=
                     tokens("input_tokens") + tokens("cache_read_input_tokens") + tokens("cache_creation_input_tokens");
@@ -196,7 +205,10 @@ impl<W: Write> Transcript<W> {
         self.close()?;
         let question = self.look.paint(style::WARN, &sanitize::line(question));
         write!(self.out, "{}{question} {choices}", " ".repeat(self.indent()))?;
-        self.open = Some(Open { call_id: None, column: 0 });
+        self.open = Some(Open {
+            call_id: None,
+            column: 0,
+        });
         self.out.flush()
     }
 
@@ -241,7 +253,10 @@ impl<W: Write> Transcript<W> {
     }
 
     fn error(&mut self, event: &ObservedEvent) -> io::Result<()> {
-        let message = event.at("error/message").and_then(Value::as_str).unwrap_or("no message");
+        let message = event
+            .at("error/message")
+            .and_then(Value::as_str)
+            .unwrap_or("no message");
         let retry = match event.at("error/retry_status/type").and_then(Value::as_str) {
             Some("retrying") => " (trying again)",
             Some("exhausted") => " (no more retries)",
@@ -260,7 +275,10 @@ impl<W: Write> Transcript<W> {
         });
         let what = what.unwrap_or_default();
         let decision = event.text("result").unwrap_or("answer").to_owned();
-        let why = event.text("deny_message").map(|why| format!(": {why}")).unwrap_or_default();
+        let why = event
+            .text("deny_message")
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
         self.prose("you", style::STRONG, &format!("{decision} {what}{why}"))
     }
 
@@ -278,7 +296,11 @@ impl<W: Write> Transcript<W> {
             }
             _ => {
                 self.close()?;
-                if text.trim().is_empty() { Ok(()) } else { self.prose("agent", style::STRONG, &text) }
+                if text.trim().is_empty() {
+                    Ok(())
+                } else {
+                    self.prose("agent", style::STRONG, &text)
+                }
             }
         }
     }
@@ -288,12 +310,19 @@ impl<W: Write> Transcript<W> {
             "agent.message" => {
                 self.end_writing()?;
                 let wrap = Wrap::new(self.indent(), self.look.width);
-                self.writing = Some(Writing { id: id.to_owned(), text: String::new(), wrap });
+                self.writing = Some(Writing {
+                    id: id.to_owned(),
+                    text: String::new(),
+                    wrap,
+                });
             }
             "agent.thinking" if self.look.live => {
                 self.label("agent", style::STRONG)?;
                 write!(self.out, "{}", self.look.paint(style::FAINT, "thinking …"))?;
-                self.open = Some(Open { call_id: None, column: 0 });
+                self.open = Some(Open {
+                    call_id: None,
+                    column: 0,
+                });
             }
             _ => {}
         }
@@ -306,10 +335,15 @@ impl<W: Write> Transcript<W> {
             return Ok(());
         }
         let harmless = sanitize::lines(text);
-        let Some(mut writing) = self.writing.take() else { return Ok(()) };
+        let Some(mut writing) = self.writing.take() else {
+            return Ok(());
+        };
         if writing.text.is_empty() {
             self.label("agent", style::STRONG)?;
-            self.open = Some(Open { call_id: None, column: 0 });
+            self.open = Some(Open {
+                call_id: None,
+                column: 0,
+            });
             writing.wrap.after_label();
         }
         writing.text.push_str(text);
@@ -329,23 +363,45 @@ impl<W: Write> Transcript<W> {
             line.push_str(" asks");
         }
         write!(self.out, "{line}")?;
-        self.open = Some(Open { call_id: Some(event.id.clone()), column: self.indent() + columns(&line) });
+        self.open = Some(Open {
+            call_id: Some(event.id.clone()),
+            column: self.indent() + columns(&line),
+        });
         let change = calls::details(&name, event.input());
-        self.calls.insert(event.id.clone(), Call { name, title, at, number: self.tally.calls, change });
+        self.calls.insert(
+            event.id.clone(),
+            Call {
+                name,
+                title,
+                at,
+                number: self.tally.calls,
+                change,
+            },
+        );
         Ok(())
     }
 
     fn end_call(&mut self, event: &ObservedEvent, at: Option<Time>) -> io::Result<()> {
         let id = event.call_id().unwrap_or_default();
-        let (mark, colour) = if event.is_error() { ("✗", style::BAD) } else { ("✓", style::GOOD) };
+        let (mark, colour) = if event.is_error() {
+            ("✗", style::BAD)
+        } else {
+            ("✓", style::GOOD)
+        };
         let call = self.calls.remove(id);
         let began = call.as_ref().and_then(|call| self.began(call));
         let took = between(began, at).map(span).unwrap_or_default();
         let verdict = format!("{took:>6} {mark}");
-        let painted =
-            format!("{} {}", self.look.paint(style::FAINT, &format!("{took:>6}")), self.look.paint(colour, mark));
+        let painted = format!(
+            "{} {}",
+            self.look.paint(style::FAINT, &format!("{took:>6}")),
+            self.look.paint(colour, mark)
+        );
         self.last_result = call.as_ref().map(|call| call.number).zip(at).or(self.last_result);
-        let own_line = self.open.as_ref().filter(|open| open.call_id.as_deref() == Some(id) && !id.is_empty());
+        let own_line = self
+            .open
+            .as_ref()
+            .filter(|open| open.call_id.as_deref() == Some(id) && !id.is_empty());
         match own_line.map(|open| open.column) {
             Some(column) => {
                 let gap = self.look.width.saturating_sub(column + columns(&verdict)).max(1);
@@ -353,7 +409,10 @@ impl<W: Write> Transcript<W> {
                 self.open = None;
             }
             None => {
-                let (name, title) = call.as_ref().map(|c| (c.name.clone(), c.title.clone())).unwrap_or_default();
+                let (name, title) = call
+                    .as_ref()
+                    .map(|c| (c.name.clone(), c.title.clone()))
+                    .unwrap_or_default();
                 self.label(if name.is_empty() { "result" } else { &name }, style::NAME)?;
                 let room = self.look.width.saturating_sub(self.indent() + columns(&verdict) + 1);
                 let line = pad(&cut(&format!("↳ {title}"), room), room);
@@ -406,7 +465,11 @@ impl<W: Write> Transcript<W> {
     fn whole(&mut self, line: &str) -> io::Result<()> {
         self.close()?;
         let indent = " ".repeat(self.indent());
-        writeln!(self.out, "{indent}{}", self.look.paint(style::FAINT, &sanitize::line(line)))
+        writeln!(
+            self.out,
+            "{indent}{}",
+            self.look.paint(style::FAINT, &sanitize::line(line))
+        )
     }
 
     fn prose(&mut self, label: &str, colour: Style, text: &str) -> io::Result<()> {

@@ -24,9 +24,15 @@ impl View {
     /// Anywhere.
     pub(crate) fn new(out: Out, json: bool, look: Look, shown: Shown) -> Self {
         if json {
-            Self { transcript: Transcript::new(Box::new(io::sink()), look, shown), json: Some(out) }
+            Self {
+                transcript: Transcript::new(Box::new(io::sink()), look, shown),
+                json: Some(out),
+            }
         } else {
-            Self { transcript: Transcript::new(out, look, shown), json: None }
+            Self {
+                transcript: Transcript::new(out, look, shown),
+                json: None,
+            }
         }
     }
 

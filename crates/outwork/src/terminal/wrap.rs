@@ -138,7 +138,10 @@ mod tests {
         let out = whole(
             "The quick brown fox jumps over the lazy dog.\n\nA new paragraph: https://example.com/a/very/long/address",
         );
-        assert!(out.starts_with("  The quick brown fox\n  jumps over the lazy\n  dog.\n\n  A new"), "{out}");
+        assert!(
+            out.starts_with("  The quick brown fox\n  jumps over the lazy\n  dog.\n\n  A new"),
+            "{out}"
+        );
         assert!(out.lines().all(|line| columns(line) <= 24), "{out}");
     }
 
@@ -146,7 +149,11 @@ mod tests {
     fn code_keeps_its_lines() {
         let code = "```\nlet x = some + long;  // y\n```";
         let out = whole(code);
-        let joined: String = out.lines().map(|l| l.trim_start_matches("  ")).collect::<Vec<_>>().join("");
+        let joined: String = out
+            .lines()
+            .map(|l| l.trim_start_matches("  "))
+            .collect::<Vec<_>>()
+            .join("");
         assert_eq!(joined, code.replace('\n', ""));
         assert!(whole("- a\n  - b").ends_with("    - b"));
     }

@@ -35,11 +35,7 @@ pub(crate) async fn retrieve(app: &App, access: &Access, id: &EnvironmentId) -> 
 }
 
 /// The environment of that id in a workspace.
-pub(crate) async fn find(
-    app: &App,
-    workspace: &WorkspaceId,
-    id: &EnvironmentId,
-) -> Result<EnvironmentRow, ApiError> {
+pub(crate) async fn find(app: &App, workspace: &WorkspaceId, id: &EnvironmentId) -> Result<EnvironmentRow, ApiError> {
     app.store.environment(workspace, id).await.map_err(with_code)
 }
 
@@ -150,7 +146,10 @@ pub(crate) fn coded(error: ApiError, code: &str) -> ApiError {
 
 fn with_code(error: StoreError) -> ApiError {
     match error {
-        StoreError::NotFound { what: "environment", id } => not_found(&id),
+        StoreError::NotFound {
+            what: "environment",
+            id,
+        } => not_found(&id),
         other => other.into(),
     }
 }

@@ -46,11 +46,7 @@ pub(crate) async fn list(
 }
 
 /// Everything that happens in a session from now on. A session that is over has an empty stream.
-pub(crate) async fn watch(
-    app: &App,
-    access: &Access,
-    id: &SessionId,
-) -> Result<mpsc::Receiver<Arc<Frame>>, ApiError> {
+pub(crate) async fn watch(app: &App, access: &Access, id: &SessionId) -> Result<mpsc::Receiver<Arc<Frame>>, ApiError> {
     let row = sessions::find(app, access, id).await?;
     if row.status == SessionStatus::Terminated {
         return Ok(mpsc::channel(1).1);

@@ -102,7 +102,9 @@ impl From<StoreError> for ApiError {
             StoreError::InvalidCursor => ApiError::invalid(message),
             StoreError::Unavailable { .. } | StoreError::Closed => ApiError {
                 kind: ErrorKind::Unavailable,
-                message: "The server cannot store anything at the moment and has kept nothing of this request; try again.".into(),
+                message:
+                    "The server cannot store anything at the moment and has kept nothing of this request; try again."
+                        .into(),
                 details: None,
                 cause: Some(anyhow::anyhow!(message)),
             },

@@ -16,10 +16,13 @@ pub(crate) async fn list(app: &App, _access: &Access) -> Result<Vec<ModelInfo>, 
 
 /// One model of the provider.
 pub(crate) async fn retrieve(app: &App, _access: &Access, id: &str) -> Result<ModelInfo, ApiError> {
-    client(app)?.retrieve_model(id).await.map_err(|failure| match failure.kind {
-        FailureKind::Rejected => ApiError::not_found("model", &crate::http::shortened(id)),
-        _ => failed(failure),
-    })
+    client(app)?
+        .retrieve_model(id)
+        .await
+        .map_err(|failure| match failure.kind {
+            FailureKind::Rejected => ApiError::not_found("model", &crate::http::shortened(id)),
+            _ => failed(failure),
+        })
 }
 
 fn client(app: &App) -> Result<&ModelClient, ApiError> {

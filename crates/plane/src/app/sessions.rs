@@ -192,4 +192,3 @@ pub(crate) async fn delete(app: &App, access: &Access, id: &SessionId) -> Result
         other => other,
     }
 }
-

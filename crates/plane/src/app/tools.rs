@@ -188,12 +188,16 @@ pub(crate) fn resolve_tools(params: &[ToolParams], path: &str) -> Result<Vec<Too
 
 impl ToolParams {
     fn toolset(&self, at: &str) -> Result<Tool, ApiError> {
-        self.refuse(at, "agent_toolset_20260401", &[
-            ("name", self.name.is_some()),
-            ("description", self.description.is_some()),
-            ("input_schema", self.input_schema.is_some()),
-            ("mcp_server_name", self.mcp_server_name.is_some()),
-        ])?;
+        self.refuse(
+            at,
+            "agent_toolset_20260401",
+            &[
+                ("name", self.name.is_some()),
+                ("description", self.description.is_some()),
+                ("input_schema", self.input_schema.is_some()),
+                ("mcp_server_name", self.mcp_server_name.is_some()),
+            ],
+        )?;
         let given = self.default_config.as_ref();
         let default_config = DefaultToolConfig {
             enabled: given.and_then(|c| c.enabled).unwrap_or(true),
@@ -221,11 +225,15 @@ impl ToolParams {
     }
 
     fn custom(&self, at: &str) -> Result<CustomTool, ApiError> {
-        self.refuse(at, "custom", &[
-            ("configs", self.configs.is_some()),
-            ("default_config", self.default_config.is_some()),
-            ("mcp_server_name", self.mcp_server_name.is_some()),
-        ])?;
+        self.refuse(
+            at,
+            "custom",
+            &[
+                ("configs", self.configs.is_some()),
+                ("default_config", self.default_config.is_some()),
+                ("mcp_server_name", self.mcp_server_name.is_some()),
+            ],
+        )?;
         let required = |field: &str| ApiError::invalid(format!("{at}.{field}: is required for a custom tool"));
         let name = self.name.clone().ok_or_else(|| required("name"))?;
         check_tool_name(&format!("{at}.name"), &name)?;
@@ -326,7 +334,10 @@ impl PolicyParams {
 
 fn check_tool_name(at: &str, name: &str) -> Result<(), ApiError> {
     check_length(at, name, 1..=MAX_TOOL_NAME)?;
-    if let Some(wrong) = name.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '_' && *c != '-') {
+    if let Some(wrong) = name
+        .chars()
+        .find(|c| !c.is_ascii_alphanumeric() && *c != '_' && *c != '-')
+    {
         return Err(ApiError::invalid(format!(
             "{at}: may have letters, digits, `_` and `-` only, not `{}`",
             wrong.escape_debug()
@@ -403,7 +414,9 @@ pub(crate) fn resolve_model(
 ) -> Result<ModelConfig, ApiError> {
     check_length(&format!("{path}.id"), &params.id, 1..=MAX_MODEL_ID)?;
     if params.id.chars().any(char::is_control) {
-        return Err(ApiError::invalid(format!("{path}.id: must not have control characters")));
+        return Err(ApiError::invalid(format!(
+            "{path}.id: must not have control characters"
+        )));
     }
     if params.inference_geo.is_some() {
         return Err(ApiError::invalid(format!(
@@ -608,20 +621,29 @@ mod tests {
         let setting = refusal(toolset(
             json!([{ "name": "web_fetch", "enabled": false, "max_content_tokens": 5 }]),
         ));
-        assert!(setting.starts_with("tools.0.configs.0.max_content_tokens: "), "{setting}");
+        assert!(
+            setting.starts_with("tools.0.configs.0.max_content_tokens: "),
+            "{setting}"
+        );
         let setting = refusal(toolset(json!([{ "name": "bash", "allowed_domains": [] }])));
         assert!(setting.ends_with("is not a setting of bash"), "{setting}");
         let auto = refusal(toolset(
             json!([{ "name": "bash", "permission_policy": { "type": "auto" } }]),
         ));
-        assert!(auto.starts_with("tools.0.configs.0.permission_policy.type: auto"), "{auto}");
+        assert!(
+            auto.starts_with("tools.0.configs.0.permission_policy.type: auto"),
+            "{auto}"
+        );
         let twice = refusal(toolset(json!([{ "name": "bash" }, { "name": "bash" }])));
         assert!(twice.starts_with("tools.0.configs.1.name: "), "{twice}");
         let kind = refusal(toolset(json!([{ "name": "bash", "type": "read" }])));
         assert!(kind.starts_with("tools.0.configs.0.type: "), "{kind}");
         let mcp = refusal(json!([{ "type": "mcp_toolset", "mcp_server_name": "x" }]));
         assert!(mcp.starts_with("tools.0.type: mcp_toolset"), "{mcp}");
-        assert!(refusal(json!([{ "type": "agent_toolset_20260401" }, { "type": "agent_toolset_20260401" }])).contains("twice"));
+        assert!(
+            refusal(json!([{ "type": "agent_toolset_20260401" }, { "type": "agent_toolset_20260401" }]))
+                .contains("twice")
+        );
         assert!(refusal(json!([{ "type": "computer" }])).contains("`computer`"));
         assert!(refusal(json!([{ "type": "custom", "colour": 1 }])).contains("`colour`"));
         assert!(refusal(toolset(Value::Null)).contains("null"));
@@ -651,14 +673,19 @@ mod tests {
         let Tool::Custom(tool) = &tools(custom("a", nulls)).unwrap()[0] else {
             panic!("a custom tool was given");
         };
-        assert_eq!(Value::from(tool.input_schema.clone()), json!({ "type": "object", "additionalProperties": false }));
+        assert_eq!(
+            Value::from(tool.input_schema.clone()),
+            json!({ "type": "object", "additionalProperties": false })
+        );
         let mut two = custom("a", object());
         let entry = two[0].clone();
         two.as_array_mut().unwrap().push(entry);
         assert!(refusal(two).starts_with("tools.1.name: "));
         let missing = refusal(json!([{ "type": "custom", "name": "a", "description": "d" }]));
         assert!(missing.starts_with("tools.0.input_schema: "), "{missing}");
-        let many: Vec<Value> = (0..257).map(|n| custom(&format!("t{n}"), object())[0].clone()).collect();
+        let many: Vec<Value> = (0..257)
+            .map(|n| custom(&format!("t{n}"), object())[0].clone())
+            .collect();
         assert!(refusal(json!(many)).contains("256"));
     }
 
@@ -677,9 +704,16 @@ mod tests {
 
         assert_eq!(model(json!("n"), Some(&word)).unwrap().effort, Some(Effort::Xhigh {}));
         assert_eq!(model(json!("n"), Some(&word)).unwrap().speed, None);
-        assert_eq!(model(json!({ "id": "n", "effort": null }), Some(&word)).unwrap().effort, None);
+        assert_eq!(
+            model(json!({ "id": "n", "effort": null }), Some(&word)).unwrap().effort,
+            None
+        );
 
-        assert!(model(json!({ "id": "m", "inference_geo": "eu" }), None).unwrap_err().starts_with("model.inference_geo"));
+        assert!(
+            model(json!({ "id": "m", "inference_geo": "eu" }), None)
+                .unwrap_err()
+                .starts_with("model.inference_geo")
+        );
         assert!(model(json!(""), None).unwrap_err().starts_with("model.id"));
         for wrong in [
             json!(1),
@@ -697,7 +731,11 @@ mod tests {
     fn metadata_is_checked_and_merged() {
         let map = |value: Value| value.as_object().unwrap().clone();
         assert!(checked_metadata(map(json!({ "a": "b", "c": "" }))).is_ok());
-        assert!(checked_metadata(map(json!({ "a": 1 }))).unwrap_err().starts_with("metadata.a: "));
+        assert!(
+            checked_metadata(map(json!({ "a": 1 })))
+                .unwrap_err()
+                .starts_with("metadata.a: ")
+        );
         assert!(checked_metadata(map(json!({ "a": null }))).is_err());
         assert!(checked_metadata(map(json!({ "": "b" }))).is_err());
         assert!(checked_metadata(map(json!({ "k".repeat(65): "b" }))).is_err());

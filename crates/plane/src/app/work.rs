@@ -134,7 +134,14 @@ pub(crate) async fn heartbeat(
 ) -> Result<Heartbeat, ApiError> {
     let outcome = app
         .store
-        .heartbeat_work(access.workspace()?, environment, id, expected, desired_ttl_seconds, Time::now())
+        .heartbeat_work(
+            access.workspace()?,
+            environment,
+            id,
+            expected,
+            desired_ttl_seconds,
+            Time::now(),
+        )
         .await?;
     match outcome {
         BeatOutcome::Beat(heartbeat) => Ok(heartbeat),
@@ -149,17 +156,19 @@ pub(crate) async fn heartbeat(
                 shortened(expected.as_deref().unwrap_or("NULL")),
                 actual.as_deref().unwrap_or("NULL"),
             );
-            Err(ApiError::new(ErrorKind::PreconditionFailed, message).with_details(json!({
-                "error_code": "heartbeat_precondition_failed",
-                "error_visibility": "user_facing",
-                "current_state": {
-                    "state": current.state,
-                    "last_heartbeat": current.last_heartbeat,
-                    "lease_updated_at": current.lease_updated_at,
-                    "lease_extended": false,
-                    "ttl_seconds": current.ttl_seconds,
-                },
-            })))
+            Err(
+                ApiError::new(ErrorKind::PreconditionFailed, message).with_details(json!({
+                    "error_code": "heartbeat_precondition_failed",
+                    "error_visibility": "user_facing",
+                    "current_state": {
+                        "state": current.state,
+                        "last_heartbeat": current.last_heartbeat,
+                        "lease_updated_at": current.lease_updated_at,
+                        "lease_extended": false,
+                        "ttl_seconds": current.ttl_seconds,
+                    },
+                })),
+            )
         }
     }
 }
@@ -181,7 +190,10 @@ pub(crate) async fn stop(
         // A session that has more to do needs a new item. A worker that gives items up at once must not make the
         // queue spin.
         let work = &outcome.work;
-        let held = work.stopped_at.zip(work.acknowledged_at).map(|(end, begin)| end.seconds_since(begin));
+        let held = work
+            .stopped_at
+            .zip(work.acknowledged_at)
+            .map(|(end, begin)| end.seconds_since(begin));
         let delay = if held.is_some_and(|seconds| seconds < 1.0) {
             GIVEN_UP_DELAY
         } else {
@@ -216,10 +228,7 @@ pub(crate) async fn update(
     let workspace = access.workspace()?;
     let mut metadata = app.store.work(workspace, environment, id).await?.metadata;
     merge_metadata(&mut metadata, &patch, false).map_err(invalid_metadata)?;
-    Ok(app
-        .store
-        .merge_work_metadata(workspace, environment, id, patch)
-        .await?)
+    Ok(app.store.merge_work_metadata(workspace, environment, id, patch).await?)
 }
 
 /// The items of an environment, newest first. A cloud environment has no queue that anybody outside sees.
@@ -246,6 +255,9 @@ pub(crate) async fn stats(
     environment: &EnvironmentId,
 ) -> Result<(WorkStats, EnvironmentKind), ApiError> {
     let row = environments::retrieve(app, access, environment).await?;
-    let stats = app.store.work_stats(&row.workspace_id, environment, Time::now()).await?;
+    let stats = app
+        .store
+        .work_stats(&row.workspace_id, environment, Time::now())
+        .await?;
     Ok((stats, row.kind))
 }

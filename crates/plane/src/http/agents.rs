@@ -128,7 +128,11 @@ struct CreateParams {
 impl CreateParams {
     fn resolve(self) -> Result<AgentSpec, ApiError> {
         check_length("name", &self.name, 1..=MAX_NAME)?;
-        check_unsupported(self.mcp_servers.as_ref(), self.skills.as_ref(), self.multiagent.as_ref())?;
+        check_unsupported(
+            self.mcp_servers.as_ref(),
+            self.skills.as_ref(),
+            self.multiagent.as_ref(),
+        )?;
         Ok(AgentSpec {
             model: resolve_model(&self.model, None, "model")?,
             tools: resolve_tools(self.tools.as_deref().unwrap_or_default(), "tools")?,
@@ -178,7 +182,11 @@ impl UpdateParams {
         if let Some(name) = &self.name {
             check_length("name", name, 1..=MAX_NAME)?;
         }
-        check_unsupported(self.mcp_servers.as_ref(), self.skills.as_ref(), self.multiagent.as_ref())?;
+        check_unsupported(
+            self.mcp_servers.as_ref(),
+            self.skills.as_ref(),
+            self.multiagent.as_ref(),
+        )?;
         resolve_identity(self.execution_identity.as_ref())?;
         let text = |path, text: Option<Option<String>>, max| text.map(|text| checked_text(path, text, max)).transpose();
         Ok(AgentChange {
@@ -342,7 +350,10 @@ mod tests {
             ("skills", json!([{}])),
             ("multiagent", json!({ "type": "coordinator" })),
             ("execution_identity", json!({ "type": "aws_role", "role_arn": "a" })),
-            ("execution_identity", json!({ "type": "service_account", "role_arn": "a" })),
+            (
+                "execution_identity",
+                json!({ "type": "service_account", "role_arn": "a" }),
+            ),
             ("metadata", json!({ "a": 1 })),
         ] {
             let message = create(with(field, value)).err().unwrap();
@@ -351,7 +362,12 @@ mod tests {
         for field in ["tools", "metadata", "skills", "mcp_servers", "name", "model"] {
             assert!(create(with(field, Value::Null)).is_err(), "{field}");
         }
-        assert!(create(with("temperature", json!(1))).err().unwrap().contains("`temperature`"));
+        assert!(
+            create(with("temperature", json!(1)))
+                .err()
+                .unwrap()
+                .contains("`temperature`")
+        );
         let empties = json!({
             "name": "n", "model": "m", "mcp_servers": [], "skills": [], "multiagent": null, "description": "",
             "execution_identity": { "type": "service_account" }, "system": null,

@@ -43,7 +43,11 @@ pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &Bytes, max_
     }
     check_depth(bytes, max_depth)?;
     // serde would read the fields of an object from a list, too.
-    if bytes.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|b| *b == b'[') {
+    if bytes
+        .iter()
+        .find(|b| !b.is_ascii_whitespace())
+        .is_some_and(|b| *b == b'[')
+    {
         return Err(ApiError::invalid("the body must be a JSON object, not an array"));
     }
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { bytes };
@@ -144,7 +148,10 @@ mod tests {
 
     fn parse(text: &'static str) -> Result<Sample, ApiError> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/json"),
+        );
         json(&headers, &Bytes::from_static(text.as_bytes()), 8)
     }
 

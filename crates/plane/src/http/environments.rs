@@ -282,7 +282,10 @@ impl PackagesParams {
             ("npm", &self.npm),
             ("pip", &self.pip),
         ];
-        match lists.iter().find(|(_, list)| list.as_ref().is_some_and(|l| !l.is_empty())) {
+        match lists
+            .iter()
+            .find(|(_, list)| list.as_ref().is_some_and(|l| !l.is_empty()))
+        {
             Some((name, _)) => Err(ApiError::invalid(format!(
                 "config.packages.{name}: packages are not supported by this server; install them on the workers' \
                  hosts, whose system folders the sandboxes see"
@@ -365,7 +368,10 @@ mod tests {
             assert_eq!(new.scope.as_deref(), Some("organization"));
         }
         let own = config(json!({ "type": "self_hosted" })).unwrap();
-        assert_eq!((own.kind, own.config), (EnvironmentKind::SelfHosted, json!({ "type": "self_hosted" })));
+        assert_eq!(
+            (own.kind, own.config),
+            (EnvironmentKind::SelfHosted, json!({ "type": "self_hosted" }))
+        );
     }
 
     #[test]
@@ -376,7 +382,10 @@ mod tests {
     #[test]
     fn what_is_not_true_here_is_refused_by_name() {
         for (value, place) in [
-            (json!({ "type": "cloud", "networking": { "type": "unrestricted" } }), "config.networking.type"),
+            (
+                json!({ "type": "cloud", "networking": { "type": "unrestricted" } }),
+                "config.networking.type",
+            ),
             (
                 json!({ "type": "cloud", "networking": { "type": "limited", "allowed_hosts": ["a.example"] } }),
                 "config.networking.allowed_hosts",
@@ -389,8 +398,14 @@ mod tests {
                 json!({ "type": "cloud", "networking": { "type": "limited", "allow_package_managers": true } }),
                 "config.networking.allow_package_managers",
             ),
-            (json!({ "type": "cloud", "packages": { "pip": ["x"] } }), "config.packages.pip"),
-            (json!({ "type": "cloud", "packages": { "type": "x" } }), "config.packages.type"),
+            (
+                json!({ "type": "cloud", "packages": { "pip": ["x"] } }),
+                "config.packages.pip",
+            ),
+            (
+                json!({ "type": "cloud", "packages": { "type": "x" } }),
+                "config.packages.type",
+            ),
             (json!({ "type": "self_hosted", "packages": {} }), "config.packages"),
             (
                 json!({ "type": "self_hosted", "networking": { "type": "limited" } }),
@@ -401,7 +416,12 @@ mod tests {
             let message = config(value).err().unwrap();
             assert!(message.starts_with(place), "{message}");
         }
-        assert!(config(json!({ "type": "cloud", "region": "eu" })).err().unwrap().contains("`region`"));
+        assert!(
+            config(json!({ "type": "cloud", "region": "eu" }))
+                .err()
+                .unwrap()
+                .contains("`region`")
+        );
         assert!(config(json!({})).err().unwrap().contains("`type`"));
         for (body, place) in [
             (json!({ "name": "" }), "name"),
@@ -416,10 +436,18 @@ mod tests {
 
     #[test]
     fn an_update_clears_only_the_description() {
-        let update = |value: Value| serde_json::from_value::<UpdateParams>(value).unwrap().resolve().unwrap();
+        let update = |value: Value| {
+            serde_json::from_value::<UpdateParams>(value)
+                .unwrap()
+                .resolve()
+                .unwrap()
+        };
         let nothing = update(json!({ "name": null, "config": null, "scope": null }));
         assert!(nothing.name.is_none() && nothing.config.is_none() && nothing.description.is_none());
         assert_eq!(update(json!({ "description": null })).description, Some(None));
-        assert_eq!(update(json!({ "description": "" })).description, Some(Some(String::new())));
+        assert_eq!(
+            update(json!({ "description": "" })).description,
+            Some(Some(String::new()))
+        );
     }
 }

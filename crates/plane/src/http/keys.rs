@@ -34,7 +34,11 @@ pub(crate) async fn list_api_keys(mut call: Call) -> Result<Reply, ApiError> {
     call.finish_query()?;
     let page = keys::list_api_keys(&call.app, &call.access, workspace, page).await?;
     Reply::json(&ListedKeys {
-        data: page.rows.iter().map(|row| ApiKeyView::new(row, None)).collect::<Vec<_>>(),
+        data: page
+            .rows
+            .iter()
+            .map(|row| ApiKeyView::new(row, None))
+            .collect::<Vec<_>>(),
         next_page: page.next,
     })
 }

@@ -64,7 +64,9 @@ impl ListWish {
             limit: query.limit(20, MAX_PAGE)?,
         };
         if wish.after.is_some() && wish.before.is_some() {
-            return Err(ApiError::invalid("before_id: only one of before_id and after_id can be given, not both"));
+            return Err(ApiError::invalid(
+                "before_id: only one of before_id and after_id can be given, not both",
+            ));
         }
         Ok(wish)
     }
@@ -72,9 +74,10 @@ impl ListWish {
     /// The part that is asked for. A cursor may name a model that the filter leaves out.
     fn page(&self, mut models: Vec<ModelView>) -> Result<ModelPage, ApiError> {
         let place = |name: &str, id: &str| {
-            models.iter().position(|m| m.id == id).ok_or_else(|| {
-                ApiError::invalid(format!("{name}: there is no model `{}` in this list", shortened(id)))
-            })
+            models
+                .iter()
+                .position(|m| m.id == id)
+                .ok_or_else(|| ApiError::invalid(format!("{name}: there is no model `{}` in this list", shortened(id))))
         };
         let after = self.after.as_deref().map(|id| place("after_id", id)).transpose()?;
         let before = self.before.as_deref().map(|id| place("before_id", id)).transpose()?;
@@ -262,7 +265,10 @@ mod tests {
     #[test]
     fn a_model_that_tells_nothing_has_every_field() {
         assert_eq!(
-            serde_json::to_value(view(json!({ "id": "m", "capabilities": { "batch": true }, "line": "own" }))).unwrap(),
+            serde_json::to_value(view(
+                json!({ "id": "m", "capabilities": { "batch": true }, "line": "own" })
+            ))
+            .unwrap(),
             json!({
                 "id": "m", "type": "model", "display_name": "m", "created_at": "1970-01-01T00:00:00.000000Z",
                 "lifecycle": "active", "deprecated_at": null, "retires_at": null, "line": null,

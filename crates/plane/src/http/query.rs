@@ -132,7 +132,10 @@ mod tests {
             "beta=true&limit=5&types[]=user.message&types[]=agent.message&created_at%5Bgt%5D=2026-01-01T00:00:00Z&x=1",
         ));
         assert_eq!(query.limit(20, 100).unwrap(), 5);
-        assert_eq!(query.list("types", &["user.message", "agent.message"]).unwrap().len(), 2);
+        assert_eq!(
+            query.list("types", &["user.message", "agent.message"]).unwrap().len(),
+            2
+        );
         assert!(query.time("created_at[gt]").unwrap().is_some());
         let error = query.finish().unwrap_err();
         assert!(error.message.contains('x'), "{}", error.message);

@@ -24,9 +24,7 @@ pub(crate) enum Reply {
 impl Reply {
     /// 200 with this value as JSON.
     pub(crate) fn json(value: &impl Serialize) -> Result<Self, ApiError> {
-        serde_json::to_vec(value)
-            .map(Self::Json)
-            .map_err(ApiError::internal)
+        serde_json::to_vec(value).map(Self::Json).map_err(ApiError::internal)
     }
 }
 

@@ -75,7 +75,10 @@ pub(crate) async fn create(mut call: Call) -> Result<Reply, ApiError> {
         return Err(unsupported("budget", "budgets"));
     }
     if !params.resources.is_empty() {
-        return Err(unsupported("resources", "files, repositories and memory stores of a session"));
+        return Err(unsupported(
+            "resources",
+            "files, repositories and memory stores of a session",
+        ));
     }
     if !params.vault_ids.is_empty() {
         return Err(unsupported("vault_ids", "vaults"));
@@ -219,7 +222,10 @@ pub(crate) async fn resources(mut call: Call) -> Result<Reply, ApiError> {
 
 pub(crate) async fn add_resource(call: Call) -> Result<Reply, ApiError> {
     sessions::find(&call.app, &call.access, &session_id(&call)?).await?;
-    Err(unsupported("resources", "files, repositories and memory stores of a session"))
+    Err(unsupported(
+        "resources",
+        "files, repositories and memory stores of a session",
+    ))
 }
 
 pub(crate) async fn resource(call: Call) -> Result<Reply, ApiError> {
@@ -247,7 +253,11 @@ pub(super) fn time_range(query: &mut Query) -> Result<TimeRange, ApiError> {
 
 /// Takes `order`.
 pub(super) fn order(query: &mut Query, ascending: bool) -> Result<Order, ApiError> {
-    Ok(if query.ascending(ascending)? { Order::Asc } else { Order::Desc })
+    Ok(if query.ascending(ascending)? {
+        Order::Asc
+    } else {
+        Order::Desc
+    })
 }
 
 /// Takes `limit` and `page`.

@@ -64,7 +64,11 @@ impl Watch {
                 }
                 () = self.app.closing.cancelled() => return None,
             };
-            let mut chunk = if self.shows(&frame) { frame.bytes.clone() } else { Bytes::new() };
+            let mut chunk = if self.shows(&frame) {
+                frame.bytes.clone()
+            } else {
+                Bytes::new()
+            };
             let mut last = frame.last;
             if !last && let Ok(second) = self.frames.try_recv() {
                 let mut joined = BytesMut::from(&chunk[..]);

@@ -43,22 +43,10 @@ const ADMIN: &[Who] = &[Who::ApiKey(Role::Admin)];
 const OPEN: &[Who] = &[Who::Anybody];
 const QUEUE: &[Who] = &[Who::EnvironmentKey];
 const HOLD: &[Who] = &[Who::EnvironmentKey, Who::SessionsToken];
-const STOP: &[Who] = &[
-    Who::ApiKey(Role::Developer),
-    Who::EnvironmentKey,
-    Who::SessionsToken,
-];
+const STOP: &[Who] = &[Who::ApiKey(Role::Developer), Who::EnvironmentKey, Who::SessionsToken];
 const STATS: &[Who] = &[Who::ApiKey(Role::Viewer), Who::EnvironmentKey];
-const SESSION_READ: &[Who] = &[
-    Who::ApiKey(Role::Viewer),
-    Who::EnvironmentKey,
-    Who::SessionsToken,
-];
-const SESSION_SEND: &[Who] = &[
-    Who::ApiKey(Role::Developer),
-    Who::EnvironmentKey,
-    Who::SessionsToken,
-];
+const SESSION_READ: &[Who] = &[Who::ApiKey(Role::Viewer), Who::EnvironmentKey, Who::SessionsToken];
+const SESSION_SEND: &[Who] = &[Who::ApiKey(Role::Developer), Who::EnvironmentKey, Who::SessionsToken];
 const OWN_QUEUE: &[Who] = &[Who::WorkerKey];
 
 macro_rules! operations {
@@ -157,7 +145,10 @@ pub(crate) const NOT_SERVED: &[(&str, &str)] = &[
     ("/v1/tunnels", "tunnels"),
     ("/v1/user_profiles", "user profiles"),
     ("/v1/vaults", "vaults"),
-    ("/v1/messages", "the Messages API: this server calls a model provider, it is none"),
+    (
+        "/v1/messages",
+        "the Messages API: this server calls a model provider, it is none",
+    ),
 ];
 
 #[cfg(test)]
@@ -170,7 +161,12 @@ mod tests {
     fn no_two_rows_are_the_same_request() {
         let mut seen = HashSet::new();
         for row in TABLE {
-            assert!(seen.insert((row.method.clone(), row.path)), "{} {}", row.method, row.path);
+            assert!(
+                seen.insert((row.method.clone(), row.path)),
+                "{} {}",
+                row.method,
+                row.path
+            );
             assert!(!row.who.is_empty());
         }
     }
@@ -184,7 +180,10 @@ mod tests {
 
     #[test]
     fn a_worker_never_reaches_what_only_an_api_key_may() {
-        for row in TABLE.iter().filter(|r| !r.path.contains("/work") && !r.path.contains("/sessions/")) {
+        for row in TABLE
+            .iter()
+            .filter(|r| !r.path.contains("/work") && !r.path.contains("/sessions/"))
+        {
             assert!(!row.who.contains(&Who::EnvironmentKey), "{}", row.path);
             assert!(!row.who.contains(&Who::SessionsToken), "{}", row.path);
         }

@@ -220,7 +220,10 @@ mod tests {
     #[test]
     fn bodies_are_strict() {
         assert!(serde_json::from_str::<StopParams>("{}").unwrap().force.is_none());
-        assert_eq!(serde_json::from_str::<StopParams>(r#"{"force":true}"#).unwrap().force, Some(true));
+        assert_eq!(
+            serde_json::from_str::<StopParams>(r#"{"force":true}"#).unwrap().force,
+            Some(true)
+        );
         assert!(serde_json::from_str::<StopParams>(r#"{"force":null}"#).is_err());
         assert!(serde_json::from_str::<StopParams>(r#"{"gentle":true}"#).is_err());
         assert!(serde_json::from_str::<UpdateParams>("{}").is_err());

@@ -33,7 +33,10 @@ impl Frame {
             bytes: Bytes::from(sse::encode(event.body.kind(), &text)),
             preview_of: None,
             in_thread: event.body.belongs_to_thread(),
-            last: matches!(event.body, EventBody::SessionDeleted {} | EventBody::StatusTerminated {}),
+            last: matches!(
+                event.body,
+                EventBody::SessionDeleted {} | EventBody::StatusTerminated {}
+            ),
         })
     }
 

@@ -125,8 +125,7 @@ impl<'a> Previews<'a> {
             }
         };
         if let Some(id) = self.ids.get(&key) {
-            self.hub
-                .publish(self.session, Frame::delta(id, run.blocks - 1, text));
+            self.hub.publish(self.session, Frame::delta(id, run.blocks - 1, text));
         }
     }
 }

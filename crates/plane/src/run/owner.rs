@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outwork_engine::{Context, Effect, Session, Status};
-use outwork_store::{Append, LeaseOutcome, ProjectionChange, SessionProfile, SessionProjection, SessionStatus, StoreError};
+use outwork_store::{
+    Append, LeaseOutcome, ProjectionChange, SessionProfile, SessionProjection, SessionStatus, StoreError,
+};
 use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkId, WorkspaceId};
 use outwork_wire::log::LogEntry;
 use outwork_wire::model::ModelRequest;
@@ -127,9 +129,10 @@ impl Owner {
         let mut failures = 0u32;
         loop {
             let held = match adopted.take() {
-                Some((environment, session, last_seq)) => self.lease().await.map(|generation| {
-                    Held::new(environment, session, generation, last_seq)
-                }),
+                Some((environment, session, last_seq)) => self
+                    .lease()
+                    .await
+                    .map(|generation| Held::new(environment, session, generation, last_seq)),
                 None => self.load().await,
             };
             let mut held = match held {
@@ -314,8 +317,7 @@ impl Owner {
                 self.shared
                     .metrics
                     .model_request(if answer.partial { "cancelled" } else { "ok" }, elapsed);
-                held.session
-                    .answered(answer.clone(), &outcome.previews, &mut context);
+                held.session.answered(answer.clone(), &outcome.previews, &mut context);
             }
             Err(failure) => {
                 self.shared.metrics.model_request("failed", elapsed);
@@ -329,9 +331,7 @@ impl Owner {
         let cancel = CancellationToken::new();
         let (shared, id, token) = (self.shared.clone(), self.id.clone(), cancel.clone());
         held.request = Some(Request {
-            outcome: Box::pin(async move {
-                call(shared.model.as_deref(), &request, token, &id, &shared.hub).await
-            }),
+            outcome: Box::pin(async move { call(shared.model.as_deref(), &request, token, &id, &shared.hub).await }),
             cancel,
             began: Instant::now(),
         });
@@ -386,7 +386,9 @@ impl Owner {
                     tracing::warn!(session = %self.id, %error, "a commit failed; the session is read from its log again");
                     for answer in answers.drain(..) {
                         answer.refuse(match &error {
-                            StoreError::Unavailable { reason } => StoreError::Unavailable { reason: reason.clone() }.into(),
+                            StoreError::Unavailable { reason } => {
+                                StoreError::Unavailable { reason: reason.clone() }.into()
+                            }
                             other => ApiError::internal(anyhow::anyhow!("{other}")),
                         });
                     }
@@ -397,7 +399,12 @@ impl Owner {
     }
 
     async fn enqueue_work(&self, environment: &EnvironmentId) {
-        match self.shared.store.enqueue_work(&self.workspace, &self.id, WorkId::fresh(), Time::now()).await {
+        match self
+            .shared
+            .store
+            .enqueue_work(&self.workspace, &self.id, WorkId::fresh(), Time::now())
+            .await
+        {
             Ok(Some(_)) => self.shared.bells.ring(environment),
             Ok(None) => {}
             Err(error) => tracing::warn!(session = %self.id, %error, "no work item could be made; the reconciler will"),
@@ -425,13 +432,22 @@ impl Owner {
         let outcome = self
             .shared
             .store
-            .acquire_lease(&self.workspace, &self.id, &self.shared.owner, LEASE_SECONDS, Time::now())
+            .acquire_lease(
+                &self.workspace,
+                &self.id,
+                &self.shared.owner,
+                LEASE_SECONDS,
+                Time::now(),
+            )
             .await?;
         match outcome {
             LeaseOutcome::Acquired { generation } => Ok(generation),
             LeaseOutcome::Held { by, until } => Err(ApiError {
                 cause: Some(anyhow::anyhow!("session {} is held by {by} until {until}", self.id)),
-                ..ApiError::new(crate::error::ErrorKind::Unavailable, "the session is owned by another server; try again")
+                ..ApiError::new(
+                    crate::error::ErrorKind::Unavailable,
+                    "the session is owned by another server; try again",
+                )
             }),
         }
     }

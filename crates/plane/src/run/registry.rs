@@ -144,9 +144,15 @@ impl Registry {
         self.shared.draining.cancel();
         self.tasks.close();
         if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
-            tracing::warn!(sessions = self.owned(), "the drain timeout ended; model requests are given up and asked again later");
+            tracing::warn!(
+                sessions = self.owned(),
+                "the drain timeout ended; model requests are given up and asked again later"
+            );
             self.shared.aborting.cancel();
-            if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+            if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait())
+                .await
+                .is_err()
+            {
                 tracing::error!("some sessions could not be handed over in order; they are resumed from their logs");
             }
         }

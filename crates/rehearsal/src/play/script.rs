@@ -17,14 +17,12 @@ pub(super) fn parse(text: &str) -> Result<Scene, String> {
     })?;
     let steps = match value {
         Value::Array(_) => value,
-        Value::Object(mut fields) if fields.len() == 1 && fields.contains_key("steps") => {
-            fields["steps"].take()
-        }
+        Value::Object(mut fields) if fields.len() == 1 && fields.contains_key("steps") => fields["steps"].take(),
         Value::Object(_) => Value::Array(vec![value]),
         _ => return Err("expected a list of steps as JSON in the user message.".to_owned()),
     };
-    let steps: Vec<Step> = serde_json::from_value(steps)
-        .map_err(|error| format!("the script is not a list of steps: {error}"))?;
+    let steps: Vec<Step> =
+        serde_json::from_value(steps).map_err(|error| format!("the script is not a list of steps: {error}"))?;
     let mut known = BTreeSet::new();
     collect_captures(&steps, &mut known);
     check_steps(&steps, &known).map_err(|message| format!("the script is wrong: {message}"))?;

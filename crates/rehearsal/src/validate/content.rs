@@ -23,10 +23,7 @@ pub(super) fn system(fields: &Map<String, Value>, breakpoints: &mut Breakpoints)
             }
             Ok(())
         }
-        Some(_) => refuse(
-            "system",
-            "Input should be a string or a list of text blocks",
-        ),
+        Some(_) => refuse("system", "Input should be a string or a list of text blocks"),
     }
 }
 
@@ -130,12 +127,7 @@ fn typed<'a>(path: &str, block: &'a Value) -> Result<(&'a str, &'a Map<String, V
     }
 }
 
-fn user(
-    path: &str,
-    blocks: &[Value],
-    pairing: &mut Pairing,
-    breakpoints: &mut Breakpoints,
-) -> Checks {
+fn user(path: &str, blocks: &[Value], pairing: &mut Pairing, breakpoints: &mut Breakpoints) -> Checks {
     let mut other_seen = false;
     for (index, block) in blocks.iter().enumerate() {
         let path = format!("{path}.content.{index}");
@@ -159,32 +151,16 @@ fn user(
     Ok(())
 }
 
-fn tool_result(
-    path: &str,
-    block: &Map<String, Value>,
-    pairing: &mut Pairing,
-    breakpoints: &mut Breakpoints,
-) -> Checks {
+fn tool_result(path: &str, block: &Map<String, Value>, pairing: &mut Pairing, breakpoints: &mut Breakpoints) -> Checks {
     let inner = format!("{path}.tool_result");
     only(
         &inner,
         block,
-        &[
-            "type",
-            "tool_use_id",
-            "content",
-            "is_error",
-            "cache_control",
-        ],
+        &["type", "tool_use_id", "content", "is_error", "cache_control"],
     )?;
-    let id = required(block, &inner, "tool_use_id")?
-        .as_str()
-        .unwrap_or_default();
+    let id = required(block, &inner, "tool_use_id")?.as_str().unwrap_or_default();
     if present(block, "is_error").is_some_and(|value| !value.is_boolean()) {
-        return refuse(
-            &format!("{inner}.is_error"),
-            "Input should be a valid boolean",
-        );
+        return refuse(&format!("{inner}.is_error"), "Input should be a valid boolean");
     }
     pairing.result(path, id)?;
     match present(block, "content") {
@@ -209,34 +185,18 @@ fn tool_result(
     }
 }
 
-fn user_block(
-    path: &str,
-    kind: &str,
-    block: &Map<String, Value>,
-    breakpoints: &mut Breakpoints,
-) -> Checks {
+fn user_block(path: &str, kind: &str, block: &Map<String, Value>, breakpoints: &mut Breakpoints) -> Checks {
     match kind {
         "text" => return text_block(path, block, breakpoints),
         "image" => {
             only(path, block, &["type", "source", "cache_control"])?;
-            source(
-                path,
-                block,
-                &["image/jpeg", "image/png", "image/gif", "image/webp"],
-            )?;
+            source(path, block, &["image/jpeg", "image/png", "image/gif", "image/webp"])?;
         }
         "document" => {
             only(
                 path,
                 block,
-                &[
-                    "type",
-                    "source",
-                    "title",
-                    "context",
-                    "citations",
-                    "cache_control",
-                ],
+                &["type", "source", "title", "context", "citations", "cache_control"],
             )?;
             source(path, block, &["application/pdf", "text/plain"])?;
         }
@@ -244,14 +204,7 @@ fn user_block(
             only(
                 path,
                 block,
-                &[
-                    "type",
-                    "source",
-                    "title",
-                    "content",
-                    "citations",
-                    "cache_control",
-                ],
+                &["type", "source", "title", "content", "citations", "cache_control"],
             )?;
             required(block, path, "source")?;
             required(block, path, "title")?;
@@ -280,9 +233,7 @@ fn source(path: &str, block: &Map<String, Value>, media_types: &[&str]) -> Check
     let (kind, source) = typed(&path, source)?;
     match kind {
         "base64" | "text" => {
-            let media_type = required(source, &path, "media_type")?
-                .as_str()
-                .unwrap_or_default();
+            let media_type = required(source, &path, "media_type")?.as_str().unwrap_or_default();
             if !media_types.contains(&media_type) {
                 let allowed = media_types.join("', '");
                 return refuse(
@@ -290,14 +241,8 @@ fn source(path: &str, block: &Map<String, Value>, media_types: &[&str]) -> Check
                     format!("Input should be one of '{allowed}'"),
                 );
             }
-            let data = required(source, &path, "data")?
-                .as_str()
-                .unwrap_or_default();
-            if kind == "base64"
-                && base64::engine::general_purpose::STANDARD
-                    .decode(data)
-                    .is_err()
-            {
+            let data = required(source, &path, "data")?.as_str().unwrap_or_default();
+            if kind == "base64" && base64::engine::general_purpose::STANDARD.decode(data).is_err() {
                 return refuse(&format!("{path}.data"), "Input should be valid base64");
             }
         }
@@ -311,10 +256,7 @@ fn source(path: &str, block: &Map<String, Value>, media_types: &[&str]) -> Check
             required(source, &path, "content")?;
         }
         other => {
-            return refuse(
-                &format!("{path}.type"),
-                format!("'{other}' is no kind of source"),
-            );
+            return refuse(&format!("{path}.type"), format!("'{other}' is no kind of source"));
         }
     }
     Ok(())
@@ -401,9 +343,7 @@ fn thinking_block(path: &str, block: &Map<String, Value>) -> Result<String, ApiE
     let text = required(block, &path, "thinking")?.as_str();
     let signature = required(block, &path, "signature")?.as_str();
     match (text, signature) {
-        (Some(text), Some(signature)) if seal::thinking_is_intact(text, signature) => {
-            Ok(signature.to_owned())
-        }
+        (Some(text), Some(signature)) if seal::thinking_is_intact(text, signature) => Ok(signature.to_owned()),
         (Some(_), Some(_)) => refuse(&path, "Invalid `signature` in `thinking` block"),
         _ => refuse(&path, "`thinking` and `signature` should be valid strings"),
     }
@@ -431,23 +371,13 @@ fn tool_use<'a>(
         &["type", "id", "name", "input", "cache_control", "caller"],
     )?;
     let id = required(block, &inner, "id")?.as_str().unwrap_or_default();
-    let well_formed = id
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let well_formed = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if id.is_empty() || !well_formed {
-        return refuse(
-            &format!("{inner}.id"),
-            "String should match pattern '^[a-zA-Z0-9_-]+$'",
-        );
+        return refuse(&format!("{inner}.id"), "String should match pattern '^[a-zA-Z0-9_-]+$'");
     }
-    let name = required(block, &inner, "name")?
-        .as_str()
-        .unwrap_or_default();
+    let name = required(block, &inner, "name")?.as_str().unwrap_or_default();
     if name.is_empty() || name.len() > 200 {
-        return refuse(
-            &format!("{inner}.name"),
-            "String should have 1 to 200 characters",
-        );
+        return refuse(&format!("{inner}.name"), "String should have 1 to 200 characters");
     }
     if !required(block, &inner, "input")?.is_object() {
         return refuse(&format!("{inner}.input"), "Input should be an object");

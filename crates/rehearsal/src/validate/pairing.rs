@@ -53,10 +53,7 @@ impl Pairing {
 
     pub(super) fn call(&mut self, path: &str, id: &str) -> Checks {
         if !self.seen.insert(id.to_owned()) {
-            return refuse(
-                path,
-                format!("`tool_use` ids must be unique; `{id}` occurs twice"),
-            );
+            return refuse(path, format!("`tool_use` ids must be unique; `{id}` occurs twice"));
         }
         self.open.push(id.to_owned());
         self.last.push(id.to_owned());
@@ -72,9 +69,7 @@ impl Pairing {
         if self.last.iter().any(|last| last == id) && self.answered.contains(id) {
             return refuse(
                 path,
-                format!(
-                    "each tool_use must have a single result. Found multiple `tool_result` blocks with id: {id}"
-                ),
+                format!("each tool_use must have a single result. Found multiple `tool_result` blocks with id: {id}"),
             );
         }
         refuse(

@@ -77,10 +77,7 @@ impl Server {
         body["stream"] = json!(true);
         let response = self.post(&body).send().await.unwrap();
         assert_eq!(response.status().as_u16(), 200);
-        assert_eq!(
-            response.headers()["content-type"],
-            "text/event-stream; charset=utf-8"
-        );
+        assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
         let text = response.text().await.unwrap();
         text.split_terminator("\n\n").map(read_event).collect()
     }
@@ -139,8 +136,5 @@ pub fn say(request: &Value, text: &str) -> Value {
 /// The text of a message.
 pub fn text_of(message: &Value) -> String {
     let blocks = message["content"].as_array().unwrap();
-    blocks
-        .iter()
-        .filter_map(|block| block["text"].as_str())
-        .collect()
+    blocks.iter().filter_map(|block| block["text"].as_str()).collect()
 }

@@ -26,10 +26,7 @@ fn shell(folder: &Path, command: &str) -> (String, bool) {
         .current_dir(folder)
         .output()
         .unwrap();
-    (
-        String::from_utf8(output.stdout).unwrap(),
-        !output.status.success(),
-    )
+    (String::from_utf8(output.stdout).unwrap(), !output.status.success())
 }
 
 fn python_files(folder: &Path, found: &mut Vec<String>) {
@@ -56,10 +53,7 @@ fn run(folder: &Path, call: &Value) -> (String, bool) {
             let mut hits = Vec::new();
             for file in files {
                 let contents = std::fs::read_to_string(&file).unwrap();
-                let lines = contents
-                    .lines()
-                    .enumerate()
-                    .filter(|(_, line)| pattern.is_match(line));
+                let lines = contents.lines().enumerate().filter(|(_, line)| pattern.is_match(line));
                 hits.extend(lines.map(|(number, line)| format!("{file}:{}:{line}", number + 1)));
             }
             (hits.join("\n"), false)
@@ -107,25 +101,18 @@ async fn play(folder: &Path, tools: impl Fn(&Value) -> (String, bool)) -> (Vec<S
 #[tokio::test]
 async fn the_demo_finds_and_mends_the_fault() {
     let folder = project();
-    assert!(
-        shell(folder.path(), DEMO_CHECK).1,
-        "the check must fail before"
-    );
+    assert!(shell(folder.path(), DEMO_CHECK).1, "the check must fail before");
     let (used, text) = play(folder.path(), |call| run(folder.path(), call)).await;
     assert_eq!(used, ["bash", "glob", "grep", "read", "edit", "bash"]);
     assert!(
-        text.contains("passes now: it ran 5 tests")
-            && text.contains("FAILED (failures=1, errors=1)"),
+        text.contains("passes now: it ran 5 tests") && text.contains("FAILED (failures=1, errors=1)"),
         "{text}"
     );
     assert!(
         text.contains("parcels/quote.py") && text.contains("if grams <= limit:"),
         "{text}"
     );
-    assert!(
-        !shell(folder.path(), DEMO_CHECK).1,
-        "the check must pass afterwards"
-    );
+    assert!(!shell(folder.path(), DEMO_CHECK).1, "the check must pass afterwards");
 }
 
 #[tokio::test]

@@ -30,10 +30,7 @@ async fn status_faults_are_used_up_in_order() {
     for _ in 0..2 {
         let response = server.post(&body).send().await.unwrap();
         assert_eq!(
-            (
-                response.status().as_u16(),
-                &response.headers()["x-should-retry"]
-            ),
+            (response.status().as_u16(), &response.headers()["x-should-retry"]),
             (529, &"true".parse().unwrap())
         );
         let error: Value = response.json().await.unwrap();
@@ -55,10 +52,7 @@ async fn status_faults_are_used_up_in_order() {
     );
     let response = server.post(&body).send().await.unwrap();
     assert_eq!(
-        (
-            response.status().as_u16(),
-            &response.headers()["content-type"]
-        ),
+        (response.status().as_u16(), &response.headers()["content-type"]),
         (502, &"text/html".parse().unwrap())
     );
     assert_eq!(text_of(&server.message(&body).await), "at last");
@@ -75,10 +69,7 @@ async fn status_faults_are_used_up_in_order() {
         ("fault", 502),
         ("answer", 200),
     ];
-    assert_eq!(
-        outcomes,
-        expected.map(|(outcome, status)| (outcome.to_owned(), status))
-    );
+    assert_eq!(outcomes, expected.map(|(outcome, status)| (outcome.to_owned(), status)));
 }
 
 #[tokio::test]
@@ -130,23 +121,12 @@ async fn answers_that_never_end() {
             .unwrap()
             .starts_with(b"event: message_start")
     );
-    assert!(
-        tokio::time::timeout(patience, response.chunk())
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(patience, response.chunk()).await.is_err());
 
     let pings = streamed(json!({"faults": [{"hang": "ping"}]}));
     let mut response = server.post(&pings).send().await.unwrap();
     for _ in 0..3 {
-        assert!(
-            response
-                .chunk()
-                .await
-                .unwrap()
-                .unwrap()
-                .starts_with(b"event: ping")
-        );
+        assert!(response.chunk().await.unwrap().unwrap().starts_with(b"event: ping"));
     }
     // A shutdown does not wait for them for ever.
     tokio::time::timeout(Duration::from_secs(30), server.handle.shutdown())
@@ -157,23 +137,9 @@ async fn answers_that_never_end() {
 #[tokio::test]
 async fn nonsense_and_error_events() {
     let server = Server::with(Scenario::built_in()).await;
-    for how in [
-        "json",
-        "order",
-        "duplicate_start",
-        "utf8",
-        "shape",
-        "early_end",
-    ] {
+    for how in ["json", "order", "duplicate_start", "utf8", "shape", "early_end"] {
         let body = streamed(json!({"faults": [{"nonsense": how, "after_events": 1}]}));
-        let bytes = server
-            .post(&body)
-            .send()
-            .await
-            .unwrap()
-            .bytes()
-            .await
-            .unwrap();
+        let bytes = server.post(&body).send().await.unwrap().bytes().await.unwrap();
         let text = String::from_utf8_lossy(&bytes);
         assert!(
             text.starts_with("event: message_start") && !text.contains("message_stop"),
@@ -181,55 +147,26 @@ async fn nonsense_and_error_events() {
         );
         assert_eq!(std::str::from_utf8(&bytes).is_err(), how == "utf8");
     }
-    let body = streamed(
-        json!({"faults": [{"error_event": "overloaded_error", "message": "full", "after_events": 3}]}),
-    );
-    let text = server
-        .post(&body)
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let body = streamed(json!({"faults": [{"error_event": "overloaded_error", "message": "full", "after_events": 3}]}));
+    let text = server.post(&body).send().await.unwrap().text().await.unwrap();
     let last = text.trim_end().rsplit("data: ").next().unwrap();
     let error: Value = serde_json::from_str(last).unwrap();
-    assert_eq!(
-        error["error"],
-        json!({"type": "overloaded_error", "message": "full"})
-    );
+    assert_eq!(error["error"], json!({"type": "overloaded_error", "message": "full"}));
 }
 
 #[tokio::test]
 async fn oversized_and_mistyped_answers() {
     let server = Server::with(Scenario::built_in()).await;
     let body = streamed(json!({"faults": [{"oversized": 300_000}]}));
-    let text = server
-        .post(&body)
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let text = server.post(&body).send().await.unwrap().text().await.unwrap();
     assert!(text.len() > 300_000 && text.ends_with("\"message_stop\"}\n\n"));
     let body = streamed(json!({"faults": [{"oversized": 300_000, "one_line": true}]}));
-    let text = server
-        .post(&body)
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let text = server.post(&body).send().await.unwrap().text().await.unwrap();
     assert!(text.lines().any(|line| line.len() > 300_000));
     let body = streamed(json!({"faults": [{"content_type": "text/html", "body": "<p>hello</p>"}]}));
     let response = server.post(&body).send().await.unwrap();
     assert_eq!(
-        (
-            response.status().as_u16(),
-            &response.headers()["content-type"]
-        ),
+        (response.status().as_u16(), &response.headers()["content-type"]),
         (200, &"text/html".parse().unwrap())
     );
 }

@@ -22,18 +22,9 @@ async fn messages_that_a_loop_gets_wrong() {
             json!([{"role": "assistant", "content": "x"}]),
             "first message must use the \"user\" role",
         ),
-        (
-            json!([{"role": "robot", "content": "x"}]),
-            "messages.0.role",
-        ),
-        (
-            json!([{"role": "user", "content": ""}]),
-            "non-empty content",
-        ),
-        (
-            json!([{"role": "user", "content": []}]),
-            "non-empty content",
-        ),
+        (json!([{"role": "robot", "content": "x"}]), "messages.0.role"),
+        (json!([{"role": "user", "content": ""}]), "non-empty content"),
+        (json!([{"role": "user", "content": []}]), "non-empty content"),
         (
             json!([{"role": "user", "content": [{"type": "text", "text": ""}]}]),
             "messages.0.content.0: text content blocks must be non-empty",
@@ -50,10 +41,7 @@ async fn messages_that_a_loop_gets_wrong() {
             json!([{"role": "user", "content": "x", "name": "me"}]),
             "messages.0.name: Extra inputs",
         ),
-        (
-            json!([{"role": "user", "content": [{"type": "video"}]}]),
-            "'video'",
-        ),
+        (json!([{"role": "user", "content": [{"type": "video"}]}]), "'video'"),
         (
             json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": [call("a")]}]),
             "without `tool_result` blocks immediately after: a",
@@ -110,9 +98,7 @@ async fn messages_that_a_loop_gets_wrong() {
         ),
     ];
     for (messages, fault) in cases {
-        let refusal = server
-            .refusal(&request("rehearsal/echo", messages.clone()))
-            .await;
+        let refusal = server.refusal(&request("rehearsal/echo", messages.clone())).await;
         assert!(refusal.contains(fault), "{messages}: {refusal}");
     }
 }
@@ -127,13 +113,9 @@ async fn fields_that_are_wrong() {
         body
     };
     let block = json!({"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}});
-    let long =
-        json!({"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}});
+    let long = json!({"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}});
     let cases = [
-        (
-            with("colour", json!(1)),
-            "colour: Extra inputs are not permitted",
-        ),
+        (with("colour", json!(1)), "colour: Extra inputs are not permitted"),
         (with("max_tokens", json!(0)), "greater than or equal to 1"),
         (
             with("max_tokens", json!(1_000_000)),
@@ -147,10 +129,7 @@ async fn fields_that_are_wrong() {
             "1024",
         ),
         (
-            with(
-                "thinking",
-                json!({"type": "enabled", "budget_tokens": 4096}),
-            ),
+            with("thinking", json!({"type": "enabled", "budget_tokens": 4096})),
             "`max_tokens` must be greater",
         ),
         (with("thinking", json!({"type": "deep"})), "thinking.type"),
@@ -159,25 +138,13 @@ async fn fields_that_are_wrong() {
             "Tool names must be unique",
         ),
         (with("tools", json!([tool("a b")])), "tools.0.custom.name"),
+        (with("tools", json!([{"name": "t"}])), "input_schema: Field required"),
         (
-            with("tools", json!([{"name": "t"}])),
-            "input_schema: Field required",
-        ),
-        (
-            with(
-                "tools",
-                json!([{"name": "t", "input_schema": {"type": "string"}}]),
-            ),
+            with("tools", json!([{"name": "t", "input_schema": {"type": "string"}}])),
             "input_schema.type",
         ),
-        (
-            with("tool_choice", json!({"type": "auto"})),
-            "while providing tools",
-        ),
-        (
-            with("system", json!([block, block, block, block, block])),
-            "Found 5",
-        ),
+        (with("tool_choice", json!({"type": "auto"})), "while providing tools"),
+        (with("system", json!([block, block, block, block, block])), "Found 5"),
         (with("system", json!([block, long])), "must not come after"),
         (
             with(
@@ -186,10 +153,7 @@ async fn fields_that_are_wrong() {
             ),
             "ephemeral",
         ),
-        (
-            with("metadata", json!({"session": "x"})),
-            "metadata.session",
-        ),
+        (with("metadata", json!({"session": "x"})), "metadata.session"),
         (with("mcp_servers", json!([])), "mcp_servers"),
     ];
     for (body, fault) in cases {
@@ -198,12 +162,7 @@ async fn fields_that_are_wrong() {
     }
     let mut missing = base();
     missing.as_object_mut().unwrap().shift_remove("max_tokens");
-    assert!(
-        server
-            .refusal(&missing)
-            .await
-            .contains("max_tokens: Field required")
-    );
+    assert!(server.refusal(&missing).await.contains("max_tokens: Field required"));
 }
 
 #[tokio::test]
@@ -247,36 +206,21 @@ async fn headers_bodies_and_paths() {
         .await
         .unwrap();
     assert_eq!(no_version.status(), 400);
-    assert!(
-        no_version
-            .text()
-            .await
-            .unwrap()
-            .contains("anthropic-version")
-    );
+    assert!(no_version.text().await.unwrap().contains("anthropic-version"));
     let raw = |text: String| {
         let request = server
             .http
             .post(&url)
             .header("x-api-key", KEY)
             .header("anthropic-version", "2023-06-01");
-        request
-            .header("content-type", "application/json")
-            .body(text)
-            .send()
+        request.header("content-type", "application/json").body(text).send()
     };
     assert_eq!(raw("{".into()).await.unwrap().status(), 400);
     assert_eq!(raw("[]".into()).await.unwrap().status(), 400);
     assert_eq!(raw(" ".repeat((32 << 20) + 1)).await.unwrap().status(), 413);
     assert_eq!(server.http.get(&url).send().await.unwrap().status(), 405);
     assert_eq!(
-        server
-            .http
-            .get(server.url("/v1/none"))
-            .send()
-            .await
-            .unwrap()
-            .status(),
+        server.http.get(server.url("/v1/none")).send().await.unwrap().status(),
         404
     );
 }
@@ -308,26 +252,11 @@ async fn thinking_comes_back_as_it_was_while_a_tool_is_in_use() {
         next
     };
     let altered = changed(&|blocks| blocks[0]["thinking"] = json!("First"));
-    assert!(
-        server
-            .refusal(&altered)
-            .await
-            .contains("Invalid `signature`")
-    );
+    assert!(server.refusal(&altered).await.contains("Invalid `signature`"));
     let unsigned = changed(&|blocks| blocks[0]["signature"] = json!(""));
-    assert!(
-        server
-            .refusal(&unsigned)
-            .await
-            .contains("Invalid `signature`")
-    );
+    assert!(server.refusal(&unsigned).await.contains("Invalid `signature`"));
     let dropped = changed(&|blocks| drop(blocks.remove(0)));
-    assert!(
-        server
-            .refusal(&dropped)
-            .await
-            .contains("dropped, moved or exchanged")
-    );
+    assert!(server.refusal(&dropped).await.contains("dropped, moved or exchanged"));
     let without_redacted = changed(&|blocks| drop(blocks.remove(1)));
     assert!(
         server
@@ -336,12 +265,7 @@ async fn thinking_comes_back_as_it_was_while_a_tool_is_in_use() {
             .contains("dropped, moved or exchanged")
     );
     let moved = changed(&|blocks| blocks.swap(0, 1));
-    assert!(
-        server
-            .refusal(&moved)
-            .await
-            .contains("dropped, moved or exchanged")
-    );
+    assert!(server.refusal(&moved).await.contains("dropped, moved or exchanged"));
 
     // In an earlier turn, and without thinking, they may be left out.
     let mut later = dropped.clone();
@@ -375,27 +299,17 @@ async fn thinking_comes_back_as_it_was_while_a_tool_is_in_use() {
 #[tokio::test]
 async fn the_prompt_cache_shows_in_the_usage() {
     let server = Server::with(Scenario::built_in()).await;
-    let mut body = request(
-        "rehearsal/echo",
-        json!([{"role": "user", "content": "12345678"}]),
-    );
-    body["system"] =
-        json!([{"type": "text", "text": "s".repeat(100), "cache_control": {"type": "ephemeral"}}]);
+    let mut body = request("rehearsal/echo", json!([{"role": "user", "content": "12345678"}]));
+    body["system"] = json!([{"type": "text", "text": "s".repeat(100), "cache_control": {"type": "ephemeral"}}]);
     let usage = &server.message(&body).await["usage"];
     assert_eq!(
-        (
-            &usage["cache_creation_input_tokens"],
-            &usage["cache_read_input_tokens"]
-        ),
+        (&usage["cache_creation_input_tokens"], &usage["cache_read_input_tokens"]),
         (&json!(25), &json!(0))
     );
     assert_eq!(usage["cache_creation"]["ephemeral_5m_input_tokens"], 25);
     let usage = &server.message(&body).await["usage"];
     assert_eq!(
-        (
-            &usage["cache_creation_input_tokens"],
-            &usage["cache_read_input_tokens"]
-        ),
+        (&usage["cache_creation_input_tokens"], &usage["cache_read_input_tokens"]),
         (&json!(0), &json!(25))
     );
     assert_eq!(usage["input_tokens"], 2);

@@ -63,16 +63,8 @@ async fn a_play_is_selected_by_model_or_by_the_first_message() {
         "abc"
     );
     let (status, error) = server.call(&request("rehearsal/none", hi("x"))).await;
-    assert_eq!(
-        (status, &error["error"]["type"]),
-        (404, &json!("not_found_error"))
-    );
-    assert!(
-        error["error"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("rehearsal/none")
-    );
+    assert_eq!((status, &error["error"]["type"]), (404, &json!("not_found_error")));
+    assert!(error["error"]["message"].as_str().unwrap().contains("rehearsal/none"));
 }
 
 #[tokio::test]
@@ -94,10 +86,7 @@ async fn each_human_message_opens_a_scene_and_the_last_scene_stays() {
 #[tokio::test]
 async fn captures_come_from_real_results() {
     let server = Server::new(PLAYS).await;
-    let mut first = request(
-        "rehearsal/look",
-        json!([{"role": "user", "content": "time in Oslo"}]),
-    );
+    let mut first = request("rehearsal/look", json!([{"role": "user", "content": "time in Oslo"}]));
     first["tools"] = json!([tool("clock")]);
     let message = server.message(&first).await;
     // Without `thinking` in the request there is none in the answer.
@@ -108,14 +97,9 @@ async fn captures_come_from_real_results() {
     let message = server.message(&second).await;
     assert_eq!(message["content"][0]["input"], json!({"minute": 34}));
     let third = go_on(&second, &message, |_| ("fine".into(), false));
-    assert_eq!(
-        text_of(&server.message(&third).await),
-        "It was 12 h 34 in Oslo."
-    );
+    assert_eq!(text_of(&server.message(&third).await), "It was 12 h 34 in Oslo.");
 
-    let midnight = go_on(&first, &server.message(&first).await, |_| {
-        ("00:01".into(), false)
-    });
+    let midnight = go_on(&first, &server.message(&first).await, |_| ("00:01".into(), false));
     assert_eq!(text_of(&server.message(&midnight).await), "Midnight.");
 
     let lie = go_on(&first, &server.message(&first).await, |_| {
@@ -139,25 +123,14 @@ async fn captures_come_from_real_results() {
 #[tokio::test]
 async fn a_stream_has_the_events_of_the_api_in_their_order() {
     let server = Server::new(PLAYS).await;
-    let mut body = request(
-        "rehearsal/look",
-        json!([{"role": "user", "content": "time in Oslo"}]),
-    );
+    let mut body = request("rehearsal/look", json!([{"role": "user", "content": "time in Oslo"}]));
     body["tools"] = json!([tool("clock")]);
     body["thinking"] = json!({"type": "enabled", "budget_tokens": 1024});
     let events = server.stream(&body).await;
     let mut names: Vec<&str> = events.iter().map(|event| event.name.as_str()).collect();
-    assert!(
-        events
-            .iter()
-            .all(|event| event.data["type"] == event.name.as_str())
-    );
+    assert!(events.iter().all(|event| event.data["type"] == event.name.as_str()));
     names.dedup();
-    let block = [
-        "content_block_start",
-        "content_block_delta",
-        "content_block_stop",
-    ];
+    let block = ["content_block_start", "content_block_delta", "content_block_stop"];
     let mut expected = vec![
         "message_start",
         "content_block_start",
@@ -175,9 +148,7 @@ async fn a_stream_has_the_events_of_the_api_in_their_order() {
     assert_eq!(message["stop_reason"], Value::Null);
     assert!(message["usage"]["input_tokens"].as_u64().unwrap() > 0);
     let deltas = |kind: &str, field: &str| -> Vec<String> {
-        let of_kind = events
-            .iter()
-            .filter(|event| event.data["delta"]["type"] == kind);
+        let of_kind = events.iter().filter(|event| event.data["delta"]["type"] == kind);
         of_kind
             .map(|event| event.data["delta"][field].as_str().unwrap().to_owned())
             .collect()
@@ -206,10 +177,7 @@ async fn a_script_in_the_user_message_is_played() {
  {"capture": {"last": "\\w+"}, "say": [{"text": "ended with {{last}} after {{count}}"}]}]
 ```
 Thanks."#;
-    let mut conversation = request(
-        "rehearsal/script",
-        json!([{"role": "user", "content": script}]),
-    );
+    let mut conversation = request("rehearsal/script", json!([{"role": "user", "content": script}]));
     conversation["tools"] = json!([tool("t")]);
     let mut early = Value::Null;
     for round in 1..=3 {
@@ -218,32 +186,21 @@ Thanks."#;
         early = go_on(&conversation, &message, |_| ("stop".into(), false));
         conversation = go_on(&conversation, &message, |_| ("more".into(), false));
         if round == 2 {
-            assert_eq!(
-                text_of(&server.message(&early).await),
-                "ended with stop after 2"
-            );
+            assert_eq!(text_of(&server.message(&early).await), "ended with stop after 2");
         }
     }
-    assert_eq!(
-        text_of(&server.message(&early).await),
-        "ended with stop after 3"
-    );
+    assert_eq!(text_of(&server.message(&early).await), "ended with stop after 3");
     let message = server.message(&conversation).await;
     assert_eq!(text_of(&message), "ended with more after 3");
     // The next user message brings its own script; one that brings none is told so.
     let next = go_on(&conversation, &message, |_| unreachable!());
-    let again = say(
-        &next,
-        r#"{"say": [{"text": "again"}], "stop_reason": "max_tokens"}"#,
-    );
+    let again = say(&next, r#"{"say": [{"text": "again"}], "stop_reason": "max_tokens"}"#);
     let message = server.message(&again).await;
     assert_eq!(
         (text_of(&message).as_str(), &message["stop_reason"]),
         ("again", &json!("max_tokens"))
     );
-    assert!(
-        text_of(&server.message(&say(&next, "hello")).await).contains("expected a list of steps")
-    );
+    assert!(text_of(&server.message(&say(&next, "hello")).await).contains("expected a list of steps"));
     let unknown = say(&next, r#"[{"says": []}]"#);
     assert!(text_of(&server.message(&unknown).await).contains("`says`"));
 }
@@ -280,11 +237,7 @@ async fn loops_within_loops_are_counted() {
     };
     assert_eq!(played, "a a bb a a bb ");
     assert_eq!(text_of(&last), "7");
-    let over = go_on(
-        &conversation,
-        &server.message(&conversation).await,
-        |_| unreachable!(),
-    );
+    let over = go_on(&conversation, &server.message(&conversation).await, |_| unreachable!());
     assert!(server.refusal(&over).await.contains("prefill"));
 }
 
@@ -338,12 +291,7 @@ async fn models_requests_and_health() {
         let request = server.http.get(server.url(path)).header("x-api-key", KEY);
         request.header("anthropic-version", "2023-06-01").send()
     };
-    let list: Value = get("/v1/models?limit=3")
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let list: Value = get("/v1/models?limit=3").await.unwrap().json().await.unwrap();
     assert_eq!(
         (list["data"].as_array().unwrap().len(), &list["has_more"]),
         (3, &json!(true))
@@ -352,35 +300,19 @@ async fn models_requests_and_health() {
     let rest: Value = get(&rest).await.unwrap().json().await.unwrap();
     assert_eq!(rest["data"][0]["id"], "rehearsal/greet");
     assert_eq!(rest["has_more"], false);
-    let one: Value = get("/v1/models/rehearsal%2Flook")
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let one: Value = get("/v1/models/rehearsal%2Flook").await.unwrap().json().await.unwrap();
     assert_eq!(one["id"], "rehearsal/look");
     assert_eq!(get("/v1/models/none").await.unwrap().status(), 404);
     assert_eq!(get("/healthz").await.unwrap().status(), 200);
 
     let text = "remember me";
     server
-        .message(&request(
-            "rehearsal",
-            json!([{"role": "user", "content": text}]),
-        ))
+        .message(&request("rehearsal", json!([{"role": "user", "content": text}])))
         .await;
     server
-        .message(&request(
-            "rehearsal",
-            json!([{"role": "user", "content": "second"}]),
-        ))
+        .message(&request("rehearsal", json!([{"role": "user", "content": "second"}])))
         .await;
-    let seen: Value = get("/rehearsal/requests?after=1")
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let seen: Value = get("/rehearsal/requests?after=1").await.unwrap().json().await.unwrap();
     assert_eq!(seen["data"].as_array().unwrap().len(), 1);
     assert_eq!(seen["data"][0]["number"], 2);
     let all = server.handle.requests();
@@ -421,10 +353,7 @@ fn a_scenario_with_a_mistake_is_refused_by_name() {
             "[[play]]\nname = \"a\"\nstep = [{ expect = \"(\", say = [{ text = \"x\" }] }]",
             "unclosed group",
         ),
-        (
-            "[[play]]\nname = \"a\"\nstep = [{ say = [{ txt = \"x\" }] }]",
-            "txt",
-        ),
+        ("[[play]]\nname = \"a\"\nstep = [{ say = [{ txt = \"x\" }] }]", "txt"),
         (
             "[[play]]\nname = \"a\"\nstep = [{ say = [{ text = \"{{nobody}}\" }] }]",
             "nobody",

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use outwork_plane::{Limits, PromptOptions, RetryPolicy};
 use outwork_plane::Plane;
+use outwork_plane::{Limits, PromptOptions, RetryPolicy};
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;
 use secrecy::{ExposeSecret, SecretString};
@@ -58,20 +58,29 @@ impl Check {
 
     /// The last thing that it said.
     pub(crate) fn last_line(&self) -> Option<&str> {
-        self.output.lines().map(str::trim).rfind(|line| !line.is_empty() && *line != NO_OUTPUT)
+        self.output
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty() && *line != NO_OUTPUT)
     }
 }
 
 impl Stage {
     /// Sets everything up. Fails before anything runs if tools cannot be isolated here.
     pub(crate) async fn set(args: &DemoArgs) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("outwork-demo-").tempdir().context("could not make a folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("outwork-demo-")
+            .tempdir()
+            .context("could not make a folder")?;
         let data_dir = folder.path().join("server");
         let (project, files) = match &args.dir {
             Some(dir) => {
-                let dir = dir.canonicalize().with_context(|| format!("could not find the folder {}", dir.display()))?;
-                let files =
-                    std::fs::read_dir(&dir).with_context(|| format!("could not read {}", dir.display()))?.count();
+                let dir = dir
+                    .canonicalize()
+                    .with_context(|| format!("could not find the folder {}", dir.display()))?;
+                let files = std::fs::read_dir(&dir)
+                    .with_context(|| format!("could not read {}", dir.display()))?
+                    .count();
                 (dir, files)
             }
             None => {
@@ -82,7 +91,10 @@ impl Stage {
         };
         let own_project = args.dir.is_none();
         let (worker, _) = config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?;
-        let worker = WorkerConfig { isolation: args.isolation, ..worker };
+        let worker = WorkerConfig {
+            isolation: args.isolation,
+            ..worker
+        };
         let checks = Checks::start(&worker).await?;
         let facts = checks.facts().await?;
         let (model, provider, model_story, rehearsal) = model(args).await?;
@@ -101,7 +113,11 @@ impl Stage {
             worker: worker.clone(),
         })
         .await?;
-        let (folder, kept) = if args.keep { (None, Some(folder.keep())) } else { (Some(folder), None) };
+        let (folder, kept) = if args.keep {
+            (None, Some(folder.keep()))
+        } else {
+            (Some(folder), None)
+        };
         Ok(Self {
             folder,
             kept,
@@ -110,7 +126,10 @@ impl Stage {
             files,
             own_project,
             task: args.task.clone().unwrap_or_else(|| DEMO_TASK.to_owned()),
-            check_command: args.check.clone().or_else(|| own_project.then(|| DEMO_CHECK.to_owned())),
+            check_command: args
+                .check
+                .clone()
+                .or_else(|| own_project.then(|| DEMO_CHECK.to_owned())),
             model,
             model_story,
             key,
@@ -150,8 +169,14 @@ impl Stage {
 
     /// Runs the check in a sandbox of its own.
     pub(crate) async fn check(&self) -> Result<Option<Check>> {
-        let Some(command) = &self.check_command else { return Ok(None) };
-        let output = self.checks.run(&self.project, command).await.context("could not run the check")?;
+        let Some(command) = &self.check_command else {
+            return Ok(None);
+        };
+        let output = self
+            .checks
+            .run(&self.project, command)
+            .await
+            .context("could not run the check")?;
         Ok(Some(Check {
             command: command.clone(),
             exit_code: output.exit_code,
@@ -220,7 +245,10 @@ async fn model(args: &DemoArgs) -> Result<(String, ModelConfig, String, Option<R
         bail!("the rehearsal model only knows the demo's own task: give --model NAME and ANTHROPIC_API_KEY for yours");
     }
     let key = SecretString::from(fresh_secret(40, &mut rand::rng()));
-    let options = Options { api_key: Some(key.expose_secret().to_owned()), ..Options::new(Scenario::demo()) };
+    let options = Options {
+        api_key: Some(key.expose_secret().to_owned()),
+        ..Options::new(Scenario::demo())
+    };
     let rehearsal = Rehearsal::start(options).await?;
     let provider = ModelConfig::new(rehearsal.base_url(), key)?;
     let model = args.model.clone().unwrap_or_else(|| REHEARSAL.to_owned());

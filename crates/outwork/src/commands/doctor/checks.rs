@@ -69,7 +69,9 @@ fn descriptors() -> Finding {
 }
 
 fn memory() -> Finding {
-    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
+    let free = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| available(&text));
     match free {
         None => Finding::warn("memory", "/proc/meminfo does not say how much is free", "mount /proc"),
         Some(free) if free < LITTLE_MEMORY => Finding::warn(
@@ -97,13 +99,20 @@ fn folders(connection: &Connection) -> Vec<Finding> {
         Ok(folder) => folder_finding("data", &folder, "name another with --data-dir"),
         Err(error) => Finding::fail("data", format!("{error:#}"), "give --data-dir"),
     };
-    vec![data, folder_finding("temporary", &std::env::temp_dir(), "name another with TMPDIR")]
+    vec![
+        data,
+        folder_finding("temporary", &std::env::temp_dir(), "name another with TMPDIR"),
+    ]
 }
 
 /// Whether a folder, or the nearest one above it that is there, can be written.
 fn folder_finding(what: &str, folder: &Path, mend: &str) -> Finding {
     let there = nearest(folder);
-    let made = if there == folder { String::new() } else { " (made at the first start)".to_owned() };
+    let made = if there == folder {
+        String::new()
+    } else {
+        " (made at the first start)".to_owned()
+    };
     // A file that is made and gone again: permission bits do not know of read-only mounts and quotas.
     if let Err(error) = tempfile::Builder::new().prefix(".outwork-doctor-").tempfile_in(&there) {
         let owner = "let the user that runs outwork own it, or";
@@ -119,7 +128,11 @@ fn folder_finding(what: &str, folder: &Path, mend: &str) -> Finding {
                 Finding::ok(what, detail)
             }
         }
-        Err(error) => Finding::warn(what, format!("{}: free space is not known: {error}", folder.display()), mend),
+        Err(error) => Finding::warn(
+            what,
+            format!("{}: free space is not known: {error}", folder.display()),
+            mend,
+        ),
     }
 }
 
@@ -136,20 +149,22 @@ fn nearest(folder: &Path) -> PathBuf {
 
 async fn model() -> Finding {
     let what = "model provider";
-    let (base_url, key) =
-        match (process_environment("OUTWORK_MODEL_BASE_URL"), process_environment("OUTWORK_MODEL_API_KEY")) {
-            (None, None) => {
-                return Finding::skip(what, "none set (OUTWORK_MODEL_BASE_URL and OUTWORK_MODEL_API_KEY)");
-            }
-            (Some(base_url), Some(key)) => (base_url, key),
-            (Some(_), None) => {
-                return Finding::fail(what, "OUTWORK_MODEL_API_KEY is not set", "set it to the provider's key");
-            }
-            (None, Some(_)) => {
-                let mend = "set it, for example to https://api.anthropic.com";
-                return Finding::fail(what, "OUTWORK_MODEL_BASE_URL is not set", mend);
-            }
-        };
+    let (base_url, key) = match (
+        process_environment("OUTWORK_MODEL_BASE_URL"),
+        process_environment("OUTWORK_MODEL_API_KEY"),
+    ) {
+        (None, None) => {
+            return Finding::skip(what, "none set (OUTWORK_MODEL_BASE_URL and OUTWORK_MODEL_API_KEY)");
+        }
+        (Some(base_url), Some(key)) => (base_url, key),
+        (Some(_), None) => {
+            return Finding::fail(what, "OUTWORK_MODEL_API_KEY is not set", "set it to the provider's key");
+        }
+        (None, Some(_)) => {
+            let mend = "set it, for example to https://api.anthropic.com";
+            return Finding::fail(what, "OUTWORK_MODEL_BASE_URL is not set", mend);
+        }
+    };
     let client = match client(&base_url, Credential::api_key(key)) {
         Ok(client) => client,
         Err(error) => return Finding::fail(what, error.to_string(), "correct OUTWORK_MODEL_BASE_URL"),
@@ -157,13 +172,16 @@ async fn model() -> Finding {
     match client.models().list(Query::new().with("limit", 1)).next_page().await {
         Ok(_) => Finding::ok(what, format!("{base_url} answers and takes the key")),
         Err(error) => match error.status() {
-            Some(401 | 403) => {
-                Finding::fail(what, format!("{base_url} refuses the key"), "correct OUTWORK_MODEL_API_KEY")
-            }
+            Some(401 | 403) => Finding::fail(
+                what,
+                format!("{base_url} refuses the key"),
+                "correct OUTWORK_MODEL_API_KEY",
+            ),
             // Many servers of the Messages API have no list of models: that they answer is all that can be known.
-            Some(404 | 405) => {
-                Finding::ok(what, format!("{base_url} answers; it has no list of models to check the key by"))
-            }
+            Some(404 | 405) => Finding::ok(
+                what,
+                format!("{base_url} answers; it has no list of models to check the key by"),
+            ),
             Some(status) if status < 500 => Finding::warn(what, error.to_string(), "check OUTWORK_MODEL_BASE_URL"),
             _ => Finding::fail(what, error.to_string(), "check OUTWORK_MODEL_BASE_URL and the network"),
         },
@@ -173,7 +191,9 @@ async fn model() -> Finding {
 async fn plane(connection: &Connection) -> Finding {
     let what = "outwork server";
     let named = connection.base_url.is_some()
-        || ["OUTWORK_BASE_URL", "ANTHROPIC_BASE_URL"].iter().any(|name| process_environment(name).is_some());
+        || ["OUTWORK_BASE_URL", "ANTHROPIC_BASE_URL"]
+            .iter()
+            .any(|name| process_environment(name).is_some());
     let base_url = match connection::base_url(connection.base_url.as_deref(), &process_environment) {
         Ok(base_url) => base_url,
         Err(error) => return Finding::fail(what, format!("{error:#}"), "correct the address"),
@@ -183,13 +203,19 @@ async fn plane(connection: &Connection) -> Finding {
         Err(error) if named => return Finding::fail(what, format!("{error:#}"), "set OUTWORK_API_KEY"),
         Err(_) => return Finding::skip(what, format!("none named, and no key for one at {base_url}")),
     };
-    let client = match target.client().map(|_| client(&base_url, Credential::ApiKey(target.key.clone()))) {
+    let client = match target
+        .client()
+        .map(|_| client(&base_url, Credential::ApiKey(target.key.clone())))
+    {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => return Finding::fail(what, error.to_string(), "correct the address or the key"),
         Err(error) => return Finding::fail(what, format!("{error:#}"), "correct the address or the key"),
     };
     match client.agents().list(Query::new().with("limit", 1)).next_page().await {
-        Ok(_) => Finding::ok(what, format!("{base_url} answers and takes the key of {}", target.source)),
+        Ok(_) => Finding::ok(
+            what,
+            format!("{base_url} answers and takes the key of {}", target.source),
+        ),
         Err(error) if error.is_connect() && !named => {
             Finding::skip(what, format!("none runs at {base_url} (`outwork up` starts one)"))
         }
@@ -199,7 +225,11 @@ async fn plane(connection: &Connection) -> Finding {
                 format!("{base_url} refuses the key of {}", target.source),
                 "unset the variable that holds another server's key, or set OUTWORK_API_KEY",
             ),
-            _ => Finding::fail(what, error.to_string(), "start it with `outwork up`, or correct --base-url"),
+            _ => Finding::fail(
+                what,
+                error.to_string(),
+                "start it with `outwork up`, or correct --base-url",
+            ),
         },
     }
 }
@@ -207,7 +237,11 @@ async fn plane(connection: &Connection) -> Finding {
 fn client(base_url: &str, credential: Credential) -> Result<Client, outwork_client::ClientError> {
     let mut options = Options::new(base_url, credential);
     options.retry = RetryPolicy::NONE;
-    options.timeouts = Timeouts { connect: PATIENCE, request: PATIENCE, ..Timeouts::default() };
+    options.timeouts = Timeouts {
+        connect: PATIENCE,
+        request: PATIENCE,
+        ..Timeouts::default()
+    };
     Client::new(options)
 }
 
@@ -218,7 +252,10 @@ mod tests {
 
     #[test]
     fn free_memory_is_read() {
-        assert_eq!(available("MemTotal:  9 kB\nMemAvailable:   2048 kB\n"), Some(2048 * 1024));
+        assert_eq!(
+            available("MemTotal:  9 kB\nMemAvailable:   2048 kB\n"),
+            Some(2048 * 1024)
+        );
         assert_eq!(available("MemTotal:  9 kB\n"), None);
     }
 
@@ -236,9 +273,24 @@ mod tests {
 
     #[test]
     fn a_missing_step_says_how_to_mend_it() {
-        let missing = StepState::Missing { reason: "r".into(), mend: "m".into() };
-        let required = step(&Step { name: "a".into(), need: Need::Required, state: missing.clone() });
+        let missing = StepState::Missing {
+            reason: "r".into(),
+            mend: "m".into(),
+        };
+        let required = step(&Step {
+            name: "a".into(),
+            need: Need::Required,
+            state: missing.clone(),
+        });
         assert_eq!((required.state, required.mend.as_deref()), (State::Fail, Some("m")));
-        assert_eq!(step(&Step { name: "a".into(), need: Need::Optional, state: missing }).state, State::Warn);
+        assert_eq!(
+            step(&Step {
+                name: "a".into(),
+                need: Need::Optional,
+                state: missing
+            })
+            .state,
+            State::Warn
+        );
     }
 }

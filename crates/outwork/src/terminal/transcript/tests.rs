@@ -2,7 +2,11 @@ use serde_json::json;
 
 use super::*;
 
-const QUIET: Shown = Shown { verbose: false, user: true, clock: false };
+const QUIET: Shown = Shown {
+    verbose: false,
+    user: true,
+    clock: false,
+};
 
 fn event(value: Value) -> ObservedEvent {
     ObservedEvent::from_object(value.as_object().unwrap().clone()).unwrap()
@@ -13,7 +17,11 @@ fn at(second: f64) -> String {
 }
 
 fn shown(live: bool, what: Shown, events: &[Value]) -> (String, Tally) {
-    let look = Look { width: 60, colour: false, live };
+    let look = Look {
+        width: 60,
+        colour: false,
+        live,
+    };
     let mut transcript = Transcript::new(Vec::new(), look, what);
     for value in events {
         transcript.observe(&event(value.clone())).unwrap();
@@ -60,8 +68,14 @@ event    agent.brand_new
 "
     );
     assert_eq!((tally.calls, tally.failed_calls, tally.model_requests), (1, 1, 1));
-    assert_eq!((tally.tokens_in, tally.tokens_cached, tally.tokens_out), (1015, 1000, 7));
-    assert_eq!(tally.line(), "2.00s · 1 tool call · 1 model request · 1,015 tokens in (1,000 cached), 7 out");
+    assert_eq!(
+        (tally.tokens_in, tally.tokens_cached, tally.tokens_out),
+        (1015, 1000, 7)
+    );
+    assert_eq!(
+        tally.line(),
+        "2.00s · 1 tool call · 1 model request · 1,015 tokens in (1,000 cached), 7 out"
+    );
 }
 
 #[test]
@@ -69,7 +83,12 @@ fn calls_at_the_same_time_each_get_their_result() {
     let (text, _) = shown(
         false,
         QUIET,
-        &[call("c1", 0.0, "one"), call("c2", 0.0, "two"), result("c1", 0.5, "1", false), result("c2", 0.7, "2", false)],
+        &[
+            call("c1", 0.0, "one"),
+            call("c2", 0.0, "two"),
+            result("c1", 0.5, "1", false),
+            result("c2", 0.7, "2", false),
+        ],
     );
     assert_eq!(
         text,
@@ -93,7 +112,12 @@ fn an_edit_shows_its_change_and_a_failed_one_why() {
     let (text, _) = shown(
         false,
         QUIET,
-        &[edit("c1"), result("c1", 0.01, "edited", false), edit("c2"), result("c2", 0.03, "no such text", true)],
+        &[
+            edit("c1"),
+            result("c1", 0.01, "edited", false),
+            edit("c2"),
+            result("c2", 0.03, "no such text", true),
+        ],
     );
     assert_eq!(
         text,
@@ -109,8 +133,12 @@ edit     a.py                                         20ms ✗
 
 #[test]
 fn results_in_another_order_take_no_time_from_each_other() {
-    let events =
-        [call("c1", 0.0, "one"), call("c2", 0.0, "two"), result("c2", 0.7, "2", false), result("c1", 0.7, "1", false)];
+    let events = [
+        call("c1", 0.0, "one"),
+        call("c2", 0.0, "two"),
+        result("c2", 0.7, "2", false),
+        result("c1", 0.7, "1", false),
+    ];
     let (text, _) = shown(false, QUIET, &events);
     assert_eq!(text.matches("0.70s ✓").count(), 2, "{text}");
 }
@@ -130,14 +158,23 @@ fn message(id: &str, text: &str) -> Value {
 #[test]
 fn text_grows_as_it_is_written_and_is_written_once() {
     let whole = [message("a", "Hello there, this is text.")];
-    let pieces =
-        [start("a"), delta("a", "Hello th"), delta("a", "ere, this"), message("a", "Hello there, this is text.")];
+    let pieces = [
+        start("a"),
+        delta("a", "Hello th"),
+        delta("a", "ere, this"),
+        message("a", "Hello there, this is text."),
+    ];
     let wanted = "agent    Hello there, this is text.\n";
     assert_eq!(shown(true, QUIET, &whole).0, wanted);
     assert_eq!(shown(true, QUIET, &pieces).0, wanted);
     assert_eq!(shown(false, QUIET, &pieces).0, wanted);
     assert_eq!(
-        shown(true, QUIET, &[&pieces[..3], &[start("b"), delta("b", "x "), message("b", "x y")]].concat()).0,
+        shown(
+            true,
+            QUIET,
+            &[&pieces[..3], &[start("b"), delta("b", "x "), message("b", "x y")]].concat()
+        )
+        .0,
         "agent    Hello there, this\nagent    x y\n"
     );
     // A preview whose start was missed after a reconnect.
@@ -149,7 +186,11 @@ fn what_a_model_or_a_tool_says_cannot_drive_the_terminal() {
     let evil = "\u{1b}]0;x\u{7}\u{1b}[2J\r\u{9b}K\u{202e}";
     let (text, _) = shown(
         true,
-        Shown { verbose: true, user: true, clock: true },
+        Shown {
+            verbose: true,
+            user: true,
+            clock: true,
+        },
         &[
             json!({"type": "user.message", "id": "m", "content": [{"type": "text", "text": evil}]}),
             start("a"),
@@ -164,7 +205,10 @@ fn what_a_model_or_a_tool_says_cannot_drive_the_terminal() {
             json!({"type": "user.tool_confirmation", "id": "h", "tool_use_id": "c", "result": evil, "deny_message": evil}),
         ],
     );
-    assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text:?}");
+    assert!(
+        text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')),
+        "{text:?}"
+    );
     assert!(text.contains("␛]0;x␇"));
 }
 
@@ -173,7 +217,11 @@ fn lines_stay_inside_the_terminal() {
     let long = "word ".repeat(60);
     let (text, _) = shown(
         true,
-        Shown { verbose: false, user: true, clock: true },
+        Shown {
+            verbose: false,
+            user: true,
+            clock: true,
+        },
         &[
             message("a", &long),
             call("c", 0.0, &long),
