@@ -18,23 +18,14 @@ pub(crate) fn operations_file(workspace: &Workspace) -> PathBuf {
 
 /// Writes the list of operations from a contract.
 pub(crate) fn refresh(contract: &Path) -> Result<()> {
-    let text = std::fs::read_to_string(contract)
-        .with_context(|| format!("could not read {}", contract.display()))?;
-    let document: Value = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not JSON", contract.display()))?;
+    let text = std::fs::read_to_string(contract).with_context(|| format!("could not read {}", contract.display()))?;
+    let document: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", contract.display()))?;
     let operations = operations(&document).with_context(|| format!("in {}", contract.display()))?;
     let target = operations_file(&Workspace::find()?);
-    let lines: Vec<String> = operations
-        .iter()
-        .map(|operation| format!("  {operation}"))
-        .collect();
+    let lines: Vec<String> = operations.iter().map(|operation| format!("  {operation}")).collect();
     std::fs::write(&target, format!("[\n{}\n]\n", lines.join(",\n")))
         .with_context(|| format!("could not write {}", target.display()))?;
-    println!(
-        "{} operations written to {}",
-        operations.len(),
-        target.display()
-    );
+    println!("{} operations written to {}", operations.len(), target.display());
     Ok(())
 }
 
@@ -54,10 +45,7 @@ fn operations(document: &Value) -> Result<Vec<Value>> {
             let name = operation["operationId"]
                 .as_str()
                 .with_context(|| format!("{method} {path} has no operationId"))?;
-            let beta = operation
-                .get("x-anthropic-beta")
-                .cloned()
-                .unwrap_or_else(|| json!([]));
+            let beta = operation.get("x-anthropic-beta").cloned().unwrap_or_else(|| json!([]));
             operations.push(json!({
                 "method": method.to_uppercase(),
                 "path": path,
@@ -81,7 +69,8 @@ mod tests {
         let document = json!({"paths": {"/v1/x/{x_id}": {"get": {
             "operationId": "X.retrieve", "x-anthropic-beta": ["x-2026-01-01"], "responses": {}
         }}}});
-        let expected = json!({"method": "GET", "path": "/v1/x/{x_id}", "operation": "X.retrieve", "beta": ["x-2026-01-01"]});
+        let expected =
+            json!({"method": "GET", "path": "/v1/x/{x_id}", "operation": "X.retrieve", "beta": ["x-2026-01-01"]});
         assert_eq!(operations(&document).unwrap(), [expected]);
     }
 

@@ -12,23 +12,16 @@ use crate::workspace::Workspace;
 /// Checks every package of the lock file; the error names each one that is not allowed.
 pub(crate) fn check(workspace: &Workspace) -> Result<usize> {
     let path = workspace.root.join("deny.toml");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("could not read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     let allowed = allow_list(&text).with_context(|| format!("in {}", path.display()))?;
     let packages = metadata::packages(workspace)?;
     let mut wrong = Vec::new();
     for package in &packages {
         match package.licence.as_deref() {
-            None => wrong.push(format!(
-                "{} {} names no licence",
-                package.name, package.version
-            )),
+            None => wrong.push(format!("{} {} names no licence", package.name, package.version)),
             Some(expression) => match satisfied(expression, &allowed) {
                 Ok(true) => {}
-                Ok(false) => wrong.push(format!(
-                    "{} {} is under {expression}",
-                    package.name, package.version
-                )),
+                Ok(false) => wrong.push(format!("{} {} is under {expression}", package.name, package.version)),
                 Err(error) => wrong.push(format!("{} {}: {error}", package.name, package.version)),
             },
         }
@@ -65,15 +58,9 @@ fn allow_list(text: &str) -> Result<BTreeSet<String>> {
 /// Whether an SPDX expression can be satisfied with the allowed licences only.
 fn satisfied(expression: &str, allowed: &BTreeSet<String>) -> Result<bool> {
     // Old manifests write `MIT/Apache-2.0` for a choice.
-    let spaced = expression
-        .replace('(', " ( ")
-        .replace(')', " ) ")
-        .replace('/', " OR ");
+    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
-    let mut parser = Expression {
-        words: &words,
-        allowed,
-    };
+    let mut parser = Expression { words: &words, allowed };
     let result = parser.choice()?;
     match parser.words.first() {
         None => Ok(result),
@@ -117,9 +104,7 @@ impl<'a> Expression<'a> {
             .next()
             .context("a licence expression ends where a licence should be")?;
         if self.take("WITH") {
-            let exception = self
-                .next()
-                .context("a licence expression ends after WITH")?;
+            let exception = self.next().context("a licence expression ends after WITH")?;
             return Ok(self.allowed.contains(&format!("{name} WITH {exception}")));
         }
         Ok(self.allowed.contains(name))
@@ -165,11 +150,7 @@ mod tests {
             ("Apache-2.0 WITH Classpath-exception-2.0", false),
         ];
         for (expression, expected) in cases {
-            assert_eq!(
-                satisfied(expression, &allowed()).unwrap(),
-                expected,
-                "{expression}"
-            );
+            assert_eq!(satisfied(expression, &allowed()).unwrap(), expected, "{expression}");
         }
     }
 

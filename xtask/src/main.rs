@@ -23,11 +23,7 @@ mod steps;
 mod workspace;
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "The tasks of the Outwork project",
-    version
-)]
+#[command(name = "cargo xtask", about = "The tasks of the Outwork project", version)]
 struct Arguments {
     #[command(subcommand)]
     task: Task,

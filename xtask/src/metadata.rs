@@ -43,18 +43,13 @@ pub(crate) fn packages(workspace: &Workspace) -> Result<Vec<Package>> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    let document: Value =
-        serde_json::from_slice(&output.stdout).context("`cargo metadata` did not print JSON")?;
+    let document: Value = serde_json::from_slice(&output.stdout).context("`cargo metadata` did not print JSON")?;
     let reachable = reachable(&document)?;
     let all = document["packages"]
         .as_array()
         .context("`cargo metadata` printed no packages")?;
     all.iter()
-        .filter(|package| {
-            package["id"]
-                .as_str()
-                .is_some_and(|id| reachable.contains(id))
-        })
+        .filter(|package| package["id"].as_str().is_some_and(|id| reachable.contains(id)))
         .map(parse)
         .collect()
 }
@@ -63,10 +58,7 @@ fn reachable(document: &Value) -> Result<std::collections::BTreeSet<&str>> {
     let nodes = document["resolve"]["nodes"]
         .as_array()
         .context("`cargo metadata` printed no resolved graph")?;
-    Ok(nodes
-        .iter()
-        .filter_map(|node| node["id"].as_str())
-        .collect())
+    Ok(nodes.iter().filter_map(|node| node["id"].as_str()).collect())
 }
 
 fn parse(package: &Value) -> Result<Package> {

@@ -42,11 +42,9 @@ pub(crate) fn write(arguments: &ParityArguments) -> Result<()> {
     }
     let target = target(&workspace);
     if let Some(folder) = target.parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("could not make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     }
-    std::fs::write(&target, page)
-        .with_context(|| format!("could not write {}", target.display()))?;
+    std::fs::write(&target, page).with_context(|| format!("could not write {}", target.display()))?;
     println!("wrote {}", target.display());
     Ok(())
 }
@@ -71,8 +69,7 @@ fn target(workspace: &Workspace) -> PathBuf {
 }
 
 fn build(workspace: &Workspace) -> Result<PathBuf> {
-    let mut command =
-        std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["build", "--package", "outwork"])
         .current_dir(&workspace.root);
@@ -98,12 +95,9 @@ fn page(workspace: &Workspace, binary: &std::path::Path, verbose: bool) -> Resul
         deadline: Duration::from_secs(300),
         stream: verbose,
     };
-    process::run(command, &folder.join("parity.log"), bounds)
-        .context("could not make the calls")?;
-    let text = std::fs::read_to_string(&answer)
-        .with_context(|| format!("could not read {}", answer.display()))?;
-    let rows: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", answer.display()))?;
+    process::run(command, &folder.join("parity.log"), bounds).context("could not make the calls")?;
+    let text = std::fs::read_to_string(&answer).with_context(|| format!("could not read {}", answer.display()))?;
+    let rows: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", answer.display()))?;
     render(&rows)
 }
 
@@ -114,12 +108,8 @@ fn render(answer: &Value) -> Result<String> {
             .map(str::to_owned)
             .with_context(|| format!("a row has no {field}: {row}"))
     };
-    let rows = answer["rows"]
-        .as_array()
-        .context("the answer has no rows")?;
-    let mut counts: BTreeMap<&str, usize> = ["pass", "refused", "missing", "wrong"]
-        .map(|name| (name, 0))
-        .into();
+    let rows = answer["rows"].as_array().context("the answer has no rows")?;
+    let mut counts: BTreeMap<&str, usize> = ["pass", "refused", "missing", "wrong"].map(|name| (name, 0)).into();
     let mut sections: Vec<(String, Vec<String>)> = Vec::new();
     for row in rows {
         let outcome = text(row, "outcome")?;
@@ -160,8 +150,7 @@ fn render(answer: &Value) -> Result<String> {
         ),
     ];
     for (outcome, meaning) in meanings {
-        writeln!(page, "| {outcome} | {} | {meaning} |", counts[outcome])
-            .context("could not write to a string")?;
+        writeln!(page, "| {outcome} | {} | {meaning} |", counts[outcome]).context("could not write to a string")?;
     }
     writeln!(page, "| all | {} | |", rows.len()).context("could not write to a string")?;
     for (section, lines) in sections {
@@ -202,11 +191,7 @@ mod tests {
             row("/v1/dreams", "refused"),
         ];
         let page = render(&json!({"sdk": "1.0", "rows": rows})).unwrap();
-        assert!(
-            page.contains("| pass | 2 |")
-                && page.contains("| refused | 1 |")
-                && page.contains("| all | 3 |")
-        );
+        assert!(page.contains("| pass | 2 |") && page.contains("| refused | 1 |") && page.contains("| all | 3 |"));
         assert_eq!(page.matches("\n## ").count(), 2);
     }
 

@@ -30,18 +30,12 @@ pub(crate) fn run(mut command: Command, log: &Path, bounds: Bounds) -> Result<()
     let started = Instant::now();
     command.stdin(Stdio::null()).process_group(0);
     if !bounds.stream {
-        let file = File::create(log)
-            .with_context(|| format!("could not make the log {}", log.display()))?;
+        let file = File::create(log).with_context(|| format!("could not make the log {}", log.display()))?;
         let again = file.try_clone().context("could not share the log")?;
         command.stdout(file).stderr(again);
     }
-    let child = command
-        .spawn()
-        .with_context(|| format!("could not start {shown}"))?;
-    let mut group = Group {
-        child,
-        ended: false,
-    };
+    let child = command.spawn().with_context(|| format!("could not start {shown}"))?;
+    let mut group = Group { child, ended: false };
     let mut said = Instant::now();
     loop {
         if let Some(status) = group.poll()? {
@@ -77,10 +71,7 @@ impl Group {
             .process_group(0)
             .spawn()
             .with_context(|| format!("could not start {shown}"))?;
-        Ok(Self {
-            child,
-            ended: false,
-        })
+        Ok(Self { child, ended: false })
     }
 
     /// The child itself, for its pipes.
@@ -95,10 +86,7 @@ impl Group {
 
     /// Its status if it has ended.
     pub(crate) fn poll(&mut self) -> Result<Option<ExitStatus>> {
-        let status = self
-            .child
-            .try_wait()
-            .context("could not wait for a program")?;
+        let status = self.child.try_wait().context("could not wait for a program")?;
         self.ended |= status.is_some();
         Ok(status)
     }
@@ -161,11 +149,7 @@ fn sign_of_life(started: Instant, log: &Path) {
     let mut out = std::io::stdout();
     let mark = if out.is_terminal() { "\u{2026}" } else { "..." };
     // Losing a line of progress is no reason to fail.
-    let _ = writeln!(
-        out,
-        "      {mark} {} s: {short}",
-        started.elapsed().as_secs()
-    );
+    let _ = writeln!(out, "      {mark} {} s: {short}", started.elapsed().as_secs());
     let _ = out.flush();
 }
 
@@ -224,11 +208,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("was stopped"), "{error}");
-        let pid: i32 = std::fs::read_to_string(&path)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap();
+        let pid: i32 = std::fs::read_to_string(&path).unwrap().trim().parse().unwrap();
         std::fs::remove_file(path).unwrap();
         let pid = Pid::from_raw(pid).unwrap();
         // The kill is delivered before the parent is told; the entry stays until init reaps it.

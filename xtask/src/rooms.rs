@@ -32,12 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "outwork-sandbox",
-        &[
-            "outwork-wire",
-            "outwork-client",
-            "outwork-ledger",
-            "outwork-egress",
-        ],
+        &["outwork-wire", "outwork-client", "outwork-ledger", "outwork-egress"],
     ),
     (
         "outwork",
@@ -137,10 +132,7 @@ mod tests {
         for (position, (room, allowed)) in ROOMS.iter().enumerate() {
             for target in *allowed {
                 let below = ROOMS.iter().position(|(name, _)| name == target).unwrap();
-                assert!(
-                    below < position,
-                    "{room} stands on {target}, which is listed after it"
-                );
+                assert!(below < position, "{room} stands on {target}, which is listed after it");
             }
         }
     }

@@ -77,13 +77,7 @@ pub(crate) fn python(workspace: &Workspace, verbose: bool) -> Result<Python> {
     let python = if process::run(make, &log, bounds).is_ok() {
         let mut install = in_environment.command();
         install
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--disable-pip-version-check",
-                "--requirement",
-            ])
+            .args(["-m", "pip", "install", "--disable-pip-version-check", "--requirement"])
             .arg(&requirements);
         process::run(install, &log, bounds).context("could not install the Python packages")?;
         in_environment
@@ -130,8 +124,8 @@ pub(crate) fn typescript(workspace: &Workspace, verbose: bool) -> Result<TypeScr
     let source = workspace.root.join("tests/sdk/ts");
     let folder = workspace.kept("sdk")?.join("ts");
     let npm = OsString::from("npm");
-    let version = version_of(&npm, &["--version"])
-        .context("npm is needed for the TypeScript suite; install Node 20 or newer")?;
+    let version =
+        version_of(&npm, &["--version"]).context("npm is needed for the TypeScript suite; install Node 20 or newer")?;
     let manifest = read(&source.join("package.json"))?;
     let lock = read(&source.join("package-lock.json"))?;
     let stamp = format!("{version}\n{manifest}\n{lock}");
@@ -148,8 +142,7 @@ pub(crate) fn typescript(workspace: &Workspace, verbose: bool) -> Result<TypeScr
             deadline: INSTALL,
             stream: verbose,
         };
-        process::run(install, &folder.join("install.log"), bounds)
-            .context("could not install the npm packages")?;
+        process::run(install, &folder.join("install.log"), bounds).context("could not install the npm packages")?;
         keep(&folder, &stamp)?;
     }
     copy_suite(&source, &folder.join("suite"))?;
@@ -185,8 +178,7 @@ fn require_node(node: &Path) -> Result<()> {
 fn copy_suite(from: &Path, to: &Path) -> Result<()> {
     remove(to)?;
     std::fs::create_dir_all(to).with_context(|| format!("could not make {}", to.display()))?;
-    let entries =
-        std::fs::read_dir(from).with_context(|| format!("could not list {}", from.display()))?;
+    let entries = std::fs::read_dir(from).with_context(|| format!("could not list {}", from.display()))?;
     for entry in entries {
         let path = entry
             .with_context(|| format!("could not list {}", from.display()))?
@@ -199,15 +191,11 @@ fn copy_suite(from: &Path, to: &Path) -> Result<()> {
             .is_some_and(|extension| extension == "ts" || extension == "mts")
             || name == "tsconfig.json";
         if kept {
-            std::fs::copy(&path, to.join(name))
-                .with_context(|| format!("could not copy {}", path.display()))?;
+            std::fs::copy(&path, to.join(name)).with_context(|| format!("could not copy {}", path.display()))?;
         }
     }
     // The suite is made of ES modules, whatever the folder above it says.
-    write(
-        &to.join("package.json"),
-        "{\"type\": \"module\", \"private\": true}\n",
-    )
+    write(&to.join("package.json"), "{\"type\": \"module\", \"private\": true}\n")
 }
 
 fn version_of(program: &std::ffi::OsStr, arguments: &[&str]) -> Result<String> {

@@ -122,13 +122,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<()> {
     let started = Instant::now();
     let mut failed = Vec::new();
     for (position, step) in chosen.iter().enumerate() {
-        println!(
-            "[{}/{}] {}: {}",
-            position + 1,
-            chosen.len(),
-            step.name,
-            step.what
-        );
+        println!("[{}/{}] {}: {}", position + 1, chosen.len(), step.name, step.what);
         let begun = Instant::now();
         let result = (step.run)(&context);
         let took = begun.elapsed().as_secs_f64();
@@ -166,10 +160,7 @@ fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
         .find(|name| !STEPS.iter().any(|step| step.name == name.as_str()))
     {
         let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
-        bail!(
-            "there is no step {unknown}; the steps are {}",
-            names.join(", ")
-        );
+        bail!("there is no step {unknown}; the steps are {}", names.join(", "));
     }
     if only.is_empty() {
         return Ok(STEPS.iter().collect());
@@ -210,11 +201,7 @@ impl Run {
 
 fn format(context: &Run) -> Result<()> {
     context
-        .run(
-            "format",
-            context.cargo(&["fmt", "--all", "--", "--check"]),
-            5,
-        )
+        .run("format", context.cargo(&["fmt", "--all", "--", "--check"]), 5)
         .context("some files are not formatted; run `cargo fmt --all`")
 }
 
@@ -242,11 +229,7 @@ fn lint(context: &Run) -> Result<()> {
 }
 
 fn rust(context: &Run) -> Result<()> {
-    context.run(
-        "rust",
-        context.cargo(&["test", "--workspace", "--locked"]),
-        30,
-    )
+    context.run("rust", context.cargo(&["test", "--workspace", "--locked"]), 30)
 }
 
 fn build(context: &Run) -> Result<()> {
@@ -261,14 +244,7 @@ fn python(context: &Run) -> Result<()> {
     let python = sdk::python(&context.workspace, context.verbose)?;
     let mut command = python.command();
     command
-        .args([
-            "-m",
-            "pytest",
-            "--quiet",
-            "-p",
-            "no:cacheprovider",
-            "tests/sdk/python",
-        ])
+        .args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "tests/sdk/python"])
         .current_dir(&context.workspace.root)
         .env("OUTWORK_BINARY", required_binary(&context.workspace)?);
     context.run("python", command, 15)
@@ -317,11 +293,7 @@ mod tests {
 
     fn names(only: &[&str]) -> Vec<&'static str> {
         let only: Vec<String> = only.iter().map(|&name| name.to_owned()).collect();
-        choose(&only)
-            .unwrap()
-            .iter()
-            .map(|step| step.name)
-            .collect()
+        choose(&only).unwrap().iter().map(|step| step.name).collect()
     }
 
     #[test]

@@ -38,8 +38,7 @@ impl Workspace {
     /// A folder for what a task keeps between runs, made if it is not there.
     pub(crate) fn kept(&self, name: &str) -> Result<PathBuf> {
         let folder = self.target.join(name);
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("could not make the folder {}", folder.display()))?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("could not make the folder {}", folder.display()))?;
         Ok(folder)
     }
 }

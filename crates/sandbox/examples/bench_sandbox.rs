@@ -8,7 +8,10 @@ use outwork_sandbox::{Launcher, LauncherOptions, bench};
 
 fn main() -> ExitCode {
     outwork_sandbox::entry();
-    let rounds = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok()).unwrap_or(200);
+    let rounds = std::env::args()
+        .nth(1)
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(200);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -16,8 +19,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(rounds)) {
-        Ok(()) => ExitCode::SUCCESS,
+    // As a worker does it: in a task of the runtime, not on the thread that waits for it.
+    match runtime.block_on(runtime.spawn(run(rounds))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("bench_sandbox: {error}");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("bench_sandbox: {error}");
             ExitCode::FAILURE
@@ -25,7 +33,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(rounds: usize) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(rounds: usize) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let workspace = std::env::temp_dir().join(format!("outwork-bench-{}", std::process::id()));
     std::fs::create_dir(&workspace)?;
     let outcome = measure(&workspace, rounds).await;
@@ -33,24 +41,38 @@ async fn run(rounds: usize) -> Result<(), Box<dyn std::error::Error>> {
     outcome
 }
 
-async fn measure(workspace: &std::path::Path, rounds: usize) -> Result<(), Box<dyn std::error::Error>> {
+async fn measure(workspace: &std::path::Path, rounds: usize) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let source = workspace.join("true.c");
     std::fs::write(&source, "int main(void) { return 0; }\n")?;
-    let compiled = Command::new("cc").args(["-O2", "-static", "-o"]).arg(workspace.join("true")).arg(&source).status()?;
+    let compiled = Command::new("cc")
+        .args(["-O2", "-static", "-o"])
+        .arg(workspace.join("true"))
+        .arg(&source)
+        .status()?;
     if !compiled.success() {
         return Err("cc could not make a static program".into());
     }
     let launcher = Launcher::start(LauncherOptions::default()).await?;
-    println!("limits by {}; the launcher and a control group are ready, everything else is made per sandbox", launcher.limits_by());
+    println!(
+        "limits by {}. The launcher runs and keeps control groups and network namespaces for the next two sandboxes; all else is made per sandbox",
+        launcher.limits_by()
+    );
     let (ours, theirs) = bench::cold_start(&launcher, workspace, "true", rounds).await?;
     println!("{ours}");
     match theirs {
         Some(theirs) => {
             println!("{theirs}");
-            println!("ratio of p50: {:.2}", ours.at(0.5).as_secs_f64() / theirs.at(0.5).as_secs_f64());
+            println!(
+                "ratio of p50: {:.2}",
+                ours.at(0.5).as_secs_f64() / theirs.at(0.5).as_secs_f64()
+            );
         }
         None => println!("bwrap is not installed: nothing to compare with"),
     }
+    println!(
+        "{}",
+        bench::burst(&launcher, workspace, "true", 16, rounds / 10 + 1).await?
+    );
     for figures in bench::calls(&launcher, workspace, rounds).await? {
         println!("{figures}");
     }

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum SandboxError {
     /// One step of building the boundary failed, so nothing was run.
-    #[error("the sandbox was not started: step `{step}` failed: {reason}. Nothing was run. `outwork doctor` shows what this machine lacks")]
+    #[error(
+        "the sandbox was not started: step `{step}` failed: {reason}. Nothing was run. `outwork doctor` shows what this machine lacks"
+    )]
     Step {
         /// The isolation step, by the name that the probe uses.
         step: String,

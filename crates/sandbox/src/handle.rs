@@ -78,11 +78,10 @@ impl Sandbox {
     /// Waits until the hand is ready.
     pub(crate) async fn stand(
         launcher: Launcher,
-        (mut socket, pidfd, ended): (UnixStream, OwnedFd, watch::Receiver<Option<SandboxEnd>>),
+        (mut socket, pidfd, ended): (UnixStream, KillOnDrop, watch::Receiver<Option<SandboxEnd>>),
         root: PathBuf,
         max_output: usize,
     ) -> Result<Self, SandboxError> {
-        let killed = KillOnDrop(Some(pidfd));
         let mut bytes = Vec::with_capacity(256);
         let first = loop {
             match FromHand::decode(&bytes) {
@@ -100,11 +99,20 @@ impl Sandbox {
         };
         match first {
             FromHand::Ready => {}
-            FromHand::Failed(body) => return Err(SandboxError::Step { step: body.step, reason: body.reason }),
-            FromHand::Answer(..) => return Err(SandboxError::BadFrame("an answer before the sandbox was ready".to_owned())),
+            FromHand::Failed(body) => {
+                return Err(SandboxError::Step {
+                    step: body.step,
+                    reason: body.reason,
+                });
+            }
+            FromHand::Answer(..) => {
+                return Err(SandboxError::BadFrame(
+                    "an answer before the sandbox was ready".to_owned(),
+                ));
+            }
         }
         let (reader, writer) = socket.into_split();
-        let pidfd = killed.keep()?;
+        let pidfd = pidfd.keep()?;
         let inner = Arc::new(Inner {
             pidfd,
             writer: tokio::sync::Mutex::new(writer),
@@ -114,7 +122,11 @@ impl Sandbox {
         });
         tracing::debug!(max_output, "sandbox ready");
         tokio::spawn(read_answers(Arc::downgrade(&inner), reader, bytes));
-        Ok(Self { inner, _launcher: launcher, root })
+        Ok(Self {
+            inner,
+            _launcher: launcher,
+            root,
+        })
     }
 
     /// The failure that a first process reported before it ended, if it did.
@@ -125,7 +137,10 @@ impl Sandbox {
             read += more;
         }
         match FromHand::decode(bytes.get(..read).unwrap_or_default()) {
-            Ok(Some((FromHand::Failed(body), _))) => Some(SandboxError::Step { step: body.step, reason: body.reason }),
+            Ok(Some((FromHand::Failed(body), _))) => Some(SandboxError::Step {
+                step: body.step,
+                reason: body.reason,
+            }),
             _ => None,
         }
     }
@@ -141,12 +156,25 @@ impl Sandbox {
         let begun = Instant::now();
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
         let ToolCall { name, input, timeout } = call;
-        let frame = ToHand::Call(id, CallBody { name: name.clone(), input }).encode();
+        let frame = ToHand::Call(
+            id,
+            CallBody {
+                name: name.clone(),
+                input,
+            },
+        )
+        .encode();
         if frame.len() > MAX_TO_HAND {
-            return Err(SandboxError::CallTooLarge { size: frame.len(), limit: MAX_TO_HAND });
+            return Err(SandboxError::CallTooLarge {
+                size: frame.len(),
+                limit: MAX_TO_HAND,
+            });
         }
         let mut answer = self.inner.expect(id)?;
-        let mut on_drop = CancelOnDrop { inner: &self.inner, id: Some(id) };
+        let mut on_drop = CancelOnDrop {
+            inner: &self.inner,
+            id: Some(id),
+        };
         self.inner.send(&frame).await?;
         let mut late = false;
         let answer = match tokio::time::timeout(timeout, &mut answer).await {
@@ -164,13 +192,27 @@ impl Sandbox {
             }
         };
         on_drop.id = None;
-        let Ok(mut answer) = answer else { return Err(self.inner.over().await) };
+        let Ok(mut answer) = answer else {
+            return Err(self.inner.over().await);
+        };
         if late && answer.is_error {
-            let text = format!("{name}: the call was stopped after {}s, the limit for a call", timeout.as_secs_f64());
+            let text = format!(
+                "{name}: the call was stopped after {}s, the limit for a call",
+                timeout.as_secs_f64()
+            );
             answer.content = vec![ContentBlock::Text { text }];
         }
-        let AnswerBody { content, is_error, exit_code } = answer;
-        Ok(ToolOutput { content, is_error, exit_code, duration: begun.elapsed() })
+        let AnswerBody {
+            content,
+            is_error,
+            exit_code,
+        } = answer;
+        Ok(ToolOutput {
+            content,
+            is_error,
+            exit_code,
+            duration: begun.elapsed(),
+        })
     }
 
     /// Cancels every call that runs or waits. Each is answered, as an error that says so; what the command ran is
@@ -193,11 +235,16 @@ impl Sandbox {
     pub async fn ended(&self) -> SandboxEnd {
         let mut ended = self.inner.ended.clone();
         let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
-        end.unwrap_or(SandboxEnd { code: None, signal: None })
+        end.unwrap_or(SandboxEnd {
+            code: None,
+            signal: None,
+        })
     }
 
     async fn ended_within(&self, patience: Duration) -> Result<SandboxEnd, SandboxError> {
-        tokio::time::timeout(patience, self.ended()).await.map_err(|_| SandboxError::Unresponsive(patience))
+        tokio::time::timeout(patience, self.ended())
+            .await
+            .map_err(|_| SandboxError::Unresponsive(patience))
     }
 }
 
@@ -259,7 +306,10 @@ async fn describe(ended: &watch::Receiver<Option<SandboxEnd>>) -> String {
 }
 
 fn end_now(ended: &watch::Receiver<Option<SandboxEnd>>) -> String {
-    ended.borrow().as_ref().map_or_else(|| "its socket closed".to_owned(), ToString::to_string)
+    ended
+        .borrow()
+        .as_ref()
+        .map_or_else(|| "its socket closed".to_owned(), ToString::to_string)
 }
 
 async fn read_answers(inner: std::sync::Weak<Inner>, mut reader: OwnedReadHalf, mut bytes: Vec<u8>) {
@@ -291,12 +341,18 @@ async fn read_answers(inner: std::sync::Weak<Inner>, mut reader: OwnedReadHalf, 
     }
 }
 
-/// Kills a sandbox that did not come to stand.
-struct KillOnDrop(Option<OwnedFd>);
+/// Kills a sandbox that nobody holds: one that did not come to stand, or whose run was given up.
+pub(crate) struct KillOnDrop(Option<OwnedFd>);
 
 impl KillOnDrop {
+    pub(crate) fn new(pidfd: OwnedFd) -> Self {
+        Self(Some(pidfd))
+    }
+
     fn keep(mut self) -> Result<OwnedFd, SandboxError> {
-        self.0.take().ok_or_else(|| SandboxError::Ended("it has no process".to_owned()))
+        self.0
+            .take()
+            .ok_or_else(|| SandboxError::Ended("it has no process".to_owned()))
     }
 }
 

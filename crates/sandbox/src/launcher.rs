@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::SandboxError;
-use crate::handle::{Sandbox, SandboxEnd};
+use crate::handle::{KillOnDrop, Sandbox, SandboxEnd};
 use crate::jail::HIDDEN;
 use crate::jail::wire::{self, Boot, Launch, Said};
 use crate::options::{Isolation, RootImage, SandboxOptions};
@@ -26,7 +26,9 @@ use crate::options::{Isolation, RootImage, SandboxOptions};
 /// How long the launcher may take to start, and a sandbox to stand. Far over what either needs.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// Without isolation programs need some of the worker's own variables; these hold no secrets.
-const PASSED_VARIABLES: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TMPDIR", "TZ"];
+const PASSED_VARIABLES: &[&str] = &[
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TMPDIR", "TZ",
+];
 
 /// How the launcher process is started.
 #[derive(Clone, Debug)]
@@ -41,7 +43,11 @@ pub struct LauncherOptions {
 
 impl Default for LauncherOptions {
     fn default() -> Self {
-        Self { program: PathBuf::from("/proc/self/exe"), isolation: Isolation::Full, read_only_paths: Vec::new() }
+        Self {
+            program: PathBuf::from("/proc/self/exe"),
+            isolation: Isolation::Full,
+            read_only_paths: Vec::new(),
+        }
     }
 }
 
@@ -87,7 +93,10 @@ struct Entry {
 impl Launcher {
     /// Starts the launcher process and waits until it can make sandboxes.
     pub async fn start(options: LauncherOptions) -> Result<Self, SandboxError> {
-        let failed = |source: io::Error| SandboxError::StartLauncher { program: options.program.clone(), source };
+        let failed = |source: io::Error| SandboxError::StartLauncher {
+            program: options.program.clone(),
+            source,
+        };
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| failed(error.into()))?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|error| failed(error.into()))?;
@@ -104,20 +113,44 @@ impl Launcher {
         // A sequenced socket in the type of a stream: only readiness is taken from that type.
         let control = UnixStream::from_std(std::os::unix::net::UnixStream::from(ours)).map_err(failed)?;
         let control = Arc::new(control);
-        let boot = Boot { isolation: options.isolation, read_only_paths: options.read_only_paths.clone() };
+        let boot = Boot {
+            isolation: options.isolation,
+            read_only_paths: options.read_only_paths.clone(),
+        };
         send(&control, &boot, None, None).await.map_err(failed)?;
         let first = tokio::time::timeout(START_PATIENCE, receive(&control)).await;
         let memory = match first {
             Ok(Ok(Some((Said::Up { memory }, _)))) => memory,
-            Ok(Ok(Some((Said::Down(error), _)))) => return Err(SandboxError::Step { step: error.step, reason: error.reason }),
-            Ok(Ok(_)) => return Err(SandboxError::LauncherGone("it ended at once; does its program call `outwork_sandbox::entry()` first in `main`?".to_owned())),
+            Ok(Ok(Some((Said::Down(error), _)))) => {
+                return Err(SandboxError::Step {
+                    step: error.step,
+                    reason: error.reason,
+                });
+            }
+            Ok(Ok(_)) => {
+                return Err(SandboxError::LauncherGone(
+                    "it ended at once; does its program call `outwork_sandbox::entry()` first in `main`?".to_owned(),
+                ));
+            }
             Ok(Err(error)) => return Err(failed(error)),
-            Err(_) => return Err(SandboxError::LauncherGone(format!("it was not ready within {START_PATIENCE:?}"))),
+            Err(_) => {
+                return Err(SandboxError::LauncherGone(format!(
+                    "it was not ready within {START_PATIENCE:?}"
+                )));
+            }
         };
         let table = Arc::new(Mutex::new(Table::default()));
         tokio::spawn(listen(Arc::clone(&control), Arc::clone(&table), child));
-        let shared = Shared { control, table, next_id: AtomicU64::new(1), isolation: options.isolation, memory };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared {
+            control,
+            table,
+            next_id: AtomicU64::new(1),
+            isolation: options.isolation,
+            memory,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// How memory and processes are limited here, in words.
@@ -135,7 +168,11 @@ impl Launcher {
         let workspace = check(&options)?;
         let max_output = options.limits.max_output_bytes;
         let born = self.bear(options, workspace, None, None).await?;
-        let root = if self.shared.isolation == Isolation::Full { PathBuf::from("/workspace") } else { born.workspace.clone() };
+        let root = if self.shared.isolation == Isolation::Full {
+            PathBuf::from("/workspace")
+        } else {
+            born.workspace.clone()
+        };
         let pieces = (born.socket, born.pidfd, born.ended);
         let stand = Sandbox::stand(self.clone(), pieces, root, max_output);
         match tokio::time::timeout(START_PATIENCE, stand).await {
@@ -145,10 +182,18 @@ impl Launcher {
     }
 
     /// Runs a program (a path inside the sandbox) as the only process of a new sandbox, to its end.
-    pub async fn run_once(&self, options: SandboxOptions, argv: Vec<String>, keep_output: bool) -> Result<RunOutcome, SandboxError> {
+    pub async fn run_once(
+        &self,
+        options: SandboxOptions,
+        argv: Vec<String>,
+        keep_output: bool,
+    ) -> Result<RunOutcome, SandboxError> {
         let workspace = check(&options)?;
         if argv.is_empty() {
-            return Err(SandboxError::Option { option: "argv", reason: "name a program".to_owned() });
+            return Err(SandboxError::Option {
+                option: "argv",
+                reason: "name a program".to_owned(),
+            });
         }
         let most = options.limits.max_output_bytes;
         let (output, output_in) = if keep_output {
@@ -160,7 +205,12 @@ impl Launcher {
         };
         let mut born = self.bear(options, workspace, Some(argv), output_in).await?;
         let collecting = output.map(|reader| tokio::spawn(collect(reader, most)));
-        let end = born.ended.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+        let end = born
+            .ended
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|end| end.clone());
         let output = match collecting {
             Some(task) => task.await.unwrap_or_default(),
             None => Vec::new(),
@@ -184,13 +234,22 @@ impl Launcher {
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (socket, theirs) = UnixStream::pair().map_err(SandboxError::io("make a socket pair"))?;
         let theirs = theirs.into_std().map_err(SandboxError::io("make a socket pair"))?;
-        theirs.set_nonblocking(false).map_err(SandboxError::io("make a socket pair"))?;
+        theirs
+            .set_nonblocking(false)
+            .map_err(SandboxError::io("make a socket pair"))?;
         let theirs = OwnedFd::from(theirs);
         let env = match self.shared.isolation {
             Isolation::Full => options.env,
             Isolation::None => passed_variables().chain(options.env).collect(),
         };
-        let launch = Launch { id, workspace: workspace.clone(), hostname: options.hostname, env, limits: options.limits, run };
+        let launch = Launch {
+            id,
+            workspace: workspace.clone(),
+            hostname: options.hostname,
+            env,
+            limits: options.limits,
+            run,
+        };
         let (started, wait_started) = oneshot::channel();
         let (ended, wait_ended) = watch::channel(None);
         {
@@ -198,7 +257,13 @@ impl Launcher {
             if let Some(reason) = &table.gone {
                 return Err(SandboxError::LauncherGone(reason.clone()));
             }
-            table.entries.insert(id, Entry { started: Some(started), ended });
+            table.entries.insert(
+                id,
+                Entry {
+                    started: Some(started),
+                    ended,
+                },
+            );
         }
         if let Err(error) = send(&self.shared.control, &launch, Some(&theirs), output.as_ref()).await {
             lock(&self.shared.table).entries.remove(&id);
@@ -206,10 +271,17 @@ impl Launcher {
         }
         drop((theirs, output));
         match tokio::time::timeout(START_PATIENCE, wait_started).await {
-            Ok(Ok(Ok(pidfd))) => Ok(Born { socket, pidfd, ended: wait_ended, workspace }),
+            Ok(Ok(Ok(pidfd))) => Ok(Born {
+                socket,
+                pidfd: KillOnDrop::new(pidfd),
+                ended: wait_ended,
+                workspace,
+            }),
             Ok(Ok(Err(error))) => Err(error),
             Ok(Err(_)) => Err(self.gone()),
-            Err(_) => Err(SandboxError::LauncherGone(format!("it did not make a sandbox within {START_PATIENCE:?}"))),
+            Err(_) => Err(SandboxError::LauncherGone(format!(
+                "it did not make a sandbox within {START_PATIENCE:?}"
+            ))),
         }
     }
 
@@ -221,7 +293,7 @@ impl Launcher {
 
 struct Born {
     socket: UnixStream,
-    pidfd: OwnedFd,
+    pidfd: KillOnDrop,
     ended: watch::Receiver<Option<SandboxEnd>>,
     workspace: PathBuf,
 }
@@ -266,7 +338,10 @@ fn note(table: &Mutex<Table>, said: Said, mut fds: Vec<OwnedFd>) {
         }
         Said::Refused { id, error } => {
             if let Some(started) = table.entries.remove(&id).and_then(|entry| entry.started) {
-                let _ = started.send(Err(SandboxError::Step { step: error.step, reason: error.reason }));
+                let _ = started.send(Err(SandboxError::Step {
+                    step: error.step,
+                    reason: error.reason,
+                }));
             }
         }
         Said::Exited { id, code, signal } => {
@@ -327,12 +402,19 @@ async fn collect(reader: OwnedFd, most: usize) -> Vec<u8> {
 }
 
 fn passed_variables() -> impl Iterator<Item = (String, String)> {
-    PASSED_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+    PASSED_VARIABLES
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
 }
 
 /// Options that cannot work are refused before anything is made. Returns the workspace without links.
 fn check(options: &SandboxOptions) -> Result<PathBuf, SandboxError> {
-    let refuse = |option, reason: &str| Err(SandboxError::Option { option, reason: reason.to_owned() });
+    let refuse = |option, reason: &str| {
+        Err(SandboxError::Option {
+            option,
+            reason: reason.to_owned(),
+        })
+    };
     match options.image {
         RootImage::HostSystem => {}
     }
@@ -358,24 +440,36 @@ fn check(options: &SandboxOptions) -> Result<PathBuf, SandboxError> {
     }
     for (variable, value) in &options.env {
         if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
-            return refuse("env", "names are not empty and have no '='; names and values have no NUL");
+            return refuse(
+                "env",
+                "names are not empty and have no '='; names and values have no NUL",
+            );
         }
     }
     workspace(&options.workspace)
 }
 
 fn workspace(path: &Path) -> Result<PathBuf, SandboxError> {
-    let refuse = |reason: String| SandboxError::Workspace { path: path.to_path_buf(), reason };
-    let full = path.canonicalize().map_err(|error| refuse(format!("{error}; make the folder first")))?;
+    let refuse = |reason: String| SandboxError::Workspace {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let full = path
+        .canonicalize()
+        .map_err(|error| refuse(format!("{error}; make the folder first")))?;
     if !full.is_dir() {
         return Err(refuse("is not a folder".to_owned()));
     }
     if full.parent().is_none() {
-        return Err(refuse("the whole filesystem cannot be a workspace; name a folder".to_owned()));
+        return Err(refuse(
+            "the whole filesystem cannot be a workspace; name a folder".to_owned(),
+        ));
     }
     for own in ["/proc", "/sys", "/dev", "/usr", "/etc", "/boot"] {
         if full == Path::new(own) || (full.starts_with(own) && !full.starts_with("/dev/shm")) {
-            return Err(refuse(format!("lies in {own}, which belongs to the system; name another folder")));
+            return Err(refuse(format!(
+                "lies in {own}, which belongs to the system; name another folder"
+            )));
         }
     }
     Ok(full)

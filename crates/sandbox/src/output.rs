@@ -22,7 +22,11 @@ impl ToolCall {
 
     /// A call with the default outer bound.
     pub fn new(name: impl Into<String>, input: serde_json::Value) -> Self {
-        Self { name: name.into(), input, timeout: Self::DEFAULT_TIMEOUT }
+        Self {
+            name: name.into(),
+            input,
+            timeout: Self::DEFAULT_TIMEOUT,
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use outwork_sandbox::{
-    ContentBlock, Isolation, Launcher, LauncherOptions, Limits, Sandbox, SandboxError, SandboxOptions, ToolCall, ToolOutput,
+    ContentBlock, Isolation, Launcher, LauncherOptions, Limits, Sandbox, SandboxError, SandboxOptions, ToolCall,
+    ToolOutput,
 };
 use serde_json::json;
 
@@ -57,19 +58,32 @@ const ISOLATED: &[(&str, Case)] = cases![
 
 fn main() -> ExitCode {
     outwork_sandbox::entry();
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .collect();
     if std::env::args().any(|word| word == "--list") {
         for (name, _) in EVERYWHERE.iter().chain(ISOLATED) {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     for isolation in [Isolation::Full, Isolation::None] {
         let setting = runtime.block_on(async {
-            let options = LauncherOptions { isolation, ..LauncherOptions::default() };
+            let options = LauncherOptions {
+                isolation,
+                ..LauncherOptions::default()
+            };
             let launcher = Launcher::start(options).await.expect("the launcher starts");
-            Setting { launcher, isolation, folder: tempfile::tempdir().expect("a folder") }
+            Setting {
+                launcher,
+                isolation,
+                folder: tempfile::tempdir().expect("a folder"),
+            }
         });
         let isolated = if isolation == Isolation::Full { ISOLATED } else { &[] };
         for (name, case) in EVERYWHERE.iter().chain(isolated) {
@@ -91,7 +105,14 @@ fn again_as_user(words: &[String]) -> bool {
     use std::os::unix::process::CommandExt;
     println!("once more as an ordinary user");
     let mut command = Command::new("/proc/self/exe");
-    command.args(words).env(AS_USER, "1").env("TMPDIR", "/tmp").env("HOME", "/tmp").current_dir("/").uid(65_534).gid(65_534);
+    command
+        .args(words)
+        .env(AS_USER, "1")
+        .env("TMPDIR", "/tmp")
+        .env("HOME", "/tmp")
+        .current_dir("/")
+        .uid(65_534)
+        .gid(65_534);
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -102,12 +123,18 @@ impl Setting {
     }
 
     async fn sandbox(&self) -> Sandbox {
-        self.launcher.launch(SandboxOptions::new(self.workspace())).await.expect("a sandbox")
+        self.launcher
+            .launch(SandboxOptions::new(self.workspace()))
+            .await
+            .expect("a sandbox")
     }
 }
 
 async fn call(sandbox: &Sandbox, name: &str, input: serde_json::Value) -> ToolOutput {
-    sandbox.call(ToolCall::new(name, input)).await.expect("the sandbox answers")
+    sandbox
+        .call(ToolCall::new(name, input))
+        .await
+        .expect("the sandbox answers")
 }
 
 async fn bash(sandbox: &Sandbox, command: &str) -> ToolOutput {
@@ -122,8 +149,12 @@ fn is(output: &ToolOutput, text: &str, is_error: bool) {
 /// Pids on the host whose command line has this word.
 fn on_host(marker: &str) -> usize {
     let entries = std::fs::read_dir("/proc").expect("/proc");
-    let lines = entries.flatten().map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
-    lines.filter(|line| line.split(|byte| *byte == 0).any(|word| word == marker.as_bytes())).count()
+    let lines = entries
+        .flatten()
+        .map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
+    lines
+        .filter(|line| line.split(|byte| *byte == 0).any(|word| word == marker.as_bytes()))
+        .count()
 }
 
 fn marker() -> String {
@@ -142,10 +173,26 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 
 async fn the_shell_keeps_its_state(setting: &Setting) {
     let sandbox = setting.sandbox().await;
-    is(&bash(&sandbox, "mkdir -p a/b && cd a && x=5; f() { echo \"f $x\"; }; export Y=y").await, "(no output)", false);
-    is(&bash(&sandbox, "f; basename $PWD; bash -c 'echo $Y'").await, "f 5\na\ny", false);
+    is(
+        &bash(
+            &sandbox,
+            "mkdir -p a/b && cd a && x=5; f() { echo \"f $x\"; }; export Y=y",
+        )
+        .await,
+        "(no output)",
+        false,
+    );
+    is(
+        &bash(&sandbox, "f; basename $PWD; bash -c 'echo $Y'").await,
+        "f 5\na\ny",
+        false,
+    );
     is(&bash(&sandbox, "cd b").await, "(no output)", false);
-    is(&bash(&sandbox, "pwd").await, sandbox.root().join("a/b").to_str().expect("a path"), false);
+    is(
+        &bash(&sandbox, "pwd").await,
+        sandbox.root().join("a/b").to_str().expect("a path"),
+        false,
+    );
 }
 
 async fn exit_codes_and_streams(setting: &Setting) {
@@ -157,34 +204,79 @@ async fn exit_codes_and_streams(setting: &Setting) {
     is(&bash(&sandbox, "cat; read x; echo \"[$x]\"").await, "[]", false);
     is(&bash(&sandbox, "printf 'no newline'").await, "no newline", false);
     is(&bash(&sandbox, "printf '\\n\\n a \\n\\n'").await, "\n\n a ", false);
-    is(&bash(&sandbox, "echo \"it's\" 'quoted' \"$((1+1))\" `echo back` # comment").await, "it's quoted 2 back", false);
-    is(&bash(&sandbox, "cat <<'END'\n$x `y` \\z\nEND").await, "$x `y` \\z", false);
-    is(&bash(&sandbox, "kill -SEGV $BASHPID & wait $!; echo $?").await.text().lines().last().map(|last| ToolOutput {
-        content: vec![ContentBlock::Text { text: last.to_owned() }], is_error: false, exit_code: None, duration: Duration::ZERO,
-    }).expect("a line"), "139", false);
+    is(
+        &bash(&sandbox, "echo \"it's\" 'quoted' \"$((1+1))\" `echo back` # comment").await,
+        "it's quoted 2 back",
+        false,
+    );
+    is(
+        &bash(&sandbox, "cat <<'END'\n$x `y` \\z\nEND").await,
+        "$x `y` \\z",
+        false,
+    );
+    is(
+        &bash(&sandbox, "kill -SEGV $BASHPID & wait $!; echo $?")
+            .await
+            .text()
+            .lines()
+            .last()
+            .map(|last| ToolOutput {
+                content: vec![ContentBlock::Text { text: last.to_owned() }],
+                is_error: false,
+                exit_code: None,
+                duration: Duration::ZERO,
+            })
+            .expect("a line"),
+        "139",
+        false,
+    );
 }
 
 async fn output_is_bounded(setting: &Setting) {
     let sandbox = setting.sandbox().await;
     let text = bash(&sandbox, "seq 1 100000").await.text();
-    assert!(text.starts_with("[output truncated]\n") && text.ends_with("\n100000"), "{} bytes", text.len());
-    assert!((100_000..=100 * 1024 + 32).contains(&text.len()), "{} bytes", text.len());
+    assert!(
+        text.starts_with("[output truncated]\n") && text.ends_with("\n100000"),
+        "{} bytes",
+        text.len()
+    );
+    assert!(
+        (100_000..=100 * 1024 + 32).contains(&text.len()),
+        "{} bytes",
+        text.len()
+    );
 }
 
 async fn a_restart_brings_a_fresh_shell(setting: &Setting) {
     let sandbox = setting.sandbox().await;
     bash(&sandbox, "x=5; mkdir d; cd d").await;
-    is(&call(&sandbox, "bash", json!({ "restart": true })).await, "bash session restarted", false);
-    is(&bash(&sandbox, "echo \"[$x] $PWD\"").await, &format!("[] {}", sandbox.root().display()), false);
+    is(
+        &call(&sandbox, "bash", json!({ "restart": true })).await,
+        "bash session restarted",
+        false,
+    );
+    is(
+        &bash(&sandbox, "echo \"[$x] $PWD\"").await,
+        &format!("[] {}", sandbox.root().display()),
+        false,
+    );
     let output = call(&sandbox, "bash", json!({})).await;
-    assert!(output.is_error && output.text().contains("command"), "{}", output.text());
+    assert!(
+        output.is_error && output.text().contains("command"),
+        "{}",
+        output.text()
+    );
 }
 
 async fn a_shell_that_ends_says_so(setting: &Setting) {
     let sandbox = setting.sandbox().await;
     is(&bash(&sandbox, "echo bye; exit 0").await, "bye", true);
     let output = bash(&sandbox, "echo x").await;
-    assert!(output.is_error && output.text().contains("restart"), "{}", output.text());
+    assert!(
+        output.is_error && output.text().contains("restart"),
+        "{}",
+        output.text()
+    );
     call(&sandbox, "bash", json!({ "restart": true })).await;
     is(&bash(&sandbox, "echo x").await, "x", false);
 }
@@ -193,7 +285,12 @@ async fn a_timeout_ends_the_command_and_renews_the_shell(setting: &Setting) {
     let sandbox = setting.sandbox().await;
     let marker = marker();
     bash(&sandbox, "x=5").await;
-    let output = call(&sandbox, "bash", json!({ "command": format!("sleep {marker} & sleep {marker}"), "timeout_ms": 400 })).await;
+    let output = call(
+        &sandbox,
+        "bash",
+        json!({ "command": format!("sleep {marker} & sleep {marker}"), "timeout_ms": 400 }),
+    )
+    .await;
     assert!(output.is_error && output.text().contains("0.4s"), "{}", output.text());
     assert_eq!(on_host(&marker), 0);
     is(&bash(&sandbox, "echo \"[$x]\"").await, "[]", false);
@@ -203,7 +300,14 @@ async fn the_outer_limit_cancels_a_call(setting: &Setting) {
     let sandbox = setting.sandbox().await;
     let marker = marker();
     let input = json!({ "command": format!("sleep {marker}") });
-    let output = sandbox.call(ToolCall { name: "bash".to_owned(), input, timeout: Duration::from_millis(300) }).await.expect("an answer");
+    let output = sandbox
+        .call(ToolCall {
+            name: "bash".to_owned(),
+            input,
+            timeout: Duration::from_millis(300),
+        })
+        .await
+        .expect("an answer");
     assert!(output.is_error && output.text().contains("0.3s"), "{}", output.text());
     assert_eq!(on_host(&marker), 0);
     is(&bash(&sandbox, "echo fine").await, "fine", false);
@@ -219,8 +323,16 @@ async fn an_interrupt_ends_what_runs_and_what_waits(setting: &Setting) {
         sandbox.interrupt().await.expect("interrupt");
     };
     let (running, waiting, ()) = tokio::join!(running, waiting, stop);
-    assert!(running.is_error && running.text().contains("interrupted"), "{}", running.text());
-    assert!(waiting.is_error && waiting.text().contains("interrupted"), "{}", waiting.text());
+    assert!(
+        running.is_error && running.text().contains("interrupted"),
+        "{}",
+        running.text()
+    );
+    assert!(
+        waiting.is_error && waiting.text().contains("interrupted"),
+        "{}",
+        waiting.text()
+    );
     assert_eq!(on_host(&marker), 0);
     is(&bash(&sandbox, "echo fine").await, "fine", false);
 }
@@ -250,20 +362,55 @@ async fn calls_run_in_order(setting: &Setting) {
 
 async fn file_tools_and_shell_see_the_same_files(setting: &Setting) {
     let sandbox = setting.sandbox().await;
-    is(&call(&sandbox, "write", json!({ "file_path": "src/main.py", "content": "print('one')\n" })).await, "wrote 13 bytes to src/main.py", false);
-    is(&call(&sandbox, "edit", json!({ "file_path": "/workspace/src/main.py", "old_string": "one", "new_string": "two" })).await, "edited /workspace/src/main.py (1 replacement(s))", false);
+    is(
+        &call(
+            &sandbox,
+            "write",
+            json!({ "file_path": "src/main.py", "content": "print('one')\n" }),
+        )
+        .await,
+        "wrote 13 bytes to src/main.py",
+        false,
+    );
+    is(
+        &call(
+            &sandbox,
+            "edit",
+            json!({ "file_path": "/workspace/src/main.py", "old_string": "one", "new_string": "two" }),
+        )
+        .await,
+        "edited /workspace/src/main.py (1 replacement(s))",
+        false,
+    );
     is(&bash(&sandbox, "cat src/main.py").await, "print('two')", false);
     let path = sandbox.root().join("src/main.py");
-    is(&call(&sandbox, "grep", json!({ "pattern": "two" })).await, &format!("{}:1:print('two')", path.display()), false);
-    is(&call(&sandbox, "glob", json!({ "pattern": "**/*.py" })).await, path.to_str().expect("a path"), false);
-    is(&call(&sandbox, "read", json!({ "file_path": path })).await, "print('two')\n", false);
+    is(
+        &call(&sandbox, "grep", json!({ "pattern": "two" })).await,
+        &format!("{}:1:print('two')", path.display()),
+        false,
+    );
+    is(
+        &call(&sandbox, "glob", json!({ "pattern": "**/*.py" })).await,
+        path.to_str().expect("a path"),
+        false,
+    );
+    is(
+        &call(&sandbox, "read", json!({ "file_path": path })).await,
+        "print('two')\n",
+        false,
+    );
 }
 
 async fn bad_calls_are_answers(setting: &Setting) {
     let sandbox = setting.sandbox().await;
     for (name, input) in [
-        ("web_fetch", json!({})), ("bash", json!({ "cmd": "x" })), ("bash", json!([])), ("read", json!(null)),
-        ("bash", json!({ "command": "a\0b" })), ("write", json!({ "file_path": "x" })), ("", json!({})),
+        ("web_fetch", json!({})),
+        ("bash", json!({ "cmd": "x" })),
+        ("bash", json!([])),
+        ("read", json!(null)),
+        ("bash", json!({ "command": "a\0b" })),
+        ("write", json!({ "file_path": "x" })),
+        ("", json!({})),
     ] {
         assert!(call(&sandbox, name, input.clone()).await.is_error, "{name} {input}");
     }
@@ -278,7 +425,12 @@ async fn a_large_call_goes_through(setting: &Setting) {
     is(&bash(&sandbox, "wc -l < large").await, "500000", false);
     let command = format!("echo {} | wc -c", "y".repeat(100_000));
     is(&bash(&sandbox, &command).await, "100001", false);
-    let refused = sandbox.call(ToolCall::new("write", json!({ "file_path": "x", "content": "z".repeat(17 << 20) }))).await;
+    let refused = sandbox
+        .call(ToolCall::new(
+            "write",
+            json!({ "file_path": "x", "content": "z".repeat(17 << 20) }),
+        ))
+        .await;
     assert!(matches!(refused, Err(SandboxError::CallTooLarge { .. })), "{refused:?}");
     is(&bash(&sandbox, "echo fine").await, "fine", false);
 }
@@ -295,7 +447,9 @@ async fn a_kill_ends_everything_soon(setting: &Setting) {
         sandbox.kill().await.expect("killed");
         times.push(begun.elapsed());
         assert_eq!(on_host(&marker), 0);
-        let refused = sandbox.call(ToolCall::new("bash", json!({ "command": "echo x" }))).await;
+        let refused = sandbox
+            .call(ToolCall::new("bash", json!({ "command": "echo x" })))
+            .await;
         assert!(matches!(refused, Err(SandboxError::Ended(_))), "{refused:?}");
     }
     times.sort();
@@ -335,12 +489,32 @@ async fn many_at_once(setting: &Setting) {
 async fn toolchains_work(setting: &Setting) {
     let sandbox = setting.sandbox().await;
     is(&bash(&sandbox, "/usr/bin/python3 -c 'import sys, json, ssl, multiprocessing as m; p=m.Process(target=print, args=(6*7,)); p.start(); p.join(); print(p.exitcode)'").await, "42\n0", false);
-    is(&bash(&sandbox, "echo 'int main(void){return 7;}' > x.c && cc -o x x.c && ./x; echo $?").await, "7", false);
+    is(
+        &bash(
+            &sandbox,
+            "echo 'int main(void){return 7;}' > x.c && cc -o x x.c && ./x; echo $?",
+        )
+        .await,
+        "7",
+        false,
+    );
     is(&bash(&sandbox, "id -un; echo $HOME; touch ~/file && ls ~; echo t > /tmp/t && cat /var/tmp/t; echo shm > /dev/shm/s && cat /dev/shm/s; echo n > /dev/null; head -c 3 /dev/urandom | wc -c").await, "agent\n/home/agent\nfile\nt\nshm\n3", false);
     for (program, command, want) in [
-        ("/usr/bin/git", "/usr/bin/git init -q . && /usr/bin/git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one && /usr/bin/git log --format=%s", "one"),
-        ("/usr/bin/node", "/usr/bin/node -e \"require('child_process').exec('echo child', (e, o) => console.log(o.trim(), require('os').cpus().length >= 0))\"", "child true"),
-        ("/usr/bin/perl", "perl -e 'print join \",\", map { $_ * 2 } 1..3'", "2,4,6"),
+        (
+            "/usr/bin/git",
+            "/usr/bin/git init -q . && /usr/bin/git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one && /usr/bin/git log --format=%s",
+            "one",
+        ),
+        (
+            "/usr/bin/node",
+            "/usr/bin/node -e \"require('child_process').exec('echo child', (e, o) => console.log(o.trim(), require('os').cpus().length >= 0))\"",
+            "child true",
+        ),
+        (
+            "/usr/bin/perl",
+            "perl -e 'print join \",\", map { $_ * 2 } 1..3'",
+            "2,4,6",
+        ),
     ] {
         if std::path::Path::new(program).exists() {
             is(&bash(&sandbox, command).await, want, false);
@@ -354,21 +528,54 @@ async fn read_only_paths_are_offered(setting: &Setting) {
     let offered = setting.folder.path().join("offered");
     std::fs::create_dir_all(&offered).expect("a folder");
     std::fs::write(offered.join("tool"), "#!/bin/sh\necho offered\n").expect("a file");
-    std::fs::set_permissions(offered.join("tool"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its mode");
+    std::fs::set_permissions(
+        offered.join("tool"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .expect("its mode");
     let base = std::env::current_exe().ok();
     // `/tmp` is the sandbox's own, so what lies there cannot be offered under its name.
-    let refused = Launcher::start(LauncherOptions { read_only_paths: vec![offered], ..LauncherOptions::default() }).await;
-    assert!(matches!(&refused, Err(SandboxError::Step { step, .. }) if step == "read_only_paths"), "{refused:?} {base:?}");
-    let launcher = Launcher::start(LauncherOptions { read_only_paths: vec!["/var/lib".into()], ..LauncherOptions::default() }).await.expect("a launcher");
-    let sandbox = launcher.launch(SandboxOptions::new(setting.workspace())).await.expect("a sandbox");
+    let refused = Launcher::start(LauncherOptions {
+        read_only_paths: vec![offered],
+        ..LauncherOptions::default()
+    })
+    .await;
+    assert!(
+        matches!(&refused, Err(SandboxError::Step { step, .. }) if step == "read_only_paths"),
+        "{refused:?} {base:?}"
+    );
+    let launcher = Launcher::start(LauncherOptions {
+        read_only_paths: vec!["/var/lib".into()],
+        ..LauncherOptions::default()
+    })
+    .await
+    .expect("a launcher");
+    let sandbox = launcher
+        .launch(SandboxOptions::new(setting.workspace()))
+        .await
+        .expect("a sandbox");
     is(&bash(&sandbox, "test -d /var/lib/dpkg || test -n \"$(ls /var/lib)\"; echo $?; (: > /var/lib/x) 2>/dev/null; echo $?; ls /var/cache 2>/dev/null | wc -l").await, "0\n1\n0", false);
 }
 
 async fn memory_and_processes_are_limited_per_sandbox(setting: &Setting) {
-    let limits = Limits { max_processes: 16, ..Limits::default() };
-    let options = |folder| SandboxOptions { limits: limits.clone(), ..SandboxOptions::new(folder) };
-    let one = setting.launcher.launch(options(setting.workspace())).await.expect("a sandbox");
-    let two = setting.launcher.launch(options(setting.workspace())).await.expect("a sandbox");
+    let limits = Limits {
+        max_processes: 16,
+        ..Limits::default()
+    };
+    let options = |folder| SandboxOptions {
+        limits: limits.clone(),
+        ..SandboxOptions::new(folder)
+    };
+    let one = setting
+        .launcher
+        .launch(options(setting.workspace()))
+        .await
+        .expect("a sandbox");
+    let two = setting
+        .launcher
+        .launch(options(setting.workspace()))
+        .await
+        .expect("a sandbox");
     let fork = "import os, signal\nmade = []\ntry:\n  while len(made) < 100:\n    pid = os.fork()\n    if pid == 0: signal.pause()\n    made.append(pid)\nexcept OSError: pass\n";
     let all = "print(len(made))\nfor pid in made: os.kill(pid, 9), os.waitpid(pid, 0)\n";
     let write = json!({ "file_path": "fork.py", "content": format!("{fork}{all}") });
@@ -381,11 +588,21 @@ async fn memory_and_processes_are_limited_per_sandbox(setting: &Setting) {
 async fn run_once_gives_the_end_and_the_output(setting: &Setting) {
     let run = |argv: &[&str]| {
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-        setting.launcher.run_once(SandboxOptions::new(setting.workspace()), argv, true)
+        setting
+            .launcher
+            .run_once(SandboxOptions::new(setting.workspace()), argv, true)
     };
-    let outcome = run(&["/bin/sh", "-c", "echo $$ $(id -u); exit 9"]).await.expect("it ran");
-    assert_eq!((outcome.end.code, String::from_utf8_lossy(&outcome.output).as_ref()), (Some(9), "1 1000\n"));
+    let outcome = run(&["/bin/sh", "-c", "echo $$ $(id -u); exit 9"])
+        .await
+        .expect("it ran");
+    assert_eq!(
+        (outcome.end.code, String::from_utf8_lossy(&outcome.output).as_ref()),
+        (Some(9), "1 1000\n")
+    );
     let failed = run(&["/no/such/program"]).await;
-    assert!(matches!(&failed, Err(SandboxError::Step { step, .. }) if step == "exec"), "{failed:?}");
+    assert!(
+        matches!(&failed, Err(SandboxError::Step { step, .. }) if step == "exec"),
+        "{failed:?}"
+    );
     assert_eq!(setting.isolation, Isolation::Full);
 }

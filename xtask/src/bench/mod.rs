@@ -42,11 +42,7 @@ pub(crate) struct Setting {
 impl Setting {
     /// How often something is repeated: `whole`, or a good deal less when in a hurry.
     fn times(&self, whole: usize) -> usize {
-        if self.quick {
-            (whole / 10).max(2)
-        } else {
-            whole
-        }
+        if self.quick { (whole / 10).max(2) } else { whole }
     }
 }
 
@@ -108,20 +104,14 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
         .find(|name| !CASES.iter().any(|case| case.name == name.as_str()))
     {
         let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
-        bail!(
-            "there is no case {unknown}; the cases are {}",
-            names.join(", ")
-        );
+        bail!("there is no case {unknown}; the cases are {}", names.join(", "));
     }
     let setting = Setting {
         workspace: Workspace::find()?,
         quick: arguments.quick,
     };
     println!("building for release ...");
-    build(
-        &setting.workspace,
-        &["build", "--release", "--package", "outwork"],
-    )?;
+    build(&setting.workspace, &["build", "--release", "--package", "outwork"])?;
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     for case in CASES
@@ -136,10 +126,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<()> {
     }
     println!("\n{}", table::render(&rows));
     if !failed.is_empty() {
-        bail!(
-            "cases that could not be measured:\n  {}",
-            failed.join("\n  ")
-        );
+        bail!("cases that could not be measured:\n  {}", failed.join("\n  "));
     }
     Ok(())
 }
@@ -152,32 +139,18 @@ fn build(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
         deadline: Duration::from_secs(40 * 60),
         stream: false,
     };
-    process::run(
-        command,
-        &workspace.kept("xtask")?.join("bench-build.log"),
-        bounds,
-    )
+    process::run(command, &workspace.kept("xtask")?.join("bench-build.log"), bounds)
 }
 
 /// Builds an example of another package and gives the JSON that it prints with `--json`.
 fn example(setting: &Setting, package: &str, name: &str) -> Result<serde_json::Value> {
-    let source = format!(
-        "crates/{}/examples/{name}.rs",
-        package.trim_start_matches("outwork-")
-    );
+    let source = format!("crates/{}/examples/{name}.rs", package.trim_start_matches("outwork-"));
     if !setting.workspace.root.join(&source).exists() {
         bail!("{source} is not there");
     }
     build(
         &setting.workspace,
-        &[
-            "build",
-            "--release",
-            "--package",
-            package,
-            "--example",
-            name,
-        ],
+        &["build", "--release", "--package", package, "--example", name],
     )?;
     let program = setting.workspace.target.join("release/examples").join(name);
     let mut command = Command::new(&program);

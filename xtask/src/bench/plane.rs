@@ -51,15 +51,9 @@ pub(crate) fn claim(setting: &Setting) -> Result<Vec<Row>> {
                 continue;
             };
             let at = Instant::now();
-            worker.post(
-                &format!("/v1/environments/{polled}/work/{id}/ack"),
-                &json!({}),
-            )?;
+            worker.post(&format!("/v1/environments/{polled}/work/{id}/ack"), &json!({}))?;
             if tell
-                .send((
-                    item["data"]["id"].as_str().unwrap_or_default().to_owned(),
-                    at,
-                ))
+                .send((item["data"]["id"].as_str().unwrap_or_default().to_owned(), at))
                 .is_err()
             {
                 break;
@@ -93,7 +87,8 @@ fn measure_claims(
     let mut measured = Vec::new();
     let mut early: HashMap<String, Instant> = HashMap::new();
     for number in 0..setting.times(200) {
-        let body: Value = json!({"agent": agent, "environment_id": environment, "initial_events": [script(number, &steps)]});
+        let body: Value =
+            json!({"agent": agent, "environment_id": environment, "initial_events": [script(number, &steps)]});
         let begun = Instant::now();
         let session = admin.made("/v1/sessions", &body)?;
         let at = loop {

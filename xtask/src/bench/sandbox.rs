@@ -16,13 +16,9 @@ pub(crate) fn sandbox(setting: &Setting) -> Result<Vec<Row>> {
         let numbers: Option<Vec<f64>> = values.iter().map(Value::as_f64).collect();
         numbers.with_context(|| format!("{field} holds something that is not a number"))
     };
-    let mut start =
-        Row::new("sandbox cold start to exit", "ms", list("cold_start_ms")?).goal("half of bwrap");
+    let mut start = Row::new("sandbox cold start to exit", "ms", list("cold_start_ms")?).goal("half of bwrap");
     // Without bwrap on the machine there is nothing to stand beside.
-    if printed["bwrap_ms"]
-        .as_array()
-        .is_some_and(|values| !values.is_empty())
-    {
+    if printed["bwrap_ms"].as_array().is_some_and(|values| !values.is_empty()) {
         start = start.beside("bwrap --unshare-all", list("bwrap_ms")?);
     }
     Ok(vec![

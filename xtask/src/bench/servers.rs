@@ -28,8 +28,7 @@ impl Folder {
         let path = workspace
             .kept("bench")?
             .join(format!("{name}-{}-{count}", std::process::id()));
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("could not make {}", path.display()))?;
+        std::fs::create_dir_all(&path).with_context(|| format!("could not make {}", path.display()))?;
         Ok(Self(path))
     }
 }
@@ -82,17 +81,10 @@ impl Server {
             .stderr(Stdio::null());
         let started = Instant::now();
         let mut group = Group::start(&mut command)?;
-        let output = group
-            .child()
-            .stdout
-            .take()
-            .context("a server has no output")?;
+        let output = group.child().stdout.take().context("a server has no output")?;
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
-            for line in BufReader::new(output)
-                .lines()
-                .map_while(std::result::Result::ok)
-            {
+            for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
                 if let Some(url) = line.strip_prefix(ready) {
                     // Nobody listens any more once the server is given up.
                     let _ = tell.send((url.trim().to_owned(), Instant::now()));
@@ -113,8 +105,7 @@ impl Server {
     /// Its resident memory, in MB.
     pub(crate) fn resident(&self) -> Result<f64> {
         let path = format!("/proc/{}/status", self.group.id());
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
+        let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
         let line = text
             .lines()
             .find(|line| line.starts_with("VmRSS:"))
@@ -167,9 +158,7 @@ impl Api {
             .header("anthropic-version", "2023-06-01");
         read(
             path,
-            request
-                .header("anthropic-beta", "managed-agents-2026-04-01")
-                .call(),
+            request.header("anthropic-beta", "managed-agents-2026-04-01").call(),
         )
     }
 
@@ -231,22 +220,13 @@ impl Api {
             "/v1/environments",
             &json!({"name": "bench", "config": {"type": "self_hosted"}}),
         )?;
-        let made = self.post(
-            &format!("/v1/environments/{id}/keys"),
-            &json!({"name": "bench"}),
-        )?;
-        let key = made["key"]
-            .as_str()
-            .context("no environment key came back")?
-            .to_owned();
+        let made = self.post(&format!("/v1/environments/{id}/keys"), &json!({"name": "bench"}))?;
+        let key = made["key"].as_str().context("no environment key came back")?.to_owned();
         Ok((id, key))
     }
 }
 
-fn read(
-    path: &str,
-    answer: std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-) -> Result<Value> {
+fn read(path: &str, answer: std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
     let mut answer = answer.with_context(|| format!("could not call {path}"))?;
     let status = answer.status();
     let text = answer
@@ -265,9 +245,6 @@ fn read(
 /// A message that carries what the rehearsal model shall do.
 pub(crate) fn script(number: usize, steps: &Value) -> Value {
     // Numbered, so that no two conversations are the same to the model's cache of prompts.
-    let words = format!(
-        "bench {number} {}\n```json\n{steps}\n```",
-        std::process::id()
-    );
+    let words = format!("bench {number} {}\n```json\n{steps}\n```", std::process::id());
     json!({"type": "user.message", "content": [{"type": "text", "text": words}]})
 }

@@ -25,10 +25,7 @@ pub(crate) fn streams(setting: &Setting) -> Result<Vec<Row>> {
     let (agent, (environment, key)) = (admin.agent()?, admin.environment()?);
     let mut sessions = Vec::new();
     for _ in 0..SESSIONS {
-        sessions.push(admin.made(
-            "/v1/sessions",
-            &json!({"agent": agent, "environment_id": environment}),
-        )?);
+        sessions.push(admin.made("/v1/sessions", &json!({"agent": agent, "environment_id": environment}))?);
     }
     let before = plane.resident()?;
     let address = plane.url.trim_start_matches("http://").to_owned();
@@ -54,17 +51,12 @@ pub(crate) fn streams(setting: &Setting) -> Result<Vec<Row>> {
     }
     let last = heard.iter().copied().fold(0.0, f64::max);
     Ok(vec![
-        Row::new(
-            format!("memory with {count} open streams"),
-            "MB",
-            vec![after],
-        )
-        .goal(if setting.quick { "" } else { "300" }),
-        Row::new(
-            "of it per stream",
-            "kB",
-            vec![(after - before) * 1e3 / count as f64],
-        ),
+        Row::new(format!("memory with {count} open streams"), "MB", vec![after]).goal(if setting.quick {
+            ""
+        } else {
+            "300"
+        }),
+        Row::new("of it per stream", "kB", vec![(after - before) * 1e3 / count as f64]),
         Row::new(
             format!("an event to all {} streams of its session", heard.len()),
             "ms",
@@ -128,9 +120,7 @@ fn until_event(stream: &mut TcpStream) -> Result<()> {
     let mut seen = Vec::new();
     let mut chunk = [0u8; 4096];
     while !seen.windows(13).any(|window| window == b"agent.message") {
-        let length = stream
-            .read(&mut chunk)
-            .context("an event did not reach a stream")?;
+        let length = stream.read(&mut chunk).context("an event did not reach a stream")?;
         if length == 0 {
             bail!("a stream ended before its event");
         }

@@ -39,17 +39,12 @@ impl Row {
 /// Lays the rows out for a terminal.
 pub(crate) fn render(rows: &[Row]) -> String {
     let head = [
-        "what", "unit", "n", "min", "median", "p95", "peer", "min", "median", "p95", "ratio",
-        "goal",
+        "what", "unit", "n", "min", "median", "p95", "peer", "min", "median", "p95", "ratio", "goal",
     ];
     let mut lines: Vec<Vec<String>> = vec![head.iter().map(|&cell| cell.to_owned()).collect()];
     for row in rows {
         let ours = Summary::of(&row.ours);
-        let mut line = vec![
-            row.what.clone(),
-            row.unit.to_owned(),
-            row.ours.len().to_string(),
-        ];
+        let mut line = vec![row.what.clone(), row.unit.to_owned(), row.ours.len().to_string()];
         line.extend(ours.cells());
         match &row.peer {
             None => line.extend(std::iter::repeat_n(String::new(), 5)),
@@ -63,23 +58,17 @@ pub(crate) fn render(rows: &[Row]) -> String {
         line.push(row.goal.unwrap_or_default().to_owned());
         lines.push(line);
     }
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let shown = |line: &Vec<String>| {
-        let cells =
-            line.iter()
-                .zip(&widths)
-                .enumerate()
-                .map(|(column, (cell, &width))| match column {
-                    0 | 1 | 6 | 11 => format!("{cell:<width$}"),
-                    _ => format!("{cell:>width$}"),
-                });
+        let cells = line
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, &width))| match column {
+                0 | 1 | 6 | 11 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     lines.iter().map(shown).collect::<Vec<_>>().join("\n")
@@ -125,10 +114,7 @@ mod tests {
     #[test]
     fn a_summary_takes_the_nearest_rank() {
         let summary = Summary::of(&(1..=100).map(f64::from).collect::<Vec<_>>());
-        assert_eq!(
-            (summary.least, summary.median, summary.p95),
-            (1.0, 50.0, 95.0)
-        );
+        assert_eq!((summary.least, summary.median, summary.p95), (1.0, 50.0, 95.0));
         let one = Summary::of(&[7.0]);
         assert_eq!((one.least, one.median, one.p95), (7.0, 7.0, 7.0));
     }

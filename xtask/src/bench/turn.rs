@@ -47,11 +47,7 @@ pub(crate) fn turn(setting: &Setting) -> Result<Vec<Row>> {
     wait_for_end(&admin, &session, &mut worker)?;
     let arrivals = arrivals(&Api::admin(&model))?;
     if arrivals.len() != calls + 1 {
-        bail!(
-            "the model got {} requests instead of {}",
-            arrivals.len(),
-            calls + 1
-        );
+        bail!("the model got {} requests instead of {}", arrivals.len(), calls + 1);
     }
     let answer = answer_time(&Api::admin(&model), setting.times(50))?;
     let overhead = |pair: &[f64]| (pair[1] - pair[0]) * 1e3 - answer;
@@ -68,8 +64,7 @@ pub(crate) fn turn(setting: &Setting) -> Result<Vec<Row>> {
 }
 
 fn wait_for_end(admin: &Api, session: &str, worker: &mut Group) -> Result<()> {
-    let path =
-        format!("/v1/sessions/{session}/events?types[]=session.status_idle&order=desc&limit=1");
+    let path = format!("/v1/sessions/{session}/events?types[]=session.status_idle&order=desc&limit=1");
     let begun = Instant::now();
     loop {
         let last = admin.get(&path)?;
@@ -112,9 +107,7 @@ fn seconds(stamp: &Value) -> Result<f64> {
         .trim_end_matches('Z');
     let mut parts = clock.split(':').map(str::parse::<f64>);
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(Ok(hours)), Some(Ok(minutes)), Some(Ok(seconds))) => {
-            Ok(hours * 3600.0 + minutes * 60.0 + seconds)
-        }
+        (Some(Ok(hours)), Some(Ok(minutes)), Some(Ok(seconds))) => Ok(hours * 3600.0 + minutes * 60.0 + seconds),
         _ => bail!("{text} is not a timestamp"),
     }
 }

@@ -42,7 +42,11 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("GET", "/v1/environments/{environment_id}/work/{work_id}", "V"),
     ("POST", "/v1/environments/{environment_id}/work/{work_id}", "D"),
     ("POST", "/v1/environments/{environment_id}/work/{work_id}/ack", "E"),
-    ("POST", "/v1/environments/{environment_id}/work/{work_id}/heartbeat", "ES"),
+    (
+        "POST",
+        "/v1/environments/{environment_id}/work/{work_id}/heartbeat",
+        "ES",
+    ),
     ("POST", "/v1/environments/{environment_id}/work/{work_id}/stop", "DES"),
     ("POST", "/v1/sessions", "D"),
     ("GET", "/v1/sessions", "V"),
@@ -110,7 +114,11 @@ enum Expected {
 fn expected(kind: Kind, who: &str, path: &str) -> Expected {
     let may = |letter: char| who.contains(letter);
     let api_key = |letters: &str| {
-        if letters.chars().any(may) { Expected::Through } else { Expected::Status(403) }
+        if letters.chars().any(may) {
+            Expected::Through
+        } else {
+            Expected::Status(403)
+        }
     };
     if may('*') {
         return Expected::Through;
@@ -164,7 +172,9 @@ fn body(path: &str, ids: &Ids) -> Value {
 type Ids = BTreeMap<&'static str, String>;
 
 fn fill(path: &str, ids: &Ids) -> String {
-    ids.iter().fold(path.to_owned(), |path, (name, id)| path.replace(&format!("{{{name}}}"), id))
+    ids.iter().fold(path.to_owned(), |path, (name, id)| {
+        path.replace(&format!("{{{name}}}"), id)
+    })
 }
 
 struct Credential {
@@ -198,8 +208,16 @@ async fn every_operation_with_every_kind_of_credential() {
         }
     }
     assert!(faults.is_empty(), "{faults}");
-    assert_eq!(before, (own.snapshot(&admin).await, other.snapshot(&stranger).await), "something was changed");
-    println!("{count} requests: {} operations, {} credentials, 3 places", MATRIX.len(), credentials.len());
+    assert_eq!(
+        before,
+        (own.snapshot(&admin).await, other.snapshot(&stranger).await),
+        "something was changed"
+    );
+    println!(
+        "{count} requests: {} operations, {} credentials, 3 places",
+        MATRIX.len(),
+        credentials.len()
+    );
 }
 
 /// One operation with one credential: over the own ids, over those of the other workspace, and over none that are.
@@ -217,7 +235,10 @@ async fn check(
         Expected::Status(status) => (status, ""),
     };
     if answer.status != status || !answer.text.contains(named) {
-        return Err(format!("{status} {named} was expected: {} {}", answer.status, answer.text));
+        return Err(format!(
+            "{status} {named} was expected: {} {}",
+            answer.status, answer.text
+        ));
     }
     if answer.status != 200 {
         answer.check_error();
@@ -233,17 +254,28 @@ async fn check(
     let there = call(&credential.api, method, path, other, false).await;
     let nowhere = call(&credential.api, method, path, &unknown, false).await;
     let hidden = |answer: &Answer, ids: &Ids| {
-        let text = ids.values().fold(answer.message().to_owned(), |text, id| text.replace(id.as_str(), "…"));
+        let text = ids
+            .values()
+            .fold(answer.message().to_owned(), |text, id| text.replace(id.as_str(), "…"));
         (answer.status, answer.kind().to_owned(), text)
     };
     if hidden(&there, other) != hidden(&nowhere, &unknown) {
-        return Err(format!("what exists can be told from what does not: {} and {}", there.text, nowhere.text));
+        return Err(format!(
+            "what exists can be told from what does not: {} and {}",
+            there.text, nowhere.text
+        ));
     }
     if !matches!(there.status, 401 | 403 | 404) {
         return Err(format!("another workspace answered: {} {}", there.status, there.text));
     }
-    if wanted == Expected::Through && matches!(credential.kind, Kind::Viewer | Kind::Developer | Kind::Admin) && there.status != 404 {
-        return Err(format!("404 was expected for another workspace: {} {}", there.status, there.text));
+    if wanted == Expected::Through
+        && matches!(credential.kind, Kind::Viewer | Kind::Developer | Kind::Admin)
+        && there.status != 404
+    {
+        return Err(format!(
+            "404 was expected for another workspace: {} {}",
+            there.status, there.text
+        ));
     }
     Ok(())
 }
@@ -254,21 +286,37 @@ async fn call(api: &Api, method: &str, path: &str, ids: &Ids, harmless: bool) ->
         url.push_str("?no_such_parameter=1");
     }
     let request = api.request(method.parse::<Method>().unwrap(), &url);
-    let request = if method == "POST" { request.json(&body(path, ids)) } else { request };
+    let request = if method == "POST" {
+        request.json(&body(path, ids))
+    } else {
+        request
+    };
     if !path.ends_with("/stream") {
         return Api::send(request).await;
     }
     // A stream that opens does not end.
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let text = if status == 200 { String::new() } else { response.text().await.unwrap() };
+    let text = if status == 200 {
+        String::new()
+    } else {
+        response.text().await.unwrap()
+    };
     let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-    Answer { status, headers, text, body }
+    Answer {
+        status,
+        headers,
+        text,
+        body,
+    }
 }
 
 #[test]
 fn the_matrix_knows_every_operation() {
-    let ours: BTreeSet<String> = MATRIX.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
+    let ours: BTreeSet<String> = MATRIX
+        .iter()
+        .map(|(method, path, _)| format!("{method} {path}"))
+        .collect();
     let theirs: BTreeSet<String> = TABLE.iter().map(|row| format!("{} {}", row.method, row.path)).collect();
     assert_eq!(ours, theirs);
     assert_eq!(ours.len(), MATRIX.len());
@@ -310,14 +358,20 @@ async fn a_token_ends_with_its_delivery_and_soon_after_its_item() {
     let second = format!("/v1/sessions/{second}");
     world.api.with_bearer(&first).get(&second).await.refused(401, &[]);
     world.api.with_bearer(&again).get(&second).await.ok();
-    worker.post(&format!("/v1/environments/{environment}/work/{work}/ack"), json!({})).await.ok();
+    worker
+        .post(&format!("/v1/environments/{environment}/work/{work}/ack"), json!({}))
+        .await
+        .ok();
 
     // After a stop there is a moment to let go, in which the stop may be repeated. Then the token is void.
     let token = world.api.with_bearer(&place.token);
     let stop = format!("/v1/environments/{environment}/work/{}/stop", place.ids["work_id"]);
     token.get(&path).await.ok();
     for _ in 0..2 {
-        assert_eq!(token.post(&stop, json!({ "force": true })).await.ok()["state"], "stopped");
+        assert_eq!(
+            token.post(&stop, json!({ "force": true })).await.ok()["state"],
+            "stopped"
+        );
     }
     until("the token of a stopped item is void", 3 * SOON, || async {
         let answer = token.get(&path).await;
@@ -333,11 +387,20 @@ async fn a_worker_does_not_act_for_a_person() {
     let world = World::start().await;
     let place = Place::furnish(&world.api).await;
     let path = format!("/v1/sessions/{}/events", place.ids["session_id"]);
-    for worker in [world.api.with_bearer(&place.environment_key), world.api.with_bearer(&place.token)] {
+    for worker in [
+        world.api.with_bearer(&place.environment_key),
+        world.api.with_bearer(&place.token),
+    ] {
         let confirmation = json!({ "type": "user.tool_confirmation", "tool_use_id": "sevt_1", "result": "allow" });
-        worker.post(&path, json!({ "events": [confirmation] })).await.refused(403, &["confirm"]);
+        worker
+            .post(&path, json!({ "events": [confirmation] }))
+            .await
+            .refused(403, &["confirm"]);
         let system = json!({ "type": "system.message", "content": [{ "type": "text", "text": "x" }] });
-        worker.post(&path, json!({ "events": [message("hello"), system] })).await.refused(403, &["system.message"]);
+        worker
+            .post(&path, json!({ "events": [message("hello"), system] }))
+            .await
+            .refused(403, &["system.message"]);
     }
     assert!(world.api.events(&place.ids["session_id"]).await.is_empty());
 }
@@ -360,7 +423,13 @@ impl Place {
         let worker = api.with_bearer(&environment_key);
         let other_environment = api.environment("self_hosted").await;
         let other_environment_key = api.environment_key(&other_environment).await;
-        let spare = api.post(&format!("/v1/environments/{environment}/keys"), json!({ "name": "spare" })).await.ok();
+        let spare = api
+            .post(
+                &format!("/v1/environments/{environment}/keys"),
+                json!({ "name": "spare" }),
+            )
+            .await
+            .ok();
         let api_key = api.post("/v1/api_keys", json!({ "name": "spare" })).await.ok();
         let session = api.session(&agent, &environment).await;
         let (work, token) = claim_and_hold(&worker, &environment).await;
@@ -378,7 +447,13 @@ impl Place {
             ("key_id", id(&spare)),
             ("model_id", "rehearsal".to_owned()),
         ]);
-        Self { ids, environment_key, token, other_token, other_environment_key }
+        Self {
+            ids,
+            environment_key,
+            token,
+            other_token,
+            other_environment_key,
+        }
     }
 
     /// Everything that a request could have changed.
@@ -421,7 +496,10 @@ fn unknown_ids() -> Ids {
 
 /// Polls an item: its id and the token in its secret.
 async fn claim(worker: &Api, environment: &str, query: &str) -> (String, String) {
-    let work = worker.get(&format!("/v1/environments/{environment}/work/poll{query}")).await.ok();
+    let work = worker
+        .get(&format!("/v1/environments/{environment}/work/poll{query}"))
+        .await
+        .ok();
     let secret = WorkSecret::unpack(work["secret"].as_str().expect("an item comes with its secret")).unwrap();
     (id(&work), secret.sessions_token)
 }
@@ -430,27 +508,45 @@ async fn claim_and_hold(worker: &Api, environment: &str) -> (String, String) {
     let (work, token) = claim(worker, environment, "").await;
     let path = format!("/v1/environments/{environment}/work/{work}");
     worker.post(&format!("{path}/ack"), json!({})).await.ok();
-    worker.post(&format!("{path}/heartbeat?expected_last_heartbeat=NO_HEARTBEAT"), json!({})).await.ok();
+    worker
+        .post(
+            &format!("{path}/heartbeat?expected_last_heartbeat=NO_HEARTBEAT"),
+            json!({}),
+        )
+        .await
+        .ok();
     (work, token)
 }
 
 async fn strangers_key(admin: &Api) -> String {
     let workspace = admin.make("/v1/workspaces", json!({ "name": "another" })).await;
     let wish = json!({ "name": "stranger", "role": "admin", "workspace_id": workspace });
-    admin.post("/v1/api_keys", wish).await.ok()["key"].as_str().unwrap().to_owned()
+    admin.post("/v1/api_keys", wish).await.ok()["key"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 async fn credentials(admin: &Api, own: &Place, other: &Place, stranger: &Api) -> Vec<Credential> {
     let key = async |role: &str| {
-        let made = admin.post("/v1/api_keys", json!({ "name": role, "role": role })).await.ok();
+        let made = admin
+            .post("/v1/api_keys", json!({ "name": role, "role": role }))
+            .await
+            .ok();
         (id(&made), made["key"].as_str().unwrap().to_owned())
     };
     let (viewer, developer, second_admin) = (key("viewer").await.1, key("developer").await.1, key("admin").await.1);
     let (revoked_id, revoked) = key("admin").await;
-    admin.post(&format!("/v1/api_keys/{revoked_id}/revoke"), json!({})).await.ok();
+    admin
+        .post(&format!("/v1/api_keys/{revoked_id}/revoke"), json!({}))
+        .await
+        .ok();
     let soon = Time::now().plus_seconds(2).to_string();
     let wish = json!({ "name": "short", "role": "admin", "expires_at": soon });
-    let expired = admin.post("/v1/api_keys", wish).await.ok()["key"].as_str().unwrap().to_owned();
+    let expired = admin.post("/v1/api_keys", wish).await.ok()["key"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     until("a key expires", SOON, || async {
         (admin.with_key(&expired).get("/v1/agents").await.status == 401).then_some(())
     })
@@ -460,24 +556,68 @@ async fn credentials(admin: &Api, own: &Place, other: &Place, stranger: &Api) ->
     admin.delete(&format!("{keys}/{}", id(&revoked_worker))).await.ok();
     let revoked_worker = revoked_worker["key"].as_str().unwrap();
 
-    let bearer = |name, kind, token: &str| Credential { name, kind, api: admin.with_bearer(token) };
+    let bearer = |name, kind, token: &str| Credential {
+        name,
+        kind,
+        api: admin.with_bearer(token),
+    };
     let mut all = vec![
-        Credential { name: "no credential", kind: Kind::Invalid, api: admin.without_credential() },
-        Credential { name: "a made-up API key", kind: Kind::Invalid, api: admin.with_key("outwork_api_none") },
+        Credential {
+            name: "no credential",
+            kind: Kind::Invalid,
+            api: admin.without_credential(),
+        },
+        Credential {
+            name: "a made-up API key",
+            kind: Kind::Invalid,
+            api: admin.with_key("outwork_api_none"),
+        },
         bearer("a made-up token", Kind::Invalid, "outwork_sess_none"),
-        Credential { name: "a revoked API key", kind: Kind::Invalid, api: admin.with_key(&revoked) },
-        Credential { name: "an expired API key", kind: Kind::Invalid, api: admin.with_key(&expired) },
+        Credential {
+            name: "a revoked API key",
+            kind: Kind::Invalid,
+            api: admin.with_key(&revoked),
+        },
+        Credential {
+            name: "an expired API key",
+            kind: Kind::Invalid,
+            api: admin.with_key(&expired),
+        },
         bearer("a revoked environment key", Kind::Invalid, revoked_worker),
-        Credential { name: "a viewer's key", kind: Kind::Viewer, api: admin.with_key(&viewer) },
-        Credential { name: "a developer's key", kind: Kind::Developer, api: admin.with_key(&developer) },
-        Credential { name: "the first admin's key", kind: Kind::Admin, api: admin.clone() },
+        Credential {
+            name: "a viewer's key",
+            kind: Kind::Viewer,
+            api: admin.with_key(&viewer),
+        },
+        Credential {
+            name: "a developer's key",
+            kind: Kind::Developer,
+            api: admin.with_key(&developer),
+        },
+        Credential {
+            name: "the first admin's key",
+            kind: Kind::Admin,
+            api: admin.clone(),
+        },
         bearer("an admin's key as a bearer token", Kind::Admin, &second_admin),
-        Credential { name: "a stranger's admin key", kind: Kind::Stranger, api: stranger.clone() },
+        Credential {
+            name: "a stranger's admin key",
+            kind: Kind::Stranger,
+            api: stranger.clone(),
+        },
     ];
     all.extend([
         bearer("the environment's key", Kind::EnvironmentKey, &own.environment_key),
-        bearer("the key of another environment", Kind::OtherEnvironmentKey, &own.other_environment_key),
-        bearer("a stranger's environment key", Kind::OtherEnvironmentKey, &other.other_environment_key),
+        bearer(
+            "the key of another environment",
+            Kind::OtherEnvironmentKey,
+            &own.other_environment_key,
+        ),
+        bearer(
+            "a stranger's environment key",
+            Kind::OtherEnvironmentKey,
+            &other.other_environment_key,
+        ),
         bearer("the item's token", Kind::Token, &own.token),
         bearer("another item's token", Kind::OtherToken, &own.other_token),
         bearer("the worker key", Kind::Worker, WORKER_KEY),
@@ -487,10 +627,18 @@ async fn credentials(admin: &Api, own: &Place, other: &Place, stranger: &Api) ->
 
 async fn server_with_worker_key(data_dir: &Path, model: &str) -> Server {
     let dir = data_dir.to_owned();
-    let store = tokio::task::spawn_blocking(|| Store::open(StoreOptions::new(dir)).unwrap()).await.unwrap();
-    store.set_worker_key("test", KeyHash::of(WORKER_KEY), Time::now()).await.unwrap();
+    let store = tokio::task::spawn_blocking(|| Store::open(StoreOptions::new(dir)).unwrap())
+        .await
+        .unwrap();
+    store
+        .set_worker_key("test", KeyHash::of(WORKER_KEY), Time::now())
+        .await
+        .unwrap();
     store.close().await;
     drop(store);
-    let options = ServerOptions { data_dir: Some(data_dir.to_owned()), ..ServerOptions::default() };
+    let options = ServerOptions {
+        data_dir: Some(data_dir.to_owned()),
+        ..ServerOptions::default()
+    };
     Server::start(options.model(model, MODEL_KEY)).await
 }

@@ -63,9 +63,16 @@ impl Stage {
     }
 
     pub fn acknowledge(&self, session: &str, events: &Value) {
-        let ids = events["data"].as_array().into_iter().flatten().filter_map(|e| e["id"].as_str());
+        let ids = events["data"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e["id"].as_str());
         let mut acknowledged = self.acknowledged.lock().unwrap();
-        acknowledged.entry(session.to_owned()).or_default().extend(ids.map(str::to_owned));
+        acknowledged
+            .entry(session.to_owned())
+            .or_default()
+            .extend(ids.map(str::to_owned));
     }
 }
 
@@ -84,7 +91,9 @@ impl Theatre {
     async fn open(how: End) -> Self {
         let model = rehearsal().await;
         let mut options = match how {
-            End::Killed => ServerOptions::default().up().flags(&["--isolation", "none", "--concurrency", "8"]),
+            End::Killed => ServerOptions::default()
+                .up()
+                .flags(&["--isolation", "none", "--concurrency", "8"]),
             End::Drained => ServerOptions::default(),
         };
         options.port = quiet_port();
@@ -104,13 +113,22 @@ impl Theatre {
                 flags: vec!["--max-idle".into(), "2s".into()],
             });
             workers.push((environment.clone(), Arc::new(Mutex::new(worker))));
-            places.push(Place { environment, name: "worker" });
+            places.push(Place {
+                environment,
+                name: "worker",
+            });
         }
         let environment = api.environment("self_hosted").await;
         let key = api.environment_key(&environment).await;
-        places.push(Place { environment: environment.clone(), name: "hand" });
+        places.push(Place {
+            environment: environment.clone(),
+            name: "hand",
+        });
         if how == End::Killed {
-            places.push(Place { environment: api.environment("cloud").await, name: "cloud" });
+            places.push(Place {
+                environment: api.environment("cloud").await,
+                name: "cloud",
+            });
         }
         let stage = Arc::new(Stage {
             api,
@@ -122,7 +140,13 @@ impl Theatre {
             released: AtomicUsize::new(0),
         });
         let hand = Hand::start(stage.clone(), environment, key);
-        Self { server, model, stage, workers, hand }
+        Self {
+            server,
+            model,
+            stage,
+            workers,
+            hand,
+        }
     }
 }
 
@@ -180,7 +204,14 @@ async fn nothing_is_lost_when_the_server_and_the_workers_are_killed() {
         began.elapsed(),
         outcomes.len(),
         counted.events,
-        theatre.stage.acknowledged.lock().unwrap().values().map(Vec::len).sum::<usize>(),
+        theatre
+            .stage
+            .acknowledged
+            .lock()
+            .unwrap()
+            .values()
+            .map(Vec::len)
+            .sum::<usize>(),
         counted.calls,
         counted.denied,
         counted.requests,
@@ -188,7 +219,10 @@ async fn nothing_is_lost_when_the_server_and_the_workers_are_killed() {
         theatre.stage.released.load(Ordering::Relaxed),
     );
     assert_eq!(ended, KILLS);
-    assert!(outcomes.len() >= AT_ONCE && counted.requests_given_up > 0, "the kills met nothing at work");
+    assert!(
+        outcomes.len() >= AT_ONCE && counted.requests_given_up > 0,
+        "the kills met nothing at work"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -199,7 +233,12 @@ async fn a_server_that_is_drained_hands_everything_over() {
     theatre.stage.closing.store(true, Ordering::Relaxed);
     let outcomes = finish(company).await;
     let counted = judge(&theatre, &outcomes).await;
-    println!("{ended} drains, {} sessions, {} events, {} requests", outcomes.len(), counted.events, counted.requests);
+    println!(
+        "{ended} drains, {} sessions, {} events, {} requests",
+        outcomes.len(),
+        counted.events,
+        counted.requests
+    );
     assert_eq!(counted.requests_given_up, 0, "a drained server gave a model request up");
 }
 
@@ -251,7 +290,10 @@ async fn end_often(theatre: &mut Theatre, how: End, times: usize) -> usize {
     for number in 1..=times {
         let (cue, delay) = {
             let mut random = rand::rng();
-            (*CUES.choose(&mut random).expect("there are cues"), random.random_range(0..80))
+            (
+                *CUES.choose(&mut random).expect("there are cues"),
+                random.random_range(0..80),
+            )
         };
         wait_for_moment(&theatre.stage, cue, 1, Duration::from_millis(1500)).await;
         sleep(Duration::from_millis(delay)).await;
@@ -322,7 +364,11 @@ pub async fn release(stage: &Stage, environment: &str, session: Option<&str>) ->
         }
         for work in live {
             let stop = stage.api.request(reqwest::Method::POST, &format!("{path}/{work}/stop"));
-            count += usize::from(Api::try_send(stop.json(&json!({ "force": true }))).await.is_ok_and(|a| a.status == 200));
+            count += usize::from(
+                Api::try_send(stop.json(&json!({ "force": true })))
+                    .await
+                    .is_ok_and(|a| a.status == 200),
+            );
         }
     }
 }
@@ -336,7 +382,13 @@ async fn judge(theatre: &Theatre, outcomes: &[Outcome]) -> Counted {
         let (stage, outcome) = (stage.clone(), outcome.clone());
         checks.spawn(async move {
             let events = stage.api.wait_idle(&outcome.session).await;
-            let acknowledged = stage.acknowledged.lock().unwrap().get(&outcome.session).cloned().unwrap_or_default();
+            let acknowledged = stage
+                .acknowledged
+                .lock()
+                .unwrap()
+                .get(&outcome.session)
+                .cloned()
+                .unwrap_or_default();
             outcome.check(&events, &acknowledged);
             log::check(&events)
         });

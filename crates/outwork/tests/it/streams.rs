@@ -37,9 +37,12 @@ fn in_pieces() -> Value {
 
 /// Answers the one open call.
 async fn answer_call(api: &Api, session: &str) {
-    let events = api.wait_for(session, "call", |e| !of_type(e, "session.status_idle").is_empty()).await;
+    let events = api
+        .wait_for(session, "call", |e| !of_type(e, "session.status_idle").is_empty())
+        .await;
     let call = &of_type(&events, "agent.tool_use")[0]["id"];
-    let result = json!({ "type": "user.tool_result", "tool_use_id": call, "content": [{ "type": "text", "text": "ok" }] });
+    let result =
+        json!({ "type": "user.tool_result", "tool_use_id": call, "content": [{ "type": "text", "text": "ok" }] });
     api.send_events(session, &[result]).await;
 }
 
@@ -57,7 +60,10 @@ async fn a_stream_shows_what_the_list_holds() {
     }
     let threads = world.api.get(&format!("/v1/sessions/{session}/threads")).await.ok();
     let thread = threads["data"][0]["id"].as_str().unwrap().to_owned();
-    let mut of_thread = world.api.stream_of(&format!("/v1/sessions/{session}/threads/{thread}/stream")).await;
+    let mut of_thread = world
+        .api
+        .stream_of(&format!("/v1/sessions/{session}/threads/{thread}/stream"))
+        .await;
     world.api.send_events(&session, &[in_pieces()]).await;
     answer_call(&world.api, &session).await;
     let listed = world.api.wait_idle(&session).await;
@@ -76,7 +82,11 @@ async fn a_stream_shows_what_the_list_holds() {
     let taken: Vec<&Value> = seen.iter().filter(|e| !e["processed_at"].is_null()).collect();
     assert_eq!(taken, in_thread.iter().collect::<Vec<_>>());
     assert!(in_thread.len() < listed.len());
-    assert!(in_thread.iter().all(|e| !e["type"].as_str().unwrap().starts_with("session.status_")));
+    assert!(
+        in_thread
+            .iter()
+            .all(|e| !e["type"].as_str().unwrap().starts_with("session.status_"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,14 +108,18 @@ async fn previews_are_the_beginning_of_what_comes() {
         match event["type"].as_str().unwrap() {
             "event_start" => {
                 let (id, kind) = (&event["event"]["id"], &event["event"]["type"]);
-                let last = in_list.get(id.as_str().unwrap()).unwrap_or_else(|| panic!("{event} never came"));
+                let last = in_list
+                    .get(id.as_str().unwrap())
+                    .unwrap_or_else(|| panic!("{event} never came"));
                 assert_eq!(&last["type"], kind);
                 let twice = previews.insert(id.as_str().unwrap().to_owned(), Vec::new());
                 assert!(twice.is_none(), "{id} begins twice");
             }
             "event_delta" => {
                 deltas += 1;
-                let blocks = previews.get_mut(event["event_id"].as_str().unwrap()).expect("a delta before its start");
+                let blocks = previews
+                    .get_mut(event["event_id"].as_str().unwrap())
+                    .expect("a delta before its start");
                 let index = event["delta"]["index"].as_u64().unwrap() as usize;
                 assert!(index <= blocks.len(), "{event} leaves a block out");
                 if index == blocks.len() {
@@ -115,13 +129,23 @@ async fn previews_are_the_beginning_of_what_comes() {
                 blocks[index].push_str(event["delta"]["content"]["text"].as_str().unwrap());
                 let last = in_list[event["event_id"].as_str().unwrap()];
                 let whole = last["content"][index]["text"].as_str().unwrap();
-                assert!(whole.starts_with(&blocks[index]), "{:?} is no beginning of {whole:?}", blocks[index]);
+                assert!(
+                    whole.starts_with(&blocks[index]),
+                    "{:?} is no beginning of {whole:?}",
+                    blocks[index]
+                );
             }
             kind => {
                 // A preview ends when its event comes: whole, and only once.
-                if let Some(blocks) = previews.remove(event["id"].as_str().unwrap()) && kind == "agent.message" {
-                    let whole: Vec<&str> =
-                        event["content"].as_array().unwrap().iter().map(|b| b["text"].as_str().unwrap()).collect();
+                if let Some(blocks) = previews.remove(event["id"].as_str().unwrap())
+                    && kind == "agent.message"
+                {
+                    let whole: Vec<&str> = event["content"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|b| b["text"].as_str().unwrap())
+                        .collect();
                     assert_eq!(blocks, whole);
                 }
             }
@@ -130,11 +154,19 @@ async fn previews_are_the_beginning_of_what_comes() {
     assert!(previews.is_empty(), "{previews:?}");
     assert!(deltas > 20, "{deltas}");
     let starts = |seen: &[Value], kind: &str| {
-        seen.iter().filter(|e| e["type"] == "event_start" && e["event"]["type"] == kind).count()
+        seen.iter()
+            .filter(|e| e["type"] == "event_start" && e["event"]["type"] == kind)
+            .count()
     };
-    assert_eq!((starts(&seen, "agent.message"), starts(&seen, "agent.thinking")), (3, 1));
+    assert_eq!(
+        (starts(&seen, "agent.message"), starts(&seen, "agent.thinking")),
+        (3, 1)
+    );
     let seen = messages.through(is_rest).await;
-    assert_eq!((starts(&seen, "agent.message"), starts(&seen, "agent.thinking")), (3, 0));
+    assert_eq!(
+        (starts(&seen, "agent.message"), starts(&seen, "agent.thinking")),
+        (3, 0)
+    );
     assert!(!none.through(is_rest).await.iter().any(is_preview));
     let said: Vec<String> = of_type(&listed, "agent.message").iter().map(|e| text(e)).collect();
     assert_eq!(said.len(), 3);
@@ -160,12 +192,19 @@ async fn what_was_said_before_an_interrupt_is_kept_as_it_was_shown() {
             _ => {}
         }
     }
-    world.api.send_events(&session, &[json!({ "type": "user.interrupt" })]).await;
+    world
+        .api
+        .send_events(&session, &[json!({ "type": "user.interrupt" })])
+        .await;
     let events = world.api.wait_idle(&session).await;
     let said = of_type(&events, "agent.message");
     assert_eq!(said.len(), 1);
     assert_eq!(said[0]["id"], id);
-    assert!(text(said[0]).starts_with(&shown), "{shown:?} was shown, {:?} was kept", text(said[0]));
+    assert!(
+        text(said[0]).starts_with(&shown),
+        "{shown:?} was shown, {:?} was kept",
+        text(said[0])
+    );
     assert!(text(said[0]).len() < 17 * 400);
     crate::world::log::check(&events);
 }
@@ -174,14 +213,22 @@ async fn what_was_said_before_an_interrupt_is_kept_as_it_was_shown() {
 async fn a_stream_ends_with_its_session() {
     let world = World::start().await;
     let session = session(&world.api).await;
-    let mut streams = [world.api.stream(&session, "").await, world.api.stream(&session, "").await];
+    let mut streams = [
+        world.api.stream(&session, "").await,
+        world.api.stream(&session, "").await,
+    ];
     world.api.delete(&format!("/v1/sessions/{session}")).await.ok();
     for stream in &mut streams {
         assert_eq!(stream.next().await.event, "session.deleted");
         let end = timeout(SOON, stream.try_next()).await.expect("the stream stays open");
         assert!(end.expect("the stream was cut").is_none());
     }
-    let answer = Api::send(world.api.request(Method::GET, &format!("/v1/sessions/{session}/events/stream"))).await;
+    let answer = Api::send(
+        world
+            .api
+            .request(Method::GET, &format!("/v1/sessions/{session}/events/stream")),
+    )
+    .await;
     answer.refused(404, &["session"]);
 }
 
@@ -191,7 +238,11 @@ async fn a_silent_stream_shows_that_it_lives() {
     let session = session(&world.api).await;
     let mut stream = world.api.stream(&session, "").await;
     for _ in 0..2 {
-        let seen = timeout(SOON, stream.try_next()).await.expect("no sign of life").unwrap().expect("the stream ended");
+        let seen = timeout(SOON, stream.try_next())
+            .await
+            .expect("no sign of life")
+            .unwrap()
+            .expect("the stream ended");
         assert_eq!((seen.event.as_str(), &seen.data), ("ping", &json!({ "type": "ping" })));
     }
     world.api.send_events(&session, &[message("[]")]).await;
@@ -234,7 +285,9 @@ async fn a_listener_that_does_not_keep_up_is_cut_off_and_nobody_else() {
     let mut got = Vec::new();
     let mut buffer = vec![0; 256 << 10];
     while !got.ends_with(b"0\r\n\r\n") {
-        let read = timeout(SOON, slow.read(&mut buffer)).await.expect("the slow listener keeps its stream");
+        let read = timeout(SOON, slow.read(&mut buffer))
+            .await
+            .expect("the slow listener keeps its stream");
         match read {
             Ok(0) | Err(_) => break,
             Ok(count) => got.extend_from_slice(&buffer[..count]),
@@ -242,5 +295,8 @@ async fn a_listener_that_does_not_keep_up_is_cut_off_and_nobody_else() {
     }
     let shown = String::from_utf8_lossy(&got).matches("event: user.message").count();
     assert!(shown < sent, "it was not slow: {shown} of {sent}");
-    assert_eq!(of_type(&world.api.events(&session).await, "user.message").len(), sent + 1);
+    assert_eq!(
+        of_type(&world.api.events(&session).await, "user.message").len(),
+        sent + 1
+    );
 }

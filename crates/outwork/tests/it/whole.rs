@@ -77,7 +77,10 @@ async fn the_worker_with_its_sandbox_finishes_a_session() {
         { "expect": "written", "say": [{ "text": "Still there." }] },
     ]);
     world.api.send_events(&session, &[script_message(again)]).await;
-    world.api.wait_for(&session, "answer", |e| last_message(e) == "Still there.").await;
+    world
+        .api
+        .wait_for(&session, "answer", |e| last_message(e) == "Still there.")
+        .await;
     log::check(&world.api.wait_idle(&session).await);
 }
 
@@ -99,7 +102,9 @@ async fn one_process_serves_a_cloud_session() {
     // An agent cannot give results that are the workers' to give.
     let result = json!({ "type": "user.tool_result", "tool_use_id": id(of_type(&events, "agent.tool_use")[0]) });
     let path = format!("/v1/sessions/{session}/events");
-    api.post(&path, json!({ "events": [result] })).await.refused(400, &["cloud"]);
+    api.post(&path, json!({ "events": [result] }))
+        .await
+        .refused(400, &["cloud"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +118,13 @@ async fn a_person_is_asked_and_nothing_runs_before_the_answer() {
         // A cloud environment is served by a server of its own.
         let up = match kind {
             "cloud" => Some(
-                Server::start(ServerOptions::default().up().flags(&["--isolation", "none"]).model(&model.base_url(), MODEL_KEY)).await,
+                Server::start(
+                    ServerOptions::default()
+                        .up()
+                        .flags(&["--isolation", "none"])
+                        .model(&model.base_url(), MODEL_KEY),
+                )
+                .await,
             ),
             _ => None,
         };
@@ -136,11 +147,24 @@ async fn a_person_is_asked_and_nothing_runs_before_the_answer() {
         };
         let steps = json!([{ "say": [touch("allowed"), touch("denied")] }, { "say": [{ "text": "understood" }] }]);
         api.send_events(&session, &[script_message(steps)]).await;
-        let events = api.wait_for(&session, "question", |e| !of_type(e, "session.status_idle").is_empty()).await;
+        let events = api
+            .wait_for(&session, "question", |e| !of_type(e, "session.status_idle").is_empty())
+            .await;
         let calls: Vec<String> = of_type(&events, "agent.tool_use").into_iter().map(id).collect();
-        assert_eq!(of_type(&events, "session.status_idle")[0]["stop_reason"]["event_ids"], json!(calls));
-        assert!(of_type(&events, "agent.tool_use").iter().all(|e| e["evaluated_permission"] == "ask"));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it ran before the answer");
+        assert_eq!(
+            of_type(&events, "session.status_idle")[0]["stop_reason"]["event_ids"],
+            json!(calls)
+        );
+        assert!(
+            of_type(&events, "agent.tool_use")
+                .iter()
+                .all(|e| e["evaluated_permission"] == "ask")
+        );
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "it ran before the answer"
+        );
         let confirm = |call: &str, result: &str| json!({ "type": "user.tool_confirmation", "tool_use_id": call, "result": result });
         let mut deny = confirm(&calls[1], "deny");
         deny["deny_message"] = json!("not that one");
@@ -148,11 +172,21 @@ async fn a_person_is_asked_and_nothing_runs_before_the_answer() {
         let events = api.wait_idle(&session).await;
         assert_eq!(last_message(&events), "understood", "{kind}");
         assert_eq!(log::check(&events).denied, 1);
-        let made: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let made: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(made, ["allowed"], "{kind}");
         // The model was told why.
-        let requests = if up.is_some() { model.requests() } else { world.model.requests() };
-        assert!(requests.last().unwrap().body.to_string().contains("not that one"), "{kind}");
+        let requests = if up.is_some() {
+            model.requests()
+        } else {
+            world.model.requests()
+        };
+        assert!(
+            requests.last().unwrap().body.to_string().contains("not that one"),
+            "{kind}"
+        );
         drop(worker);
     }
 }
@@ -167,7 +201,11 @@ async fn two_workers_share_a_queue() {
         worker(&world, &environment, Isolation::None).await,
     ];
     until("both workers poll", SOON, || async {
-        let stats = world.api.get(&format!("/v1/environments/{environment}/work/stats")).await.ok();
+        let stats = world
+            .api
+            .get(&format!("/v1/environments/{environment}/work/stats"))
+            .await
+            .ok();
         (stats["workers_polling"] == 2).then_some(())
     })
     .await;
@@ -183,7 +221,12 @@ async fn two_workers_share_a_queue() {
     }
     for (number, session) in sessions.iter().enumerate() {
         let events = world.api.wait_idle(session).await;
-        assert_eq!(last_message(&events), format!("end-{number}"), "{}", log::shown(&events));
+        assert_eq!(
+            last_message(&events),
+            format!("end-{number}"),
+            "{}",
+            log::shown(&events)
+        );
         log::check(&events);
     }
     // Each worker holds four at most, so both had some; none was served by both.
@@ -211,14 +254,23 @@ async fn a_worker_that_is_told_to_end_answers_what_it_runs() {
     assert!(first.drain().await.success(), "{}", first.log());
     let events = world.api.events(&session).await;
     let results = of_type(&events, "user.tool_result");
-    assert_eq!((results.len(), &results[0]["is_error"]), (1, &json!(true)), "{}", log::shown(&events));
+    assert_eq!(
+        (results.len(), &results[0]["is_error"]),
+        (1, &json!(true)),
+        "{}",
+        log::shown(&events)
+    );
     assert!(!text(results[0]).is_empty());
     // The item was released, so the next worker takes the session over at once.
     let _second = worker(&world, &environment, Isolation::None).await;
     let events = world.api.wait_idle(&session).await;
     assert_eq!(last_message(&events), "another worker did it");
     log::check(&events);
-    let work = world.api.get(&format!("/v1/environments/{environment}/work")).await.ok();
+    let work = world
+        .api
+        .get(&format!("/v1/environments/{environment}/work"))
+        .await
+        .ok();
     assert_eq!(work["data"].as_array().unwrap().len(), 2);
     assert_eq!(work["data"][1]["state"], "stopped");
 }
@@ -235,7 +287,10 @@ async fn an_interrupt_reaches_the_running_call() {
     let steps = json!([{ "say": [call("bash", json!({ "command": command }))] }, { "say": [{ "text": "?" }] }]);
     world.api.send_events(&session, &[script_message(steps)]).await;
     until("the call runs", SOON, || async { began.exists().then_some(()) }).await;
-    world.api.send_events(&session, &[json!({ "type": "user.interrupt" })]).await;
+    world
+        .api
+        .send_events(&session, &[json!({ "type": "user.interrupt" })])
+        .await;
     let events = world.api.wait_idle(&session).await;
     assert_eq!(log::check(&events).calls, 1);
     assert!(of_type(&events, "agent.message").is_empty());
@@ -245,7 +300,10 @@ async fn an_interrupt_reaches_the_running_call() {
         { "expect": "it lives", "say": [{ "text": "it lives" }] },
     ]);
     world.api.send_events(&session, &[script_message(steps)]).await;
-    world.api.wait_for(&session, "answer", |e| last_message(e) == "it lives").await;
+    world
+        .api
+        .wait_for(&session, "answer", |e| last_message(e) == "it lives")
+        .await;
     assert!(!ended.exists(), "the interrupted call ran to its end");
 }
 
@@ -260,14 +318,25 @@ async fn a_session_waits_for_a_worker() {
         { "expect": "here", "say": [{ "text": "served" }] },
     ]);
     world.api.send_events(&session, &[script_message(steps)]).await;
-    let events = world.api.wait_for(&session, "requires_action", |e| !of_type(e, "session.status_idle").is_empty()).await;
+    let events = world
+        .api
+        .wait_for(&session, "requires_action", |e| {
+            !of_type(e, "session.status_idle").is_empty()
+        })
+        .await;
     assert!(of_type(&events, "user.tool_result").is_empty());
     let stats = stats(&world.api, &environment).await;
-    assert_eq!((&stats["depth"], &stats["workers_polling"]), (&json!(1), &json!(0)), "{stats}");
+    assert_eq!(
+        (&stats["depth"], &stats["workers_polling"]),
+        (&json!(1), &json!(0)),
+        "{stats}"
+    );
     let _worker = worker(&world, &environment, Isolation::None).await;
     assert_eq!(last_message(&world.api.wait_idle(&session).await), "served");
 }
 
 async fn stats(api: &Api, environment: &str) -> Value {
-    api.get(&format!("/v1/environments/{environment}/work/stats")).await.ok()
+    api.get(&format!("/v1/environments/{environment}/work/stats"))
+        .await
+        .ok()
 }

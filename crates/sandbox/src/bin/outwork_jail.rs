@@ -7,5 +7,9 @@ fn main() -> std::process::ExitCode {
     outwork_sandbox::entry();
     let report = outwork_sandbox::probe();
     print!("{report}");
-    if report.ready() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+    if report.ready() {
+        std::process::ExitCode::SUCCESS
+    } else {
+        std::process::ExitCode::FAILURE
+    }
 }

@@ -114,7 +114,9 @@ impl ToHand {
     /// Takes one frame from the front of `bytes`: the frame and how many bytes it took, or `None` when more bytes
     /// are needed.
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, FrameError> {
-        let Some(raw) = split(bytes, MAX_TO_HAND)? else { return Ok(None) };
+        let Some(raw) = split(bytes, MAX_TO_HAND)? else {
+            return Ok(None);
+        };
         let parsed = match raw.kind {
             CALL => Self::Call(raw.id, parse(&raw)?),
             CANCEL => {
@@ -139,7 +141,9 @@ impl FromHand {
 
     /// As [`ToHand::decode`].
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, FrameError> {
-        let Some(raw) = split(bytes, MAX_FROM_HAND)? else { return Ok(None) };
+        let Some(raw) = split(bytes, MAX_FROM_HAND)? else {
+            return Ok(None);
+        };
         let parsed = match raw.kind {
             READY => {
                 empty(&raw)?;
@@ -171,15 +175,26 @@ struct Raw<'a> {
 }
 
 fn split(bytes: &[u8], limit: usize) -> Result<Option<Raw<'_>>, FrameError> {
-    let Some((length, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let Some((length, rest)) = bytes.split_first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
     let length = u32::from_be_bytes(*length) as usize;
     if !(FIXED..=limit).contains(&length) {
         return Err(FrameError::Length { length, limit });
     }
-    let Some(frame) = rest.get(..length) else { return Ok(None) };
-    let Some((fixed, body)) = frame.split_first_chunk::<FIXED>() else { return Ok(None) };
+    let Some(frame) = rest.get(..length) else {
+        return Ok(None);
+    };
+    let Some((fixed, body)) = frame.split_first_chunk::<FIXED>() else {
+        return Ok(None);
+    };
     let [kind, id @ ..] = *fixed;
-    Ok(Some(Raw { kind, id: u64::from_be_bytes(id), body, taken: HEADER + length }))
+    Ok(Some(Raw {
+        kind,
+        id: u64::from_be_bytes(id),
+        body,
+        taken: HEADER + length,
+    }))
 }
 
 fn frame(kind: u8, id: u64, body: &[u8]) -> Vec<u8> {
@@ -200,15 +215,26 @@ fn parse<'a, T: Deserialize<'a>>(raw: &Raw<'a>) -> Result<T, FrameError> {
 }
 
 fn empty(raw: &Raw<'_>) -> Result<(), FrameError> {
-    if raw.body.is_empty() { Ok(()) } else { Err(body_error(raw.kind, "this kind has no body")) }
+    if raw.body.is_empty() {
+        Ok(())
+    } else {
+        Err(body_error(raw.kind, "this kind has no body"))
+    }
 }
 
 fn zero(raw: &Raw<'_>) -> Result<(), FrameError> {
-    if raw.id == 0 { Ok(()) } else { Err(body_error(raw.kind, "this kind belongs to no call")) }
+    if raw.id == 0 {
+        Ok(())
+    } else {
+        Err(body_error(raw.kind, "this kind belongs to no call"))
+    }
 }
 
 fn body_error(kind: u8, reason: impl ToString) -> FrameError {
-    FrameError::Body { kind, reason: reason.to_string() }
+    FrameError::Body {
+        kind,
+        reason: reason.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -218,17 +244,34 @@ mod tests {
     use super::*;
 
     fn answer() -> impl Strategy<Value = FromHand> {
-        (any::<u64>(), proptest::collection::vec(".{1,40}", 1..4), any::<bool>(), any::<Option<i32>>()).prop_map(
-            |(id, texts, is_error, exit_code)| {
-                let content = texts.into_iter().map(|text| ContentBlock::Text { text }).collect();
-                FromHand::Answer(id, AnswerBody { content, is_error, exit_code })
-            },
+        (
+            any::<u64>(),
+            proptest::collection::vec(".{1,40}", 1..4),
+            any::<bool>(),
+            any::<Option<i32>>(),
         )
+            .prop_map(|(id, texts, is_error, exit_code)| {
+                let content = texts.into_iter().map(|text| ContentBlock::Text { text }).collect();
+                FromHand::Answer(
+                    id,
+                    AnswerBody {
+                        content,
+                        is_error,
+                        exit_code,
+                    },
+                )
+            })
     }
 
     fn call() -> impl Strategy<Value = ToHand> {
         (any::<u64>(), "[a-z]{1,8}", ".{0,200}").prop_map(|(id, name, command)| {
-            ToHand::Call(id, CallBody { name, input: serde_json::json!({ "command": command }) })
+            ToHand::Call(
+                id,
+                CallBody {
+                    name,
+                    input: serde_json::json!({ "command": command }),
+                },
+            )
         })
     }
 
@@ -270,7 +313,10 @@ mod tests {
     #[test]
     fn a_length_out_of_bounds_is_refused_before_the_body_is_there() {
         for length in [0_u32, 8, MAX_TO_HAND as u32 + 1, u32::MAX] {
-            assert!(matches!(ToHand::decode(&length.to_be_bytes()), Err(FrameError::Length { .. })), "{length}");
+            assert!(
+                matches!(ToHand::decode(&length.to_be_bytes()), Err(FrameError::Length { .. })),
+                "{length}"
+            );
         }
         assert_eq!(ToHand::decode(&9_u32.to_be_bytes()), Ok(None));
     }
@@ -279,9 +325,15 @@ mod tests {
     fn bodies_are_strict() {
         let unknown = frame(CALL, 1, br#"{"name":"bash","input":{},"root":true}"#);
         assert!(matches!(ToHand::decode(&unknown), Err(FrameError::Body { .. })));
-        assert!(matches!(ToHand::decode(&frame(CANCEL, 1, b"x")), Err(FrameError::Body { .. })));
+        assert!(matches!(
+            ToHand::decode(&frame(CANCEL, 1, b"x")),
+            Err(FrameError::Body { .. })
+        ));
         let nothing = frame(ANSWER, 1, br#"{"content":[],"is_error":false}"#);
         assert!(matches!(FromHand::decode(&nothing), Err(FrameError::Body { .. })));
-        assert!(matches!(FromHand::decode(&frame(READY, 7, b"")), Err(FrameError::Body { .. })));
+        assert!(matches!(
+            FromHand::decode(&frame(READY, 7, b"")),
+            Err(FrameError::Body { .. })
+        ));
     }
 }

@@ -33,7 +33,13 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(socket: OwnedFd, children: OwnedFd) -> Self {
-        Self { socket, children, bytes: Vec::new(), waiting: VecDeque::new(), cancelled: Vec::new() }
+        Self {
+            socket,
+            children,
+            bytes: Vec::new(),
+            waiting: VecDeque::new(),
+            cancelled: Vec::new(),
+        }
     }
 
     pub(super) fn ready(&self) -> io::Result<()> {
@@ -60,8 +66,15 @@ impl Link {
     }
 
     /// Waits for frames, ended children, or one of `others`; says which of `others` can be read.
-    pub(super) fn wait_with(&mut self, others: &[BorrowedFd<'_>], timeout: Option<&Timespec>) -> Result<Vec<bool>, Gone> {
-        let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.children, PollFlags::IN)];
+    pub(super) fn wait_with(
+        &mut self,
+        others: &[BorrowedFd<'_>],
+        timeout: Option<&Timespec>,
+    ) -> Result<Vec<bool>, Gone> {
+        let mut fds = vec![
+            PollFd::new(&self.socket, PollFlags::IN),
+            PollFd::new(&self.children, PollFlags::IN),
+        ];
         fds.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
         match poll(&mut fds, timeout) {
             Ok(_) => {}
@@ -70,7 +83,9 @@ impl Link {
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
-        let [socket, children, others @ ..] = ready.as_slice() else { return Err(Gone::Io) };
+        let [socket, children, others @ ..] = ready.as_slice() else {
+            return Err(Gone::Io);
+        };
         if *children {
             self.reap();
         }
@@ -137,7 +152,15 @@ impl Link {
         };
         let (id, text) = refusal;
         let content = vec![ContentBlock::Text { text: text.to_owned() }];
-        self.answer(id, &AnswerBody { content, is_error: true, exit_code: None }).map_err(|_| Gone::Io)
+        self.answer(
+            id,
+            &AnswerBody {
+                content,
+                is_error: true,
+                exit_code: None,
+            },
+        )
+        .map_err(|_| Gone::Io)
     }
 }
 

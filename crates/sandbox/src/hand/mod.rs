@@ -74,7 +74,12 @@ impl Hand {
         let children = crate::jail::sys::child_signal_fd()?;
         let link = Link::new(socket, children);
         link.ready()?;
-        Ok(Self { link, options, workspace, shell: ShellState::NotStarted })
+        Ok(Self {
+            link,
+            options,
+            workspace,
+            shell: ShellState::NotStarted,
+        })
     }
 
     fn live(&mut self) -> Gone {
@@ -112,7 +117,11 @@ impl Hand {
             return Err(gone);
         }
         Ok(match outcome {
-            Ok(block) => AnswerBody { content: vec![never_empty(block)], is_error: false, exit_code: None },
+            Ok(block) => AnswerBody {
+                content: vec![never_empty(block)],
+                is_error: false,
+                exit_code: None,
+            },
             Err(ToolError(text)) => failed(text),
         })
     }
@@ -145,20 +154,35 @@ impl Hand {
             }
         }
         let ShellState::Running(shell) = &mut self.shell else {
-            return Ok(failed("bash: the shell has ended; call bash with `restart: true` for a new one".to_owned()));
+            return Ok(failed(
+                "bash: the shell has ended; call bash with `restart: true` for a new one".to_owned(),
+            ));
         };
         let timeout = input.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-        let run = shell.run(&command, Instant::now() + timeout, self.options.max_output_bytes, &mut self.link, id)?;
+        let run = shell.run(
+            &command,
+            Instant::now() + timeout,
+            self.options.max_output_bytes,
+            &mut self.link,
+            id,
+        )?;
         let output = terminal::plain(&run.output);
         Ok(match run.ended {
-            Ended::Code(code) => text(framed(output.trim_end_matches('\n'), run.truncated), code != 0, Some(code)),
+            Ended::Code(code) => text(
+                framed(output.trim_end_matches('\n'), run.truncated),
+                code != 0,
+                Some(code),
+            ),
             Ended::Shell => {
                 self.shell = ShellState::Ended;
                 text(framed(output.trim(), run.truncated), true, None)
             }
             Ended::Timeout => {
                 self.renew_shell();
-                failed(format!("bash: the command was stopped after {}s, its limit. The shell was started anew: its folder and variables are as at first", timeout.as_secs_f64()))
+                failed(format!(
+                    "bash: the command was stopped after {}s, its limit. The shell was started anew: its folder and variables are as at first",
+                    timeout.as_secs_f64()
+                ))
             }
             Ended::Cancelled => {
                 self.renew_shell();
@@ -188,7 +212,11 @@ impl Hand {
 }
 
 fn framed(output: &str, truncated: bool) -> String {
-    if truncated { format!("[output truncated]\n{output}") } else { output.to_owned() }
+    if truncated {
+        format!("[output truncated]\n{output}")
+    } else {
+        output.to_owned()
+    }
 }
 
 fn failed(message: String) -> AnswerBody {
@@ -196,13 +224,19 @@ fn failed(message: String) -> AnswerBody {
 }
 
 fn text(text: String, is_error: bool, exit_code: Option<i32>) -> AnswerBody {
-    AnswerBody { content: vec![never_empty(ContentBlock::Text { text })], is_error, exit_code }
+    AnswerBody {
+        content: vec![never_empty(ContentBlock::Text { text })],
+        is_error,
+        exit_code,
+    }
 }
 
 /// The API takes no empty text block.
 fn never_empty(block: ContentBlock) -> ContentBlock {
     match block {
-        ContentBlock::Text { text } if text.is_empty() => ContentBlock::Text { text: NO_OUTPUT.to_owned() },
+        ContentBlock::Text { text } if text.is_empty() => ContentBlock::Text {
+            text: NO_OUTPUT.to_owned(),
+        },
         block @ (ContentBlock::Text { .. } | ContentBlock::Image { .. } | ContentBlock::Document { .. }) => block,
     }
 }

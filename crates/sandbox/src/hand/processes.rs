@@ -67,7 +67,12 @@ fn descendants(own: Pid) -> impl Iterator<Item = Process> {
     let mut by_parent: HashMap<i32, Vec<Process>> = HashMap::new();
     if let Ok(entries) = std::fs::read_dir("/proc") {
         for entry in entries.flatten() {
-            if let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(read) {
+            if let Some(process) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+                .and_then(read)
+            {
                 by_parent.entry(process.parent).or_default().push(process);
             }
         }
@@ -92,6 +97,14 @@ fn read(pid: i32) -> Option<Process> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = fields.split(' ').collect();
     let [state, parent] = [fields.first()?, fields.get(1)?];
-    let started = if matches!(*state, "Z" | "X") { DEAD } else { fields.get(19)?.parse().ok()? };
-    Some(Process { pid: Pid::from_raw(pid)?, parent: parent.parse().ok()?, started })
+    let started = if matches!(*state, "Z" | "X") {
+        DEAD
+    } else {
+        fields.get(19)?.parse().ok()?
+    };
+    Some(Process {
+        pid: Pid::from_raw(pid)?,
+        parent: parent.parse().ok()?,
+        started,
+    })
 }

@@ -45,7 +45,11 @@ impl Shell {
         for fd in [&spawned.input, &spawned.output, &spawned.status] {
             rustix::fs::fcntl_setfl(fd, OFlags::NONBLOCK)?;
         }
-        Ok(Self { spawned, isolated, serial: 0 })
+        Ok(Self {
+            spawned,
+            isolated,
+            serial: 0,
+        })
     }
 
     /// Ends the shell. What it left in the background lives on, as it does when a terminal's shell ends.
@@ -55,7 +59,14 @@ impl Shell {
 
     /// Runs one command to its end, its deadline or its cancel. In the latter two cases everything that it
     /// started is dead when this returns, and the shell too.
-    pub(super) fn run(&mut self, command: &str, deadline: Instant, most: usize, link: &mut Link, id: u64) -> Result<Run, Gone> {
+    pub(super) fn run(
+        &mut self,
+        command: &str,
+        deadline: Instant,
+        most: usize,
+        link: &mut Link,
+        id: u64,
+    ) -> Result<Run, Gone> {
         let begun = Moment::now();
         self.serial += 1;
         let line = format!(
@@ -64,7 +75,11 @@ impl Shell {
             self.serial
         );
         let mut unsent = line.as_bytes();
-        let mut tail = Tail { bytes: Vec::new(), most, truncated: false };
+        let mut tail = Tail {
+            bytes: Vec::new(),
+            most,
+            truncated: false,
+        };
         let mut status = Vec::new();
         let mut output_open = true;
         loop {
@@ -81,15 +96,24 @@ impl Shell {
                 return Ok(self.stop(begun, tail, Ended::Timeout));
             }
             // While input is unsent the shell reads it byte by byte; look again soon.
-            let patience = if unsent.is_empty() { left } else { left.min(std::time::Duration::from_millis(2)) };
-            let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+            let patience = if unsent.is_empty() {
+                left
+            } else {
+                left.min(std::time::Duration::from_millis(2))
+            };
+            let patience = Timespec {
+                tv_sec: patience.as_secs() as i64,
+                tv_nsec: i64::from(patience.subsec_nanos()),
+            };
             let fds = [self.spawned.status.as_fd(), self.spawned.output.as_fd()];
             let watched = if output_open { &fds[..] } else { &fds[..1] };
             let ready = link.wait_with(watched, Some(&patience))?;
             if link.cancelled(id) {
                 return Ok(self.stop(begun, tail, Ended::Cancelled));
             }
-            let [status_ready, output_ready @ ..] = ready.as_slice() else { return Err(Gone::Io) };
+            let [status_ready, output_ready @ ..] = ready.as_slice() else {
+                return Err(Gone::Io);
+            };
             if output_ready.first() == Some(&true) {
                 output_open = !tail.read(&self.spawned.output);
             }
@@ -112,10 +136,12 @@ impl Shell {
 
     fn code_in(&self, status: &[u8]) -> Option<i32> {
         let text = std::str::from_utf8(status).ok()?;
-        text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).find_map(|line| {
-            let (serial, code) = line.split_once(' ')?;
-            (serial.parse() == Ok(self.serial)).then(|| code.parse().ok())?
-        })
+        text.split_inclusive('\n')
+            .filter_map(|line| line.strip_suffix('\n'))
+            .find_map(|line| {
+                let (serial, code) = line.split_once(' ')?;
+                (serial.parse() == Ok(self.serial)).then(|| code.parse().ok())?
+            })
     }
 
     fn stop(&self, begun: Moment, mut tail: Tail, ended: Ended) -> Run {
@@ -170,7 +196,11 @@ impl Tail {
     }
 
     fn into_run(self, ended: Ended) -> Run {
-        Run { output: self.bytes, truncated: self.truncated, ended }
+        Run {
+            output: self.bytes,
+            truncated: self.truncated,
+            ended,
+        }
     }
 }
 
@@ -191,4 +221,3 @@ fn read_all(from: impl AsFd, into: &mut Vec<u8>) -> bool {
 fn quoted(command: &str) -> String {
     format!("'{}'", command.replace('\'', r"'\''"))
 }
-

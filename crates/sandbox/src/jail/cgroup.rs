@@ -14,6 +14,9 @@ use crate::options::Limits;
 use super::wire::{InStep, StepError};
 
 const PERIOD: u64 = 100_000;
+const SWAP_LIMIT: &str = "memory.memsw.limit_in_bytes";
+/// Groups are named after the pid namespace and pid of their launcher, and a serial number.
+const PREFIX: &str = "outwork";
 
 /// Which groups this process can make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +24,11 @@ pub(crate) enum Backend {
     /// One hierarchy; sandboxes' groups are made in this folder.
     V2(PathBuf),
     /// Folders of this process in the memory, pids and cpu hierarchies.
-    V1 { memory: PathBuf, pids: PathBuf, cpu: Option<PathBuf> },
+    V1 {
+        memory: PathBuf,
+        pids: PathBuf,
+        cpu: Option<PathBuf>,
+    },
     /// None, and why.
     Absent(String),
 }
@@ -30,7 +37,11 @@ pub(crate) enum Backend {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     V2(PathBuf),
-    V1 { memory: PathBuf, pids: PathBuf, cpu: Option<PathBuf> },
+    V1 {
+        memory: PathBuf,
+        pids: PathBuf,
+        cpu: Option<PathBuf>,
+    },
     Absent,
 }
 
@@ -64,17 +75,53 @@ impl Backend {
         }
     }
 
+    fn parents(&self) -> Vec<&PathBuf> {
+        match self {
+            Self::V2(parent) => vec![parent],
+            Self::V1 { memory, pids, cpu } => [Some(memory), Some(pids), cpu.as_ref()].into_iter().flatten().collect(),
+            Self::Absent(_) => Vec::new(),
+        }
+    }
+
+    /// Takes away what launchers that were killed have left. A group that is in use stays by itself.
+    pub(crate) fn sweep(&self) {
+        let mine = format!("{PREFIX}-{}-", pid_namespace());
+        let entries = self
+            .parents()
+            .into_iter()
+            .filter_map(|parent| fs::read_dir(parent).ok())
+            .flatten()
+            .flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let launcher = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(&mine))
+                .and_then(|rest| rest.split('-').next());
+            if launcher.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+    }
+
     /// Makes the groups of one sandbox.
-    pub(crate) fn make(&self, name: &str) -> io::Result<Group> {
+    pub(crate) fn make(&self, serial: u64) -> io::Result<Group> {
+        let name = format!("{PREFIX}-{}-{}-{serial}", pid_namespace(), std::process::id());
+        self.make_named(&name)
+    }
+
+    fn make_named(&self, name: &str) -> io::Result<Group> {
         let make = |parent: &PathBuf| {
             let group = parent.join(name);
             fs::create_dir(&group).map(|()| group)
         };
         Ok(match self {
             Self::V2(parent) => Group::V2(make(parent)?),
-            Self::V1 { memory, pids, cpu } => {
-                Group::V1 { memory: make(memory)?, pids: make(pids)?, cpu: cpu.as_ref().map(make).transpose()? }
-            }
+            Self::V1 { memory, pids, cpu } => Group::V1 {
+                memory: make(memory)?,
+                pids: make(pids)?,
+                cpu: cpu.as_ref().map(make).transpose()?,
+            },
             Self::Absent(_) => Group::Absent,
         })
     }
@@ -91,7 +138,9 @@ impl Group {
 
     /// Moves a process in.
     pub(crate) fn enter(&self, pid: i32) -> io::Result<()> {
-        self.folders().into_iter().try_for_each(|group| write(group, "cgroup.procs", pid))
+        self.folders()
+            .into_iter()
+            .try_for_each(|group| write(group, "cgroup.procs", pid))
     }
 
     /// Writes a sandbox's limits.
@@ -108,14 +157,23 @@ impl Group {
                     write(group, "memory.swap.max", 0).step(memory_step)?;
                 }
                 write(group, "pids.max", processes).step("process limit")?;
-                if let Some(quota) = quota {
-                    write(group, "cpu.max", format!("{quota} {PERIOD}")).step(cpu_step)?;
+                match quota {
+                    Some(quota) => write(group, "cpu.max", format!("{quota} {PERIOD}")).step(cpu_step)?,
+                    // A group may have been given the last sandbox's limits ahead.
+                    None if group.join("cpu.max").exists() => write(group, "cpu.max", "max").step(cpu_step)?,
+                    None => {}
                 }
             }
             Self::V1 { memory, pids, cpu } => {
+                let swap = memory.join(SWAP_LIMIT).exists();
+                if swap {
+                    // The kernel wants memory <= memory and swap at every moment. This write goes through when the
+                    // limit grows; when it shrinks, the one at the end does.
+                    let _ = write(memory, SWAP_LIMIT, limits.memory_bytes);
+                }
                 write(memory, "memory.limit_in_bytes", limits.memory_bytes).step(memory_step)?;
-                if memory.join("memory.memsw.limit_in_bytes").exists() {
-                    write(memory, "memory.memsw.limit_in_bytes", limits.memory_bytes).step(memory_step)?;
+                if swap {
+                    write(memory, SWAP_LIMIT, limits.memory_bytes).step(memory_step)?;
                 }
                 write(pids, "pids.max", processes).step("process limit")?;
                 match (quota, cpu) {
@@ -124,7 +182,8 @@ impl Group {
                         write(cpu, "cpu.cfs_quota_us", quota).step(cpu_step)?;
                     }
                     (Some(_), None) => return Err(no_cpu("there is no cpu hierarchy")),
-                    (None, _) => {}
+                    (None, Some(cpu)) => write(cpu, "cpu.cfs_quota_us", -1).step(cpu_step)?,
+                    (None, None) => {}
                 }
             }
             Self::Absent => {
@@ -148,6 +207,12 @@ impl Group {
     }
 }
 
+/// The number of this process's pid namespace: containers may share a hierarchy, but not pids.
+fn pid_namespace() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self/ns/pid").map_or(0, |found| found.ino())
+}
+
 fn no_cpu(reason: &str) -> StepError {
     StepError {
         step: "cpu limit".to_owned(),
@@ -164,7 +229,11 @@ fn path_in<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
     own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let found = if controller.is_empty() { controllers.is_empty() } else { controllers.split(',').any(|one| one == controller) };
+        let found = if controller.is_empty() {
+            controllers.is_empty()
+        } else {
+            controllers.split(',').any(|one| one == controller)
+        };
         found.then_some(path)
     })
 }
@@ -182,8 +251,11 @@ fn v2(mount: &Path, own: &str) -> Result<Backend, String> {
             return Err(format!("the {needed} controller is not offered to this group"));
         }
     }
-    let wanted: Vec<String> =
-        ["memory", "pids", "cpu"].iter().filter(|name| offered.contains(name)).map(|name| format!("+{name}")).collect();
+    let wanted: Vec<String> = ["memory", "pids", "cpu"]
+        .iter()
+        .filter(|name| offered.contains(name))
+        .map(|name| format!("+{name}"))
+        .collect();
     let wanted = wanted.join(" ");
     if fs::write(group.join("cgroup.subtree_control"), &wanted).is_err() {
         // A group with processes of its own cannot hand controllers on: everything moves one level down first.
@@ -191,7 +263,8 @@ fn v2(mount: &Path, own: &str) -> Result<Backend, String> {
         fs::create_dir_all(&own_leaf).map_err(|error| format!("this group is not writable ({error})"))?;
         let processes = fs::read_to_string(group.join("cgroup.procs")).map_err(|error| error.to_string())?;
         for process in processes.lines() {
-            fs::write(own_leaf.join("cgroup.procs"), process).map_err(|error| format!("cannot move process {process} ({error})"))?;
+            fs::write(own_leaf.join("cgroup.procs"), process)
+                .map_err(|error| format!("cannot move process {process} ({error})"))?;
         }
         fs::write(group.join("cgroup.subtree_control"), &wanted).map_err(|error| error.to_string())?;
     }
@@ -202,19 +275,28 @@ fn v1(mount: &Path, own: &str) -> Result<Backend, String> {
     let find = |controller: &str| {
         let path = path_in(own, controller).ok_or(format!("there is no {controller} hierarchy"))?;
         // In a container the path may be of the host; then the mount is the own group.
-        let group = [mount.join(controller).join(path.trim_start_matches('/')), mount.join(controller)]
-            .into_iter()
-            .find(|group| group.is_dir())
-            .ok_or(format!("the {controller} hierarchy is not mounted"))?;
+        let group = [
+            mount.join(controller).join(path.trim_start_matches('/')),
+            mount.join(controller),
+        ]
+        .into_iter()
+        .find(|group| group.is_dir())
+        .ok_or(format!("the {controller} hierarchy is not mounted"))?;
         writable(&group).map(|()| group)
     };
-    Ok(Backend::V1 { memory: find("memory")?, pids: find("pids")?, cpu: find("cpu").ok() })
+    Ok(Backend::V1 {
+        memory: find("memory")?,
+        pids: find("pids")?,
+        cpu: find("cpu").ok(),
+    })
 }
 
 /// Whether groups can be made here: by making one.
 fn writable(group: &Path) -> Result<(), String> {
     let trial = group.join(format!("outwork-trial-{}", std::process::id()));
-    fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)).map_err(|error| format!("{} is not writable ({error})", group.display()))
+    fs::create_dir(&trial)
+        .and_then(|()| fs::remove_dir(&trial))
+        .map_err(|error| format!("{} is not writable ({error})", group.display()))
 }
 
 #[cfg(test)]
@@ -224,7 +306,12 @@ mod tests {
     const HYBRID: &str = "9:memory:/\n8:pids:/\n2:cpu,cpuacct:/user\n0::/\n";
 
     fn limits() -> Limits {
-        Limits { memory_bytes: 1 << 20, max_processes: 7, cpu_percent: Some(50), ..Limits::default() }
+        Limits {
+            memory_bytes: 1 << 20,
+            max_processes: 7,
+            cpu_percent: Some(50),
+            ..Limits::default()
+        }
     }
 
     #[test]
@@ -236,8 +323,11 @@ mod tests {
         fs::write(group.join("cgroup.controllers"), "cpu memory pids io").unwrap();
         let backend = Backend::find_in(mount.path(), "0::/user.slice\n");
         assert_eq!(backend, Backend::V2(group.clone()));
-        assert_eq!(fs::read_to_string(group.join("cgroup.subtree_control")).unwrap(), "+memory +pids +cpu");
-        let sandbox = backend.make("one").unwrap();
+        assert_eq!(
+            fs::read_to_string(group.join("cgroup.subtree_control")).unwrap(),
+            "+memory +pids +cpu"
+        );
+        let sandbox = backend.make_named("one").unwrap();
         sandbox.limit(&limits()).unwrap();
         sandbox.enter(42).unwrap();
         let read = |file: &str| fs::read_to_string(group.join("one").join(file)).unwrap();
@@ -255,7 +345,7 @@ mod tests {
         }
         let backend = Backend::find_in(mount.path(), HYBRID);
         assert_eq!(backend.describe(), "cgroup v1 (memory, pids, cpu)");
-        let sandbox = backend.make("one").unwrap();
+        let sandbox = backend.make_named("one").unwrap();
         sandbox.limit(&limits()).unwrap();
         let read = |file: &str| fs::read_to_string(mount.path().join(file)).unwrap();
         assert_eq!(read("memory/one/memory.limit_in_bytes"), "1048576");
@@ -266,10 +356,19 @@ mod tests {
     fn without_groups_a_cpu_limit_is_refused() {
         let mount = tempfile::tempdir().unwrap();
         let backend = Backend::find_in(mount.path(), "");
-        let Backend::Absent(reason) = &backend else { panic!("{backend:?}") };
+        let Backend::Absent(reason) = &backend else {
+            panic!("{backend:?}")
+        };
         assert!(reason.contains("v1") && reason.contains("v2"), "{reason}");
-        let sandbox = backend.make("one").unwrap();
+        let sandbox = backend.make_named("one").unwrap();
         assert!(sandbox.limit(&limits()).is_err());
-        assert!(sandbox.limit(&Limits { cpu_percent: None, ..limits() }).is_ok());
+        assert!(
+            sandbox
+                .limit(&Limits {
+                    cpu_percent: None,
+                    ..limits()
+                })
+                .is_ok()
+        );
     }
 }

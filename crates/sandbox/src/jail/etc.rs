@@ -52,11 +52,17 @@ const TAKEN_BY_PREFIX: &[&str] = &["python3", "java-"];
 
 /// The inside's own files.
 const WRITTEN: &[(&str, &str)] = &[
-    ("passwd", "agent:x:1000:1000:agent:/home/agent:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"),
+    (
+        "passwd",
+        "agent:x:1000:1000:agent:/home/agent:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    ),
     ("group", "agent:x:1000:\nnogroup:x:65534:\n"),
     ("hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
     ("hostname", "sandbox\n"),
-    ("nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n"),
+    (
+        "nsswitch.conf",
+        "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n",
+    ),
     ("resolv.conf", "# This sandbox has no network.\n"),
     ("shells", "/bin/sh\n/bin/bash\n"),
     // The workspace may belong to a user that has no name inside.
@@ -75,7 +81,10 @@ pub(crate) fn compose(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let name = entry.file_name();
-        if TAKEN_BY_PREFIX.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+        if TAKEN_BY_PREFIX
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
             take(&entry.path(), &to.join(&name), DEEPEST)?;
         }
     }
@@ -87,7 +96,9 @@ pub(crate) fn compose(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Copies a file, a link as a link, or a folder. What does not exist, is secret, special or too large is left out.
 fn take(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
-    let Ok(found) = from.symlink_metadata() else { return Ok(()) };
+    let Ok(found) = from.symlink_metadata() else {
+        return Ok(());
+    };
     let kind = found.file_type();
     if kind.is_symlink() {
         let Ok(target) = fs::read_link(from) else { return Ok(()) };
@@ -125,9 +136,16 @@ mod tests {
             fs::create_dir_all(etc.join(folder)).unwrap();
         }
         for (name, mode) in [
-            ("shadow", 0o600), ("passwd", 0o644), ("machine-id", 0o444), ("ssl/certs/ca.pem", 0o644),
-            ("ssl/certs/held-back.pem", 0o600), ("ssl/private/key.pem", 0o644), ("ssh/host_key", 0o644),
-            ("npmrc", 0o644), ("python3.11/sitecustomize.py", 0o644), ("os-release", 0o644),
+            ("shadow", 0o600),
+            ("passwd", 0o644),
+            ("machine-id", 0o444),
+            ("ssl/certs/ca.pem", 0o644),
+            ("ssl/certs/held-back.pem", 0o600),
+            ("ssl/private/key.pem", 0o644),
+            ("ssh/host_key", 0o644),
+            ("npmrc", 0o644),
+            ("python3.11/sitecustomize.py", 0o644),
+            ("os-release", 0o644),
         ] {
             fs::write(etc.join(name), format!("host {name}")).unwrap();
             fs::set_permissions(etc.join(name), fs::Permissions::from_mode(mode)).unwrap();
@@ -135,12 +153,29 @@ mod tests {
         symlink("/usr/share/zoneinfo/UTC", etc.join("localtime")).unwrap();
         compose(etc, inside.path()).unwrap();
         let there = |name: &str| inside.path().join(name).symlink_metadata().is_ok();
-        for name in ["ssl/certs/ca.pem", "python3.11/sitecustomize.py", "os-release", "localtime", "passwd"] {
+        for name in [
+            "ssl/certs/ca.pem",
+            "python3.11/sitecustomize.py",
+            "os-release",
+            "localtime",
+            "passwd",
+        ] {
             assert!(there(name), "{name}");
         }
-        for name in ["shadow", "machine-id", "ssl/certs/held-back.pem", "ssl/private", "ssh", "npmrc"] {
+        for name in [
+            "shadow",
+            "machine-id",
+            "ssl/certs/held-back.pem",
+            "ssl/private",
+            "ssh",
+            "npmrc",
+        ] {
             assert!(!there(name), "{name}");
         }
-        assert!(!fs::read_to_string(inside.path().join("passwd")).unwrap().contains("host"));
+        assert!(
+            !fs::read_to_string(inside.path().join("passwd"))
+                .unwrap()
+                .contains("host")
+        );
     }
 }

@@ -10,10 +10,12 @@ pub(crate) const NEEDED_ABI: u32 = 3;
 
 /// Restricts this process and everything it starts, by paths of the sandbox's own root.
 pub(crate) fn restrict() -> Result<(), String> {
-    build().map_err(|error| error.to_string()).and_then(|status| match status {
-        RulesetStatus::NotEnforced => Err("the kernel does not enforce Landlock".to_owned()),
-        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
-    })
+    build()
+        .map_err(|error| error.to_string())
+        .and_then(|status| match status {
+            RulesetStatus::NotEnforced => Err("the kernel does not enforce Landlock".to_owned()),
+            RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
+        })
 }
 
 fn build() -> Result<RulesetStatus, Box<dyn std::error::Error>> {
@@ -30,13 +32,11 @@ fn build() -> Result<RulesetStatus, Box<dyn std::error::Error>> {
         .set_compatibility(CompatLevel::HardRequirement);
     let devices = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock;
     let write = everything & !(AccessFs::MakeChar | AccessFs::MakeBlock);
-    let device = (AccessFs::from_all(needed) & AccessFs::from_file(needed)) & !devices;
+    let device = (everything & AccessFs::from_file(needed)) & !devices;
     rules = rule(rules, c"/", AccessFs::from_read(needed))?;
     rules = rule(rules, c"/workspace", write)?;
     rules = rule(rules, c"/tmp", write)?;
-    for path in [c"/dev/null", c"/dev/zero", c"/dev/full", c"/dev/random", c"/dev/urandom"] {
-        rules = rule(rules, path, device)?;
-    }
+    rules = rule(rules, c"/dev", device)?;
     Ok(rules.restrict_self()?.ruleset)
 }
 
@@ -46,5 +46,7 @@ fn rule(
     access: landlock::BitFlags<AccessFs>,
 ) -> Result<landlock::RulesetCreated, Box<dyn std::error::Error>> {
     let path = PathFd::new(path.to_str()?)?;
-    Ok(rules.add_rule(PathBeneath::new(path, access)).map_err(|error: RulesetError| error)?)
+    Ok(rules
+        .add_rule(PathBeneath::new(path, access))
+        .map_err(|error: RulesetError| error)?)
 }

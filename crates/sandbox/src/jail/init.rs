@@ -4,13 +4,13 @@
 //! the workload runs before the last step is done. Mounts are made here, inside the sandbox's own user namespace, over
 //! a copy of the template; only the workspace comes in as a detached mount that the cradle prepared.
 
+use std::ffi::CString;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode};
-use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+use rustix::fs::Mode;
+use rustix::mount::{MountAttrFlags, mount_bind};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -20,44 +20,63 @@ use crate::options::Limits;
 
 use super::fence;
 use super::sys;
+use super::sys::Instruction;
 use super::template::{self, EMPTY_FILE, EMPTY_FOLDER};
 use super::wire::{InStep, Launch, StepError};
-use super::sys::Instruction;
 
 /// The user that everything inside runs as, by its number inside.
 pub(crate) const INSIDE_ID: u32 = 1000;
 
-/// Entries of `/proc` that tell about the host, covered with nothing. Those that tell by being written to need no
-/// cover: `/proc` is read-only as a whole.
+/// Entries of `/proc` that tell an ordinary user about the host or its other users, covered with nothing. What only
+/// root may read needs no cover, as nothing inside is root outside; what tells by being written to needs none
+/// either, as `/proc` is read-only as a whole. The first few are covered all the same: they are worth two locks.
 pub(crate) const COVERED: &[&str] = &[
-    "acpi", "asound", "bus", "cmdline", "config.gz", "diskstats", "driver", "fs", "interrupts", "iomem", "ioports", "irq",
-    "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats",
-    "mdstat", "modules", "pagetypeinfo", "partitions", "sched_debug", "schedstat", "scsi", "slabinfo", "softirqs",
-    "swaps", "sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo", "zoneinfo",
+    "kcore",
+    "kmsg",
+    "sysrq-trigger",
+    "timer_list",
+    "acpi",
+    "asound",
+    "bus",
+    "cmdline",
+    "diskstats",
+    "driver",
+    "fs",
+    "interrupts",
+    "irq",
+    "kallsyms",
+    "key-users",
+    "keys",
+    "latency_stats",
+    "modules",
+    "partitions",
+    "sched_debug",
+    "scsi",
 ];
 
 /// What was prepared before the clone.
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
     pub launch: Launch,
     /// Detached mount of the workspace.
     pub workspace: OwnedFd,
     /// Those of [`COVERED`] that this kernel has, and whether each is a folder.
-    pub covered: Vec<(String, bool)>,
-    pub filter: Vec<Instruction>,
+    pub covered: &'a [(CString, bool)],
+    pub filter: &'a [Instruction],
+    /// Made before the clone: what a process allocates after it is copied page by page.
+    pub program: Option<Program>,
     /// Memory is limited by a cgroup; else by rlimit.
     pub grouped: bool,
 }
 
 /// The first process of an isolated sandbox. `go` yields a byte when its ids are mapped.
-pub(crate) fn isolated(plan: Plan, go: OwnedFd, socket: OwnedFd, output: Option<OwnedFd>) -> ! {
+pub(crate) fn isolated(plan: Plan<'_>, go: OwnedFd, socket: OwnedFd, output: Option<OwnedFd>) -> ! {
     // `descriptors` closes by number what these own; the process never gives them back one by one.
     let (plan, output) = (ManuallyDrop::new(plan), ManuallyDrop::new(output));
     ending(socket, |socket| {
-        wait_for(&go)?;
+        close_in(&plan, &go)?;
         drop(go);
-        close_in(&plan)?;
         descriptors(socket, (*output).as_ref())?;
-        after_descriptors(&plan.launch, true)
+        after_descriptors(&plan.launch, plan.program.as_ref(), true)
     })
 }
 
@@ -73,7 +92,8 @@ pub(crate) fn open(launch: Launch, go: OwnedFd, socket: OwnedFd, output: Option<
         rustix::process::setrlimit(Resource::Core, limit(0)).step("limits")?;
         std::env::set_current_dir(&launch.workspace).step("workspace")?;
         descriptors(socket, (*output).as_ref())?;
-        after_descriptors(&launch, false)
+        let program = Program::of(&launch, false)?;
+        after_descriptors(&launch, program.as_ref(), false)
     })
 }
 
@@ -84,9 +104,16 @@ fn ending(socket: OwnedFd, steps: impl FnOnce(&OwnedFd) -> Result<std::convert::
     let error = match outcome {
         Ok(Err(error)) => error,
         Ok(Ok(never)) => match never {},
-        Err(_) => StepError { step: "start".to_owned(), reason: "the launcher panicked".to_owned() },
+        Err(_) => StepError {
+            step: "start".to_owned(),
+            reason: "the launcher panicked".to_owned(),
+        },
     };
-    let frame = FromHand::Failed(FailedBody { step: error.step, reason: error.reason }).encode();
+    let frame = FromHand::Failed(FailedBody {
+        step: error.step,
+        reason: error.reason,
+    })
+    .encode();
     // Before `descriptors` the handle is open; after it the socket has its number, and the handle may be closed.
     if rustix::io::write(&*socket, &frame).is_err()
         && let Some(socket) = sys::adopt(SOCKET)
@@ -106,51 +133,73 @@ fn wait_for(go: &OwnedFd) -> Result<(), StepError> {
     loop {
         match rustix::io::read(go, &mut byte) {
             Ok(1) => return Ok(()),
-            Ok(_) => return Err(StepError { step: "id mapping".to_owned(), reason: "the launcher ended".to_owned() }),
+            Ok(_) => {
+                return Err(StepError {
+                    step: "id mapping".to_owned(),
+                    reason: "the launcher ended".to_owned(),
+                });
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).step("id mapping"),
         }
     }
 }
 
-fn close_in(plan: &Plan) -> Result<(), StepError> {
-    let id = "inside user";
-    rustix::thread::set_thread_res_gid(Gid::from_raw(INSIDE_ID), Gid::from_raw(INSIDE_ID), Gid::from_raw(INSIDE_ID)).step(id)?;
-    rustix::thread::set_thread_res_uid(Uid::from_raw(INSIDE_ID), Uid::from_raw(INSIDE_ID), Uid::from_raw(INSIDE_ID)).step(id)?;
+fn close_in(plan: &Plan<'_>, go: &OwnedFd) -> Result<(), StepError> {
+    // What needs no ids comes first, so that they are mapped meanwhile and nothing waits.
+    rustix::system::sethostname(plan.launch.hostname.as_bytes()).step("uts namespace")?;
+    mounts(plan)?;
+    wait_for(go)?;
+    let (id, uid, gid) = ("inside user", Uid::from_raw(INSIDE_ID), Gid::from_raw(INSIDE_ID));
+    rustix::thread::set_thread_res_gid(gid, gid, gid).step(id)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).step(id)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("parent death signal")?;
     rustix::process::setsid().step("session")?;
-    rustix::system::sethostname(plan.launch.hostname.as_bytes()).step("uts namespace")?;
-    sys::interface_up(b"lo").step("loopback")?;
-    mounts(plan)?;
+    temporary_files(plan.launch.limits.disk_bytes)?;
+    std::env::set_current_dir("/workspace").step("workspace")?;
     limits(&plan.launch.limits, plan.grouped)?;
     rustix::thread::set_no_new_privs(true).step("no_new_privs")?;
     fence::restrict().step("landlock")?;
     sys::drop_bounding_set().step("capabilities")?;
     rustix::thread::clear_ambient_capability_set().step("capabilities")?;
     let none = CapabilitySet::empty();
-    rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
-        .step("capabilities")?;
-    sys::install_filter(&plan.filter).step("seccomp")
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )
+    .step("capabilities")?;
+    sys::install_filter(plan.filter).step("seccomp")
 }
 
 /// The root is this namespace's root already; what is this sandbox's own is mounted in it.
-fn mounts(plan: &Plan) -> Result<(), StepError> {
+fn mounts(plan: &Plan<'_>) -> Result<(), StepError> {
     std::env::set_current_dir("/").step("root filesystem")?;
     template::attach(&plan.workspace, "workspace").step("workspace")?;
-    let size = plan.launch.limits.disk_bytes.to_string();
-    let options = [("size", size.as_str()), ("nr_inodes", "1048576"), ("mode", "1777")];
-    let tmp = template::tmpfs(&options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV).step("tmpfs")?;
-    rustix::fs::mkdirat(&tmp, ".home", Mode::from_raw_mode(0o700)).step("tmpfs")?;
-    rustix::fs::mkdirat(&tmp, ".shm", Mode::from_raw_mode(0o777)).step("tmpfs")?;
-    template::attach(&tmp, "tmp").step("tmpfs")?;
     let proc_tree = template::proc_filesystem().step("proc")?;
     template::attach(&proc_tree, "proc").step("proc")?;
-    for (name, is_folder) in &plan.covered {
+    for (path, is_folder) in plan.covered {
         let cover = if *is_folder { EMPTY_FOLDER } else { EMPTY_FILE };
-        let tree = open_tree(CWD, cover, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).step("covered /proc")?;
-        template::attach(&tree, Path::new("proc").join(name)).step("covered /proc")?;
+        mount_bind(cover, path.as_c_str()).step("covered /proc")?;
     }
-    std::env::set_current_dir("/workspace").step("workspace")
+    Ok(())
+}
+
+/// `/tmp`, which holds the home folder and shared memory too. It belongs to the inside user, who makes it.
+fn temporary_files(size: u64) -> Result<(), StepError> {
+    let size = size.to_string();
+    let options = [("size", size.as_str()), ("nr_inodes", "1048576"), ("mode", "1777")];
+    let tmp = template::tmpfs(
+        &options,
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
+    )
+    .step("tmpfs")?;
+    rustix::fs::mkdirat(&tmp, ".home", Mode::from_raw_mode(0o700)).step("tmpfs")?;
+    rustix::fs::mkdirat(&tmp, ".shm", Mode::from_raw_mode(0o777)).step("tmpfs")?;
+    template::attach(&tmp, "tmp").step("tmpfs")
 }
 
 fn limits(limits: &Limits, grouped: bool) -> Result<(), StepError> {
@@ -175,13 +224,21 @@ fn limits(limits: &Limits, grouped: bool) -> Result<(), StepError> {
 }
 
 fn limit(value: u64) -> Rlimit {
-    Rlimit { current: Some(value), maximum: Some(value) }
+    Rlimit {
+        current: Some(value),
+        maximum: Some(value),
+    }
 }
 
 /// Leaves the standard descriptors and the socket, and closes all others.
 fn descriptors(socket: &OwnedFd, output: Option<&OwnedFd>) -> Result<(), StepError> {
     let step = "descriptors";
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, Mode::empty()).step(step)?;
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step(step)?;
     let null = ManuallyDrop::new(null);
     let written = output.unwrap_or(&null);
     // Numbers 0 to 2 are open in every process of the launcher, so none of these handles is one of them.
@@ -195,24 +252,33 @@ fn descriptors(socket: &OwnedFd, output: Option<&OwnedFd>) -> Result<(), StepErr
     sys::close_from(SOCKET as u32 + 1).step(step)
 }
 
-fn after_descriptors(launch: &Launch, isolated: bool) -> Result<std::convert::Infallible, StepError> {
-    if let Some(arguments) = &launch.run {
-        let (program, rest) = arguments.split_first().ok_or("no program was named").step("exec")?;
+fn after_descriptors(
+    launch: &Launch,
+    program: Option<&Program>,
+    isolated: bool,
+) -> Result<std::convert::Infallible, StepError> {
+    if let Some(Program { arguments, variables }) = program {
         sys::reset_signals();
-        let error = std::process::Command::new(program).args(rest).env_clear().envs(environment(launch, isolated)).exec();
-        return Err(error).step("exec");
+        return Err(sys::execute(arguments, variables)).step("exec");
     }
     // From here on the workload cannot look into this process: not its memory, descriptors or environment.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).step("undumpable")?;
     let _ = rustix::thread::set_name(c"outwork-hand");
     let socket = sys::adopt(SOCKET).ok_or("the socket is gone").step("descriptors")?;
-    let root = if isolated { PathBuf::from("/workspace") } else { launch.workspace.clone() };
-    let code = hand::serve(socket, HandOptions {
-        root,
-        environment: environment(launch, isolated),
-        max_output_bytes: launch.limits.max_output_bytes,
-        isolated,
-    });
+    let root = if isolated {
+        PathBuf::from("/workspace")
+    } else {
+        launch.workspace.clone()
+    };
+    let code = hand::serve(
+        socket,
+        HandOptions {
+            root,
+            environment: environment(launch, isolated),
+            max_output_bytes: launch.limits.max_output_bytes,
+            isolated,
+        },
+    );
     sys::exit_now(code);
 }
 
@@ -239,12 +305,41 @@ fn environment(launch: &Launch, isolated: bool) -> Vec<(String, String)> {
 }
 
 /// Those entries of `/proc` to cover that this kernel has.
-pub(crate) fn covered_here() -> Vec<(String, bool)> {
+pub(crate) fn covered_here() -> Vec<(CString, bool)> {
     COVERED
         .iter()
         .filter_map(|name| {
             let found = Path::new("/proc").join(name).symlink_metadata().ok()?;
-            (!found.file_type().is_symlink()).then(|| ((*name).to_owned(), found.is_dir()))
+            let place = CString::new(format!("proc/{name}")).ok()?;
+            (!found.file_type().is_symlink()).then(|| (place, found.is_dir()))
         })
         .collect()
+}
+
+/// A program to become, with its arguments and variables.
+pub(crate) struct Program {
+    arguments: Vec<CString>,
+    variables: Vec<CString>,
+}
+
+impl Program {
+    /// The program that a request names, if it names one.
+    pub(crate) fn of(launch: &Launch, isolated: bool) -> Result<Option<Self>, StepError> {
+        let Some(arguments) = &launch.run else { return Ok(None) };
+        let words = |words: Vec<String>| {
+            words
+                .into_iter()
+                .map(CString::new)
+                .collect::<Result<Vec<_>, _>>()
+                .step("exec")
+        };
+        let variables = environment(launch, isolated)
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        Ok(Some(Self {
+            arguments: words(arguments.clone())?,
+            variables: words(variables)?,
+        }))
+    }
 }

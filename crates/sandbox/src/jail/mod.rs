@@ -18,6 +18,7 @@
 mod cgroup;
 mod etc;
 mod fence;
+mod ids;
 mod init;
 mod probe;
 mod seccomp;

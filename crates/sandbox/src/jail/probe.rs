@@ -69,7 +69,10 @@ pub struct Report {
 impl Report {
     /// Whether a worker may start with full isolation.
     pub fn ready(&self) -> bool {
-        !self.steps.iter().any(|step| step.need == Need::Required && step.is_missing())
+        !self
+            .steps
+            .iter()
+            .any(|step| step.need == Need::Required && step.is_missing())
     }
 
     /// The step of this name.
@@ -97,7 +100,11 @@ impl fmt::Display for Report {
                 StepState::Available(detail) if detail.is_empty() => writeln!(f, "ok       {}", step.name)?,
                 StepState::Available(detail) => writeln!(f, "ok       {}: {detail}", step.name)?,
                 StepState::Missing { reason, mend } => {
-                    let word = if step.need == Need::Required { "MISSING " } else { "weaker  " };
+                    let word = if step.need == Need::Required {
+                        "MISSING "
+                    } else {
+                        "weaker  "
+                    };
                     writeln!(f, "{word} {}: {reason}. To mend: {mend}", step.name)?;
                 }
             }
@@ -126,7 +133,13 @@ pub fn probe() -> Report {
     };
     let mend = "the program must call outwork_sandbox::entry() first in main, and /proc must be mounted".to_owned();
     let state = StepState::Missing { reason, mend };
-    Report { steps: vec![Step { name: "launcher".to_owned(), need: Need::Required, state }] }
+    Report {
+        steps: vec![Step {
+            name: "launcher".to_owned(),
+            need: Need::Required,
+            state,
+        }],
+    }
 }
 
 /// The probe process. Prints the report and ends.
@@ -145,9 +158,16 @@ fn steps() -> Vec<Step> {
     let mut add = |name: &str, need: Need, outcome: Result<String, String>, mend: &str| {
         let state = match outcome {
             Ok(detail) => StepState::Available(detail),
-            Err(reason) => StepState::Missing { reason, mend: mend.to_owned() },
+            Err(reason) => StepState::Missing {
+                reason,
+                mend: mend.to_owned(),
+            },
         };
-        steps.push(Step { name: name.to_owned(), need, state });
+        steps.push(Step {
+            name: name.to_owned(),
+            need,
+            state,
+        });
     };
     let nothing = || Ok(String::new());
     add("user namespace", Need::Required, trial(0, &nothing), USERNS_MEND);
@@ -159,24 +179,85 @@ fn steps() -> Vec<Step> {
         ("uts namespace", libc::CLONE_NEWUTS),
         ("cgroup namespace", libc::CLONE_NEWCGROUP),
     ] {
-        add(name, Need::Required, trial(flag, &nothing), "use a kernel with this namespace (all distribution kernels have it), or allow clone with this flag in the container");
+        add(
+            name,
+            Need::Required,
+            trial(flag, &nothing),
+            "use a kernel with this namespace (all distribution kernels have it), or allow clone with this flag in the container",
+        );
     }
     add("inside user", Need::Required, trial(0, &inside_user), USERNS_MEND);
-    add("loopback", Need::Required, trial(libc::CLONE_NEWNET, &|| detail(sys::interface_up(b"lo"))), "use a kernel with network namespaces");
-    add("tmpfs", Need::Required, trial(libc::CLONE_NEWNS, &|| {
-        detail(template::tmpfs(&[("size", "64k")], rustix::mount::MountAttrFlags::empty()))
-    }), "use Linux 5.12 or newer");
-    add("overlayfs", Need::Optional, trial(libc::CLONE_NEWNS, &overlay), "nothing needs it yet: the host-system root is read-only without an overlay");
-    add("openat2", Need::Required, trial(0, &|| {
-        let resolve = rustix::fs::ResolveFlags::BENEATH;
-        detail(rustix::fs::openat2(rustix::fs::CWD, ".", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty(), resolve))
-    }), "use Linux 5.6 or newer, or allow openat2 in the container's seccomp profile");
-    add("no_new_privs", Need::Required, trial(0, &|| detail(rustix::thread::set_no_new_privs(true))), "use Linux 3.5 or newer");
-    add("landlock", Need::Required, landlock(), "use Linux 6.2 or newer with landlock in the boot parameter `lsm=`, or allow the landlock calls in the container's seccomp profile");
-    add("seccomp", Need::Required, sys::seccomp_action_available(libc::SECCOMP_RET_KILL_PROCESS).map(|()| String::new()).map_err(|error| error.to_string()), "use a kernel with CONFIG_SECCOMP_FILTER");
-    add("capabilities", Need::Required, trial(0, &|| detail(sys::drop_bounding_set())), USERNS_MEND);
+    add(
+        "loopback",
+        Need::Required,
+        trial(libc::CLONE_NEWNET, &|| detail(sys::interface_up(b"lo"))),
+        "use a kernel with network namespaces",
+    );
+    add(
+        "tmpfs",
+        Need::Required,
+        trial(libc::CLONE_NEWNS, &|| {
+            detail(template::tmpfs(
+                &[("size", "64k")],
+                rustix::mount::MountAttrFlags::empty(),
+            ))
+        }),
+        "use Linux 5.12 or newer",
+    );
+    add(
+        "overlayfs",
+        Need::Optional,
+        trial(libc::CLONE_NEWNS, &overlay),
+        "nothing needs it yet: the host-system root is read-only without an overlay",
+    );
+    add(
+        "openat2",
+        Need::Required,
+        trial(0, &|| {
+            let resolve = rustix::fs::ResolveFlags::BENEATH;
+            detail(rustix::fs::openat2(
+                rustix::fs::CWD,
+                ".",
+                rustix::fs::OFlags::PATH,
+                rustix::fs::Mode::empty(),
+                resolve,
+            ))
+        }),
+        "use Linux 5.6 or newer, or allow openat2 in the container's seccomp profile",
+    );
+    add(
+        "no_new_privs",
+        Need::Required,
+        trial(0, &|| detail(rustix::thread::set_no_new_privs(true))),
+        "use Linux 3.5 or newer",
+    );
+    add(
+        "landlock",
+        Need::Required,
+        landlock(),
+        "use Linux 6.2 or newer with landlock in the boot parameter `lsm=`, or allow the landlock calls in the container's seccomp profile",
+    );
+    add(
+        "seccomp",
+        Need::Required,
+        sys::seccomp_action_available(libc::SECCOMP_RET_KILL_PROCESS)
+            .map(|()| String::new())
+            .map_err(|error| error.to_string()),
+        "use a kernel with CONFIG_SECCOMP_FILTER",
+    );
+    add(
+        "capabilities",
+        Need::Required,
+        trial(0, &|| detail(sys::drop_bounding_set())),
+        USERNS_MEND,
+    );
     limits(&mut add);
-    add("whole sandbox", Need::Required, whole(), "mend the steps above; if none is missing, the step named here says what the machine refuses (often a container whose /proc is masked: run the worker outside it, or with an unmasked /proc)");
+    add(
+        "whole sandbox",
+        Need::Required,
+        whole(),
+        "mend the steps above; if none is missing, the step named here says what the machine refuses (often a container whose /proc is masked: run the worker outside it, or with an unmasked /proc)",
+    );
     steps
 }
 
@@ -185,7 +266,10 @@ fn detail<T, E: fmt::Display>(result: Result<T, E>) -> Result<String, String> {
 }
 
 fn inside_user() -> Result<String, String> {
-    let (uid, gid) = (rustix::process::Uid::from_raw(init::INSIDE_ID), rustix::process::Gid::from_raw(init::INSIDE_ID));
+    let (uid, gid) = (
+        rustix::process::Uid::from_raw(init::INSIDE_ID),
+        rustix::process::Gid::from_raw(init::INSIDE_ID),
+    );
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|error| error.to_string())?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|error| error.to_string())?;
     Ok(format!("uid {}", rustix::process::getuid().as_raw()))
@@ -212,13 +296,34 @@ fn limits(add: &mut impl FnMut(&str, Need, Result<String, String>, &str)) {
         Backend::V2(_) => (Ok(name.clone()), Ok(name)),
         Backend::V1 { cpu, .. } => (
             Ok(name.clone()),
-            if cpu.is_some() { Ok(name) } else { Err("there is no writable cpu hierarchy".to_owned()) },
+            if cpu.is_some() {
+                Ok(name)
+            } else {
+                Err("there is no writable cpu hierarchy".to_owned())
+            },
         ),
         Backend::Absent(reason) => (Err(reason.clone()), Err(reason.clone())),
     };
-    add("memory limit", Need::Optional, memory.clone().map_err(|reason| format!("no cgroup ({reason}): the limit holds for each process, not for all together")), mend);
-    add("process limit", Need::Optional, memory.map_err(|reason| format!("no cgroup ({reason}): the limit is an rlimit of the sandbox's user")), mend);
-    add("cpu limit", Need::Optional, cpu.map_err(|reason| format!("no cgroup ({reason}): `cpu_percent` is refused")), mend);
+    add(
+        "memory limit",
+        Need::Optional,
+        memory
+            .clone()
+            .map_err(|reason| format!("no cgroup ({reason}): the limit holds for each process, not for all together")),
+        mend,
+    );
+    add(
+        "process limit",
+        Need::Optional,
+        memory.map_err(|reason| format!("no cgroup ({reason}): the limit is an rlimit of the sandbox's user")),
+        mend,
+    );
+    add(
+        "cpu limit",
+        Need::Optional,
+        cpu.map_err(|reason| format!("no cgroup ({reason}): `cpu_percent` is refused")),
+        mend,
+    );
 }
 
 /// Runs a check in a new user namespace with more namespaces, in which this user is mapped to the inside user.
@@ -278,8 +383,10 @@ fn whole() -> Result<String, String> {
 fn whole_in(workspace: &Path) -> Result<String, String> {
     let text = |error: std::io::Error| error.to_string();
     let flags = SocketFlags::CLOEXEC;
-    let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(|error| error.to_string())?;
-    let (socket, hands) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| error.to_string())?;
+    let (control, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(|error| error.to_string())?;
+    let (socket, hands) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| error.to_string())?;
     let mut launcher = Command::new("/proc/self/exe")
         .arg(HIDDEN)
         .env_clear()
@@ -296,8 +403,20 @@ fn whole_in(workspace: &Path) -> Result<String, String> {
 
 fn converse(control: &OwnedFd, socket: OwnedFd, hands: OwnedFd, workspace: &Path) -> Result<String, String> {
     let text = |error: std::io::Error| error.to_string();
-    wire::send(control, &Boot { isolation: Isolation::Full, read_only_paths: Vec::new() }, &[]).map_err(text)?;
-    let hear = || wire::receive::<Said>(control).map_err(text)?.ok_or_else(|| "the launcher ended".to_owned());
+    wire::send(
+        control,
+        &Boot {
+            isolation: Isolation::Full,
+            read_only_paths: Vec::new(),
+        },
+        &[],
+    )
+    .map_err(text)?;
+    let hear = || {
+        wire::receive::<Said>(control)
+            .map_err(text)?
+            .ok_or_else(|| "the launcher ended".to_owned())
+    };
     let limits_by = match hear()?.0 {
         Said::Up { memory } => memory,
         Said::Down(error) => return Err(format!("step `{}`: {}", error.step, error.reason)),
@@ -309,7 +428,11 @@ fn converse(control: &OwnedFd, socket: OwnedFd, hands: OwnedFd, workspace: &Path
         hostname: "probe".to_owned(),
         env: Vec::new(),
         limits: Limits::default(),
-        run: Some(vec!["/bin/bash".to_owned(), "-c".to_owned(), "test $$ = 1 && test $UID = 1000 && > /workspace/x && rm /workspace/x".to_owned()]),
+        run: Some(vec![
+            "/bin/bash".to_owned(),
+            "-c".to_owned(),
+            "test $$ = 1 && test $UID = 1000 && > /workspace/x && rm /workspace/x".to_owned(),
+        ]),
     };
     wire::send(control, &launch, &[hands.as_fd()]).map_err(text)?;
     drop(hands);
@@ -321,10 +444,14 @@ fn converse(control: &OwnedFd, socket: OwnedFd, hands: OwnedFd, workspace: &Path
             Said::Exited { code, signal, .. } => {
                 let mut bytes = Vec::new();
                 let _ = fs::File::from(socket).read_to_end(&mut bytes);
-                if let Ok(Some((crate::hand::frame::FromHand::Failed(body), _))) = crate::hand::frame::FromHand::decode(&bytes) {
+                if let Ok(Some((crate::hand::frame::FromHand::Failed(body), _))) =
+                    crate::hand::frame::FromHand::decode(&bytes)
+                {
                     return Err(format!("step `{}`: {}", body.step, body.reason));
                 }
-                return Err(format!("the program inside ended with code {code:?}, signal {signal:?}"));
+                return Err(format!(
+                    "the program inside ended with code {code:?}, signal {signal:?}"
+                ));
             }
             other => return Err(format!("unexpected answer {other:?}")),
         }

@@ -32,7 +32,12 @@ pub(crate) fn shell(folder: &Path, environment: &[(String, String)], isolated: b
     match sys::clone_process(0)? {
         Side::Parent { pid, pidfd: _ } => {
             let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::Other)?;
-            Ok(Spawned { pid, input, output, status })
+            Ok(Spawned {
+                pid,
+                input,
+                output,
+                status,
+            })
         }
         Side::Child => {
             let start = || -> io::Result<std::convert::Infallible> {
@@ -47,7 +52,10 @@ pub(crate) fn shell(folder: &Path, environment: &[(String, String)], isolated: b
                     sys::install_filter(&seccomp::workload_filter())?;
                 }
                 let mut command = std::process::Command::new(SHELL);
-                command.args(["--noprofile", "--norc"]).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+                command
+                    .args(["--noprofile", "--norc"])
+                    .env_clear()
+                    .envs(environment.iter().map(|(name, value)| (name, value)));
                 Err(command.env("PS1", "").env("PS2", "").env("TERM", "dumb").exec())
             };
             let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(start));

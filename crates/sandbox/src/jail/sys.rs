@@ -2,6 +2,7 @@
 //!
 //! Only the launcher's process tree calls these, and each process in it has one thread.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -13,6 +14,9 @@ pub(crate) const ALL_NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
+
+/// Those that it is cloned into. Its network namespace is its cradle's, who made it with other rights.
+pub(crate) const CLONED_NAMESPACES: i32 = ALL_NAMESPACES & !libc::CLONE_NEWNET;
 
 /// Which side of a clone this is.
 pub(crate) enum Side {
@@ -69,22 +73,46 @@ const ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// `mount_setattr(2)` on the mount that `tree` refers to and all mounts below it.
 pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
-    mount_setattr(tree, &MountAttr { set, ..MountAttr::default() })
+    mount_setattr(
+        tree,
+        &MountAttr {
+            set,
+            ..MountAttr::default()
+        },
+    )
 }
 
 /// Maps the ids of a detached mount by the user namespace `userns`.
 pub(crate) fn set_mount_idmap(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
     let userns = userns.as_raw_fd() as u64;
-    mount_setattr(tree, &MountAttr { set: ATTR_IDMAP, userns, ..MountAttr::default() })
+    mount_setattr(
+        tree,
+        &MountAttr {
+            set: ATTR_IDMAP,
+            userns,
+            ..MountAttr::default()
+        },
+    )
 }
 
 fn mount_setattr(tree: BorrowedFd<'_>, attr: &MountAttr) -> io::Result<()> {
     let flags = (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as libc::c_uint;
     // SAFETY: the path is a static C string, the struct is live, has the kernel's layout and its size is passed.
     let result = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const *attr, size_of::<MountAttr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const *attr,
+            size_of::<MountAttr>(),
+        )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// One instruction of a seccomp program, in the kernel's layout.
@@ -106,17 +134,28 @@ struct Program {
 /// Installs a seccomp filter on this process. Needs `no_new_privs`.
 pub(crate) fn install_filter(filter: &[Instruction]) -> io::Result<()> {
     let len = u16::try_from(filter.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let program = Program { len, filter: filter.as_ptr() };
+    let program = Program {
+        len,
+        filter: filter.as_ptr(),
+    };
     // SAFETY: `program` points to `len` live instructions for the length of the call; the kernel copies them.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Whether the kernel knows a seccomp action.
 pub(crate) fn seccomp_action_available(action: u32) -> io::Result<()> {
     // SAFETY: the third argument points to a live u32, as SECCOMP_GET_ACTION_AVAIL wants.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Landlock's ABI version on this kernel.
@@ -125,7 +164,11 @@ pub(crate) fn landlock_abi() -> io::Result<u32> {
     let null = std::ptr::null::<libc::c_void>();
     // SAFETY: asking for the version takes a null attribute of size 0.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0_usize, CREATE_RULESET_VERSION) };
-    if abi >= 0 { Ok(abi as u32) } else { Err(io::Error::last_os_error()) }
+    if abi >= 0 {
+        Ok(abi as u32)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Drops every capability from the bounding set that the kernel knows.
@@ -149,21 +192,33 @@ pub(crate) fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: takes integers only. Callers own no descriptor at or above `first` that they use afterwards; the
     // processes that call this go on to `exec`, or keep descriptors only below `first`.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Makes `target` a copy of `source` (without close-on-exec), closing what it was.
 pub(crate) fn place(source: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: takes integers only. `target` is 0 to 3 (or the shell's status descriptor) in a fresh child, which
     // holds no owned handle to them.
-    if unsafe { libc::dup2(source.as_raw_fd(), target) } >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { libc::dup2(source.as_raw_fd(), target) } >= 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Sets or clears close-on-exec of a descriptor number.
 pub(crate) fn set_close_on_exec(fd: RawFd, on: bool) -> io::Result<()> {
     let flags = if on { libc::FD_CLOEXEC } else { 0 };
     // SAFETY: F_SETFD takes integers only.
-    if unsafe { libc::fcntl(fd, libc::F_SETFD, flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, flags) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Takes ownership of a descriptor number that this process was started with.
@@ -202,7 +257,11 @@ pub(crate) fn child_signal_fd() -> io::Result<OwnedFd> {
             return Err(io::Error::last_os_error());
         }
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+        if fd < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(OwnedFd::from_raw_fd(fd))
+        }
     }
 }
 
@@ -223,7 +282,11 @@ pub(crate) fn interface_up(name: &[u8]) -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads a live `ifreq`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// SIGKILL to every process that this one may signal, except itself. Inside a pid namespace that is the sandbox.
@@ -232,4 +295,22 @@ pub(crate) fn kill_everything() {
         // SAFETY: takes integers only. The check keeps it from ever reaching processes of the host.
         unsafe { libc::kill(-1, libc::SIGKILL) };
     }
+}
+
+/// `execve(2)`: becomes a program, which is the first argument. Returns only when it fails.
+pub(crate) fn execute(arguments: &[CString], variables: &[CString]) -> io::Error {
+    let pointers = |words: &[CString]| {
+        words
+            .iter()
+            .map(|word| word.as_ptr())
+            .chain([std::ptr::null()])
+            .collect::<Vec<_>>()
+    };
+    let Some(program) = arguments.first() else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let (arguments, variables) = (pointers(arguments), pointers(variables));
+    // SAFETY: both arrays end in a null pointer and point to C strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), variables.as_ptr()) };
+    io::Error::last_os_error()
 }

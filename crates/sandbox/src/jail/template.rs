@@ -96,12 +96,26 @@ fn build_in_place(read_only_paths: &[PathBuf]) -> Result<(), StepError> {
     // Devices are taken before anything is covered.
     let devices: Vec<(&str, OwnedFd)> = DEVICES
         .iter()
-        .map(|name| Ok((*name, copy_tree(&format!("/dev/{name}"))?)))
+        .map(|name| Ok((*name, copy_tree(format!("/dev/{name}"))?)))
         .collect::<rustix::io::Result<_>>()
         .step("devices")?;
     attach(&root, Path::new(PLACE)).step(STEP)?;
     let at = Path::new(PLACE);
-    for folder in ["dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "var", "workspace"] {
+    for folder in [
+        "dev",
+        "etc",
+        "home",
+        "mnt",
+        "opt",
+        "proc",
+        "root",
+        "run",
+        "srv",
+        "sys",
+        "tmp",
+        "var",
+        "workspace",
+    ] {
         fs::create_dir(at.join(folder)).step(STEP)?;
     }
     for (link, target) in [
@@ -135,7 +149,9 @@ fn build_in_place(read_only_paths: &[PathBuf]) -> Result<(), StepError> {
 
 fn system_folder(name: &str, at: &Path) -> Result<(), StepError> {
     let host = Path::new("/").join(name);
-    let Ok(found) = host.symlink_metadata() else { return Ok(()) };
+    let Ok(found) = host.symlink_metadata() else {
+        return Ok(());
+    };
     if found.file_type().is_symlink() {
         let target = fs::read_link(&host).step(STEP)?;
         return symlink(target, at.join(name)).step(STEP);
@@ -147,14 +163,32 @@ fn system_folder(name: &str, at: &Path) -> Result<(), StepError> {
 
 fn extra_folder(path: &Path, at: &Path) -> Result<(), StepError> {
     let step = "read_only_paths";
-    let refuse = |reason: &str| Err(StepError { step: step.to_owned(), reason: format!("{}: {reason}", path.display()) });
+    let refuse = |reason: &str| {
+        Err(StepError {
+            step: step.to_owned(),
+            reason: format!("{}: {reason}", path.display()),
+        })
+    };
     // Resolved on the host, once, by the owner's own configuration; inside it stands under the name that was asked.
-    let Ok(relative) = path.strip_prefix("/") else { return refuse("is not an absolute path") };
-    if relative.components().count() == 0 || relative.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+    let Ok(relative) = path.strip_prefix("/") else {
+        return refuse("is not an absolute path");
+    };
+    if relative.components().count() == 0
+        || relative
+            .components()
+            .any(|part| !matches!(part, std::path::Component::Normal(_)))
+    {
         return refuse("must be an absolute path without `.` or `..`, and not `/` itself");
     }
-    let first = relative.components().next().map(|part| part.as_os_str().to_owned()).unwrap_or_default();
-    if ["proc", "sys", "dev", "tmp", "workspace", "etc", "run"].iter().any(|taken| first == *taken) {
+    let first = relative
+        .components()
+        .next()
+        .map(|part| part.as_os_str().to_owned())
+        .unwrap_or_default();
+    if ["proc", "sys", "dev", "tmp", "workspace", "etc", "run"]
+        .iter()
+        .any(|taken| first == *taken)
+    {
         return refuse("lies in a folder that the sandbox makes itself");
     }
     if SYSTEM_FOLDERS.iter().any(|folder| first == *folder) {

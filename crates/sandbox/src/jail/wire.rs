@@ -51,7 +51,11 @@ pub(crate) enum Said {
     /// A sandbox could not be made; nothing ran.
     Refused { id: u64, error: StepError },
     /// A sandbox's first process has ended, and with it all others.
-    Exited { id: u64, code: Option<i32>, signal: Option<i32> },
+    Exited {
+        id: u64,
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
 }
 
 /// A step of the isolation that failed.
@@ -68,7 +72,10 @@ pub(crate) trait InStep<T> {
 
 impl<T, E: std::fmt::Display> InStep<T> for Result<T, E> {
     fn step(self, step: &str) -> Result<T, StepError> {
-        self.map_err(|error| StepError { step: step.to_owned(), reason: error.to_string() })
+        self.map_err(|error| StepError {
+            step: step.to_owned(),
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -76,7 +83,10 @@ impl<T, E: std::fmt::Display> InStep<T> for Result<T, E> {
 pub(crate) fn send<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > MAX_MESSAGE {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the launch request is too large (environment variables?)"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the launch request is too large (environment variables?)",
+        ));
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -97,7 +107,12 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Opti
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
-        match recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        ) {
             Err(rustix::io::Errno::INTR) => {}
             result => break result?,
         }

@@ -1,32 +1,42 @@
 //! The launcher process: made afresh by the worker, with none of its memory, environment or descriptors.
 //!
-//! It keeps a few *cradles* ready: forks of itself that have already moved into control groups of their own. All
-//! cradles wait for the worker's requests on the same socket. The one that gets a request clones the sandbox, maps
-//! its ids, tells the worker, waits for the end and ends itself. The launcher makes a new cradle for each that was taken.
+//! It keeps a few *cradles* ready: forks of itself that already have control groups and a network namespace of their
+//! own, the two things that take long to make. All cradles wait for the worker's requests on the same socket. The one
+//! that gets a request clones the sandbox, maps its ids, tells the worker, waits for the end and ends itself. The
+//! launcher makes a new cradle for each that was taken.
 //!
 //! Every process here has one thread. If the worker dies, the socket closes and the launcher ends; if the launcher ends,
 //! cradles and sandboxes get SIGKILL from the kernel.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, WaitOptions, wait, waitpid};
 use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
 
-use crate::options::Isolation;
+use crate::options::{Isolation, Limits};
 
 use super::cgroup::{Backend, Group};
+use super::ids::{Idmap, map_ids, open_folder, write_at};
 use super::init::{self, Plan};
 use super::sys::{self, ATTR_NODEV, ATTR_NOSUID, Instruction, Side};
 use super::wire::{self, Boot, InStep, Launch, Said, StepError};
 use super::{seccomp, template};
 
 const SPARE_CRADLES: usize = 2;
+/// While one is left, others are made when the sandbox that was asked for is on its way.
+const BREATH: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 4_000_000,
+};
 /// Sandboxes of a privileged launcher run as this host uid plus the launcher's pid: of no user, and of no other launcher.
 const HOST_ID_BASE: u32 = 0x7800_0000;
 
@@ -42,14 +52,10 @@ struct Nursery {
     /// A user namespace that maps the last seen workspace owner to `host_id`.
     idmap: Option<Idmap>,
     backend: Backend,
-    covered: Vec<(String, bool)>,
+    /// The limits of the last sandbox, which cradles write ahead; the next has the same, as a rule.
+    usual_limits: Option<Limits>,
+    covered: Vec<(CString, bool)>,
     filter: Vec<Instruction>,
-}
-
-struct Idmap {
-    uid: u32,
-    gid: u32,
-    userns: OwnedFd,
 }
 
 struct Cradle {
@@ -85,7 +91,10 @@ fn rise() -> Result<(Nursery, OwnedFd), RiseError> {
 type Parts = Box<dyn FnOnce(OwnedFd) -> Nursery>;
 
 fn rise_with(control: &OwnedFd) -> Result<(Parts, OwnedFd), StepError> {
-    let (boot, _) = wire::receive::<Boot>(control).step("launcher")?.ok_or("the worker ended").step("launcher")?;
+    let (boot, _) = wire::receive::<Boot>(control)
+        .step("launcher")?
+        .ok_or("the worker ended")
+        .step("launcher")?;
     one_thread()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let _ = rustix::process::setsid();
@@ -96,13 +105,25 @@ fn rise_with(control: &OwnedFd) -> Result<(Parts, OwnedFd), StepError> {
         Isolation::Full => {
             let host_id = own_mounts(&proc_folder)?;
             let template = template::build(&boot.read_only_paths)?;
-            (host_id, Backend::find_at(Path::new("/sys/fs/cgroup")), Some(template))
+            let backend = Backend::find_at(Path::new("/sys/fs/cgroup"));
+            backend.sweep();
+            (host_id, backend, Some(template))
         }
     };
     let covered = init::covered_here();
-    let (taken, taken_in) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("launcher")?;
-    let idmap = host_id.map(|host_id| Idmap::make(&proc_folder, 0, 0, host_id)).transpose()?;
-    wire::send(control, &Said::Up { memory: backend.describe() }, &[]).step("launcher")?;
+    let (taken, taken_in) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).step("launcher")?;
+    let idmap = host_id
+        .map(|host_id| Idmap::make(&proc_folder, 0, 0, host_id))
+        .transpose()?;
+    wire::send(
+        control,
+        &Said::Up {
+            memory: backend.describe(),
+        },
+        &[],
+    )
+    .step("launcher")?;
     let parts: Parts = Box::new(move |control| Nursery {
         template,
         proc_folder,
@@ -111,6 +132,7 @@ fn rise_with(control: &OwnedFd) -> Result<(Parts, OwnedFd), StepError> {
         host_id,
         idmap,
         backend,
+        usual_limits: None,
         covered,
         filter: seccomp::base_filter(),
     });
@@ -139,7 +161,10 @@ fn take_control() -> Result<OwnedFd, StepError> {
     if kind == rustix::net::SocketType::SEQPACKET {
         Ok(control)
     } else {
-        Err(StepError { step: step.to_owned(), reason: "this mode is started by outwork itself, not by hand".to_owned() })
+        Err(StepError {
+            step: step.to_owned(),
+            reason: "this mode is started by outwork itself, not by hand".to_owned(),
+        })
     }
 }
 
@@ -148,7 +173,10 @@ fn one_thread() -> Result<(), StepError> {
     if threads == 1 {
         Ok(())
     } else {
-        Err(StepError { step: "launcher".to_owned(), reason: format!("the launcher has {threads} threads; `entry()` must come first in `main`") })
+        Err(StepError {
+            step: "launcher".to_owned(),
+            reason: format!("the launcher has {threads} threads; `entry()` must come first in `main`"),
+        })
     }
 }
 
@@ -166,53 +194,17 @@ fn own_mounts(proc_folder: &OwnedFd) -> Result<Option<u32>, StepError> {
         Some(HOST_ID_BASE + std::process::id())
     } else {
         sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).step("user namespace")?;
-        map_ids(proc_folder, "self", &format!("{uid} {uid} 1"), &format!("{gid} {gid} 1"))?;
+        map_ids(
+            proc_folder,
+            "self",
+            &format!("{uid} {uid} 1"),
+            &format!("{gid} {gid} 1"),
+        )?;
         None
     };
     // Later mounts of the host arrive; nothing that is mounted here leaves.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).step("mount namespace")?;
     Ok(host_id)
-}
-
-/// Maps the ids of a process, or of this one (`self`), through a descriptor of `/proc`: a cradle has no other.
-fn map_ids(proc_folder: &OwnedFd, process: &str, uids: &str, gids: &str) -> Result<(), StepError> {
-    let write = |file: &str, text: &str| write_at(proc_folder, &format!("{process}/{file}"), text);
-    write("setgroups", "deny").step("id mapping")?;
-    write("uid_map", uids).step("id mapping")?;
-    write("gid_map", gids).step("id mapping")
-}
-
-fn write_at(folder: &OwnedFd, path: &str, text: &str) -> std::io::Result<()> {
-    let file = rustix::fs::openat(folder, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    fs::File::from(file).write_all(text.as_bytes())
-}
-
-fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-impl Idmap {
-    /// A user namespace in which `uid` and `gid` are the host's `host_id`.
-    fn make(proc_folder: &OwnedFd, uid: u32, gid: u32, host_id: u32) -> Result<Self, StepError> {
-        let step = "id-mapped workspace";
-        let (wait, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(step)?;
-        match sys::clone_process(libc::CLONE_NEWUSER).step(step)? {
-            Side::Child => {
-                drop(release);
-                let _ = rustix::io::read(&wait, &mut [0_u8; 1]);
-                sys::exit_now(0)
-            }
-            Side::Parent { pid, pidfd: _ } => {
-                let made = map_ids(proc_folder, &pid.to_string(), &format!("{uid} {host_id} 1"), &format!("{gid} {host_id} 1")).and_then(|()| {
-                    let path = format!("{pid}/ns/user");
-                    rustix::fs::openat(proc_folder, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(step)
-                });
-                drop(release);
-                let _ = waitpid(Pid::from_raw(pid), WaitOptions::empty());
-                Ok(Self { uid, gid, userns: made? })
-            }
-        }
-    }
 }
 
 /// Keeps cradles ready until the worker is gone.
@@ -221,16 +213,20 @@ fn tend(mut nursery: Nursery, taken: &OwnedFd) -> i32 {
     let mut cradles: Vec<Cradle> = Vec::new();
     let mut lingering: Vec<Group> = Vec::new();
     let mut serial = 0_u64;
+    let mut rested = true;
     loop {
-        while cradles.iter().filter(|cradle| !cradle.taken).count() < SPARE_CRADLES {
+        while spare_of(&cradles) == 0 || (rested && spare_of(&cradles) < SPARE_CRADLES) {
             serial += 1;
-            let name = format!("outwork-{}-{serial}", std::process::id());
-            let group = nursery.backend.make(&name).step("control group");
+            let group = nursery.backend.make(serial).step("control group");
             let left = group.as_ref().map_or(Group::Absent, Group::clone);
             match sys::clone_process(0) {
                 Ok(Side::Child) => nursery.cradle(group),
                 Ok(Side::Parent { pid, pidfd: _ }) => match Pid::from_raw(pid) {
-                    Some(pid) => cradles.push(Cradle { pid, group: left, taken: false }),
+                    Some(pid) => cradles.push(Cradle {
+                        pid,
+                        group: left,
+                        taken: false,
+                    }),
                     None => return 1,
                 },
                 Err(_) if cradles.is_empty() => return 1,
@@ -246,13 +242,16 @@ fn tend(mut nursery: Nursery, taken: &OwnedFd) -> i32 {
             PollFd::new(taken, PollFlags::IN),
             PollFd::new(&children, PollFlags::IN),
         ];
-        if poll(&mut ready, None).is_err_and(|error| error != rustix::io::Errno::INTR) {
+        let spare = spare_of(&cradles);
+        let breath = (spare < SPARE_CRADLES).then_some(BREATH);
+        let polled = poll(&mut ready, breath.as_ref());
+        rested = polled == Ok(0);
+        if polled.is_err_and(|error| error != rustix::io::Errno::INTR) {
             return 1;
         }
         let [control, took, ended] = ready.map(|fd| fd.revents());
         if took.contains(PollFlags::IN) {
-            let mut record = [0_u8; 12];
-            if rustix::io::read(taken, &mut record) == Ok(12) {
+            if let Ok(Some((record, _))) = wire::receive::<Taken>(taken) {
                 note_taken(&mut nursery, &mut cradles, record);
             }
         }
@@ -272,6 +271,10 @@ fn tend(mut nursery: Nursery, taken: &OwnedFd) -> i32 {
     }
 }
 
+fn spare_of(cradles: &[Cradle]) -> usize {
+    cradles.iter().filter(|cradle| !cradle.taken).count()
+}
+
 /// Ends every cradle, and takes the groups away.
 fn end(cradles: &[Cradle], lingering: &[Group]) {
     for cradle in cradles {
@@ -289,15 +292,33 @@ fn end(cradles: &[Cradle], lingering: &[Group]) {
     }
 }
 
-fn note_taken(nursery: &mut Nursery, cradles: &mut [Cradle], record: [u8; 12]) {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = record;
-    let pid = i32::from_ne_bytes([a, b, c, d]);
-    let (uid, gid) = (u32::from_ne_bytes([e, f, g, h]), u32::from_ne_bytes([i, j, k, l]));
+/// What a cradle tells the launcher when it has got a request.
+#[derive(Serialize, Deserialize)]
+struct Taken {
+    pid: i32,
+    /// Uid and gid of the workspace's owner; zeros when they do not matter.
+    owner: (u32, u32),
+    /// Of the sandbox that was made, if it was.
+    limits: Option<Limits>,
+}
+
+fn note_taken(nursery: &mut Nursery, cradles: &mut [Cradle], record: Taken) {
+    let Taken {
+        pid,
+        owner: (uid, gid),
+        limits,
+    } = record;
     for cradle in cradles.iter_mut().filter(|cradle| cradle.pid.as_raw_pid() == pid) {
         cradle.taken = true;
     }
+    if limits.is_some() {
+        nursery.usual_limits = limits;
+    }
     let Some(host_id) = nursery.host_id else { return };
-    let known = nursery.idmap.as_ref().is_some_and(|idmap| idmap.uid == uid && idmap.gid == gid);
+    let known = nursery
+        .idmap
+        .as_ref()
+        .is_some_and(|idmap| idmap.uid == uid && idmap.gid == gid);
     if !known {
         // Without it a cradle makes its own; this only saves the time.
         if let Ok(idmap) = Idmap::make(&nursery.proc_folder, uid, gid, host_id) {
@@ -330,13 +351,26 @@ impl Nursery {
             return;
         }
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-        let group = group.and_then(|group| group.enter(rustix::process::getpid().as_raw_pid()).step("control group").map(|()| group));
+        let group = group.and_then(|group| {
+            group
+                .enter(rustix::process::getpid().as_raw_pid())
+                .step("control group")
+                .map(|()| group)
+        });
+        let group = group.and_then(|group| {
+            self.usual_limits
+                .as_ref()
+                .map_or(Ok(()), |limits| group.limit(limits))
+                .map(|()| group)
+        });
+        let group = group.and_then(|group| self.network().map(|()| group));
         let (launch, mut fds) = match wire::receive::<Launch>(&self.control) {
             Ok(Some(request)) => request,
             // A request that cannot be read has no number to answer to; the worker sees its socket close.
             Ok(None) | Err(_) => return,
         };
         let id = launch.id;
+        let limits = launch.limits.clone();
         let mut owner = (0, 0);
         let outcome = match fds.len() {
             1 | 2 => {
@@ -346,19 +380,33 @@ impl Nursery {
                     None => return,
                 }
             }
-            _ => Err(StepError { step: "launcher".to_owned(), reason: "a request comes with one or two descriptors".to_owned() }),
+            _ => Err(StepError {
+                step: "launcher".to_owned(),
+                reason: "a request comes with one or two descriptors".to_owned(),
+            }),
         };
-        let mut record = [0_u8; 12];
-        record[..4].copy_from_slice(&rustix::process::getpid().as_raw_pid().to_ne_bytes());
-        record[4..8].copy_from_slice(&owner.0.to_ne_bytes());
-        record[8..].copy_from_slice(&owner.1.to_ne_bytes());
-        let _ = rustix::io::write(&self.taken, &record);
+        let taken = Taken {
+            pid: rustix::process::getpid().as_raw_pid(),
+            owner,
+            limits: outcome.is_ok().then_some(limits),
+        };
+        let _ = wire::send(&self.taken, &taken, &[]);
         match outcome {
             Err(error) => {
                 let _ = wire::send(&self.control, &Said::Refused { id, error }, &[]);
             }
             Ok(born) => self.see_through(&born),
         }
+    }
+
+    /// A network namespace of this cradle, which the sandbox is born into. It belongs to the launcher's user
+    /// namespace, not to the sandbox's: whatever rights one may gain inside, none of them is over the network.
+    fn network(&self) -> Result<(), StepError> {
+        if self.template.is_none() {
+            return Ok(());
+        }
+        sys::unshare(UnshareFlags::NEWNET).step("net namespace")?;
+        sys::interface_up(b"lo").step("loopback")
     }
 
     fn bear(
@@ -374,19 +422,23 @@ impl Nursery {
         let (go, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("launcher")?;
         let mut ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let side = if let Some(template) = &self.template {
-            group.limit(&launch.limits)?;
+            if self.usual_limits.as_ref() != Some(&launch.limits) {
+                group.limit(&launch.limits)?;
+            }
             let prepared = self.workspace(&launch.workspace, ids, owner)?;
             ids = prepared.ids;
+            let program = init::Program::of(&launch, true)?;
             let plan = Plan {
                 launch,
                 workspace: prepared.tree,
-                covered: self.covered.clone(),
-                filter: self.filter.clone(),
+                covered: &self.covered,
+                filter: &self.filter,
+                program,
                 grouped: group != Group::Absent,
             };
             // The clone copies the mount namespace that this process is in.
             template::enter(template).step("mount namespace")?;
-            match sys::clone_process(sys::ALL_NAMESPACES).step("namespaces")? {
+            match sys::clone_process(sys::CLONED_NAMESPACES).step("namespaces")? {
                 Side::Child => {
                     drop(release);
                     init::isolated(plan, go, socket, output)
@@ -402,12 +454,19 @@ impl Nursery {
                 parent @ Side::Parent { .. } => parent,
             }
         };
-        let Side::Parent { pid, pidfd } = side else { return Err("not a parent").step("namespaces") };
+        let Side::Parent { pid, pidfd } = side else {
+            return Err("not a parent").step("namespaces");
+        };
         drop((go, socket, output));
         let process = pid.to_string();
         if self.template.is_some() {
             let inside = init::INSIDE_ID;
-            map_ids(&self.proc_folder, &process, &format!("{inside} {} 1", ids.0), &format!("{inside} {} 1", ids.1))?;
+            map_ids(
+                &self.proc_folder,
+                &process,
+                &format!("{inside} {} 1", ids.0),
+                &format!("{inside} {} 1", ids.1),
+            )?;
         }
         self.raise_oom_score(&process);
         rustix::io::write(&release, b"g").step("id mapping")?;
@@ -438,7 +497,13 @@ impl Nursery {
         Ok(Workspace { tree, ids })
     }
 
-    fn map_workspace(&self, path: &Path, tree: &OwnedFd, (uid, gid): (u32, u32), host_id: u32) -> Result<(u32, u32), StepError> {
+    fn map_workspace(
+        &self,
+        path: &Path,
+        tree: &OwnedFd,
+        (uid, gid): (u32, u32),
+        host_id: u32,
+    ) -> Result<(u32, u32), StepError> {
         let mut made = None;
         let idmap = match &self.idmap {
             Some(known) if known.uid == uid && known.gid == gid => known,
@@ -465,11 +530,19 @@ impl Nursery {
 
     /// Waits for the sandbox's end and tells it.
     fn see_through(&self, born: &Born) {
-        let mut said = Said::Exited { id: born.id, code: None, signal: None };
+        let mut said = Said::Exited {
+            id: born.id,
+            code: None,
+            signal: None,
+        };
         loop {
             match waitpid(Some(born.pid), WaitOptions::empty()) {
                 Ok(Some((_, status))) => {
-                    said = Said::Exited { id: born.id, code: status.exit_status(), signal: status.terminating_signal() };
+                    said = Said::Exited {
+                        id: born.id,
+                        code: status.exit_status(),
+                        signal: status.terminating_signal(),
+                    };
                     break;
                 }
                 Err(rustix::io::Errno::INTR) | Ok(None) => {}
@@ -494,7 +567,11 @@ fn end_orphans() {
     let own = rustix::process::getpid().as_raw_pid();
     loop {
         let children = fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
+        for child in children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .filter_map(Pid::from_raw)
+        {
             let _ = rustix::process::kill_process(child, Signal::KILL);
         }
         match wait(WaitOptions::empty()) {

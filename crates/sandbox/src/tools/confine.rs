@@ -49,7 +49,11 @@ impl Workspace {
 
     /// The full path that results are given under.
     pub(super) fn display(&self, inside: &Inside) -> PathBuf {
-        if inside.relative.as_os_str().is_empty() { self.root.clone() } else { self.root.join(&inside.relative) }
+        if inside.relative.as_os_str().is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(&inside.relative)
+        }
     }
 
     /// Reads a path as a tool was given it.
@@ -69,7 +73,10 @@ impl Workspace {
             return collapse(path);
         }
         let path = Path::new("/").join(collapse(path.strip_prefix("/").ok()?)?);
-        path.strip_prefix(&self.root).or_else(|_| path.strip_prefix(INSIDE_NAME)).ok().map(Path::to_path_buf)
+        path.strip_prefix(&self.root)
+            .or_else(|_| path.strip_prefix(INSIDE_NAME))
+            .ok()
+            .map(Path::to_path_buf)
     }
 
     /// Opens what is there.
@@ -102,7 +109,9 @@ impl Workspace {
     /// Whether a path that a walk found still names something inside.
     pub(super) fn is_inside(&self, full: &Path) -> bool {
         full.strip_prefix(&self.root).is_ok_and(|relative| {
-            let inside = Inside { relative: relative.to_path_buf() };
+            let inside = Inside {
+                relative: relative.to_path_buf(),
+            };
             self.open_existing(&inside, OFlags::PATH).is_ok()
         })
     }
@@ -111,7 +120,9 @@ impl Workspace {
     pub(super) fn open_walked(&self, full: &Path) -> Result<(File, u64), OpenError> {
         let relative = full.strip_prefix(&self.root).map_err(|_| OpenError::Outside)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = self.open_beneath(relative, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map_err(OpenError::of)?;
+        let fd = self
+            .open_beneath(relative, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+            .map_err(OpenError::of)?;
         regular(fd)
     }
 
@@ -125,7 +136,9 @@ impl Workspace {
                 Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
-            let above = Inside { relative: made.parent().map(Path::to_path_buf).unwrap_or_default() };
+            let above = Inside {
+                relative: made.parent().map(Path::to_path_buf).unwrap_or_default(),
+            };
             let above = self.open_existing(&above, OFlags::PATH | OFlags::DIRECTORY)?;
             let name = made.file_name().unwrap_or_default();
             match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o777)) {
@@ -140,15 +153,26 @@ impl Workspace {
         match self.open_beneath(&inside.relative, flags, mode, ResolveFlags::empty()) {
             Err(Errno::XDEV) => {
                 let straight = self.straighten(&inside.relative)?;
-                self.open_beneath(&straight, flags, mode, ResolveFlags::NO_SYMLINKS).map_err(OpenError::of)
+                self.open_beneath(&straight, flags, mode, ResolveFlags::NO_SYMLINKS)
+                    .map_err(OpenError::of)
             }
             other => other.map_err(OpenError::of),
         }
     }
 
-    fn open_beneath(&self, relative: &Path, flags: OFlags, mode: Mode, more: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+    fn open_beneath(
+        &self,
+        relative: &Path,
+        flags: OFlags,
+        mode: Mode,
+        more: ResolveFlags,
+    ) -> rustix::io::Result<OwnedFd> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | more;
-        let path = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        let path = if relative.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            relative
+        };
         // The kernel answers EAGAIN when something was renamed while it looked; then it is asked again.
         let mut tries = 0;
         loop {
@@ -173,7 +197,12 @@ impl Workspace {
                 continue;
             }
             let next = done.join(&part);
-            let target = match self.open_beneath(&next, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty(), ResolveFlags::empty()) {
+            let target = match self.open_beneath(
+                &next,
+                OFlags::PATH | OFlags::NOFOLLOW,
+                Mode::empty(),
+                ResolveFlags::empty(),
+            ) {
                 Ok(fd) => rustix::fs::readlinkat(&fd, "", Vec::new()).ok(),
                 Err(Errno::NOENT) => None,
                 Err(error) => return Err(OpenError::of(error)),
@@ -246,7 +275,10 @@ fn regular(fd: OwnedFd) -> Result<(File, u64), OpenError> {
 }
 
 fn words(path: &Path) -> Vec<OsString> {
-    path.components().filter(|part| *part != Component::CurDir).map(|part| part.as_os_str().to_owned()).collect()
+    path.components()
+        .filter(|part| *part != Component::CurDir)
+        .map(|part| part.as_os_str().to_owned())
+        .collect()
 }
 
 /// Takes `.` and `..` away by words; `None` when the path climbs above where it starts.

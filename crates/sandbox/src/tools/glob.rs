@@ -20,7 +20,9 @@ pub(super) struct Input {
 pub(super) fn run(workspace: &Workspace, input: &Input, stop: &mut Stop<'_>) -> Result<String, ToolError> {
     let pattern = Path::new(&input.pattern);
     if pattern.is_absolute() {
-        return Err(ToolError("glob: give a relative pattern (and, if need be, a path); an absolute one is not allowed".to_owned()));
+        return Err(ToolError(
+            "glob: give a relative pattern (and, if need be, a path); an absolute one is not allowed".to_owned(),
+        ));
     }
     if pattern.components().any(|part| part == Component::ParentDir) {
         return Err(ToolError("glob: a pattern may not contain '..'".to_owned()));
@@ -33,7 +35,10 @@ pub(super) fn run(workspace: &Workspace, input: &Input, stop: &mut Stop<'_>) -> 
         .compile_matcher();
     let start = super::grep::search_root("glob", workspace, input.path.as_deref())?;
     let mut found: Vec<(SystemTime, String)> = Vec::new();
-    let walk = WalkBuilder::new(&start).standard_filters(false).follow_links(false).build();
+    let walk = WalkBuilder::new(&start)
+        .standard_filters(false)
+        .follow_links(false)
+        .build();
     for (seen, entry) in walk.flatten().enumerate() {
         if seen % 256 == 255 && stop.now() {
             return Err(ToolError("glob: interrupted".to_owned()));
@@ -41,11 +46,17 @@ pub(super) fn run(workspace: &Workspace, input: &Input, stop: &mut Stop<'_>) -> 
         if seen > WALK_MAX_ENTRIES {
             break;
         }
-        let Ok(relative) = entry.path().strip_prefix(&start) else { continue };
+        let Ok(relative) = entry.path().strip_prefix(&start) else {
+            continue;
+        };
         if relative.as_os_str().is_empty() || !matcher.is_match(relative) || !workspace.is_inside(entry.path()) {
             continue;
         }
-        let changed = entry.path().metadata().and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let changed = entry
+            .path()
+            .metadata()
+            .and_then(|found| found.modified())
+            .unwrap_or(SystemTime::UNIX_EPOCH);
         found.push((changed, entry.path().to_string_lossy().into_owned()));
     }
     if found.is_empty() {
@@ -53,6 +64,10 @@ pub(super) fn run(workspace: &Workspace, input: &Input, stop: &mut Stop<'_>) -> 
     }
     // Names settle what the clock does not.
     found.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    let paths: Vec<String> = found.into_iter().take(GLOB_RESULT_LIMIT).map(|(_, path)| path).collect();
+    let paths: Vec<String> = found
+        .into_iter()
+        .take(GLOB_RESULT_LIMIT)
+        .map(|(_, path)| path)
+        .collect();
     Ok(paths.join("\n"))
 }

@@ -33,11 +33,20 @@ pub(super) fn run(workspace: &Workspace, input: &Input, stop: &mut Stop<'_>) -> 
         .line_terminator(Some(b'\n'))
         .build(&input.pattern)
         .map_err(|error| ToolError(format!("grep: the pattern is not a valid regular expression: {error}")))?;
-    let mut searcher = SearcherBuilder::new().binary_detection(BinaryDetection::quit(0)).line_number(true).build();
+    let mut searcher = SearcherBuilder::new()
+        .binary_detection(BinaryDetection::quit(0))
+        .line_number(true)
+        .build();
     let start = search_root("grep", workspace, input.path.as_deref())?;
     let deadline = Instant::now() + PATIENCE;
-    let mut found = Found { text: String::new(), full: false };
-    let walk = WalkBuilder::new(&start).follow_links(false).sort_by_file_path(Path::cmp).build();
+    let mut found = Found {
+        text: String::new(),
+        full: false,
+    };
+    let walk = WalkBuilder::new(&start)
+        .follow_links(false)
+        .sort_by_file_path(Path::cmp)
+        .build();
     for (seen, entry) in walk.flatten().enumerate() {
         if seen > WALK_MAX_ENTRIES || found.full {
             break;
@@ -46,33 +55,53 @@ pub(super) fn run(workspace: &Workspace, input: &Input, stop: &mut Stop<'_>) -> 
             continue;
         }
         let path = entry.path();
-        let Ok((file, _)) = workspace.open_walked(path) else { continue };
+        let Ok((file, _)) = workspace.open_walked(path) else {
+            continue;
+        };
         let mut interrupted = None;
-        let reader = Watched { inner: file, stop: &mut *stop, deadline, interrupted: &mut interrupted };
+        let reader = Watched {
+            inner: file,
+            stop: &mut *stop,
+            deadline,
+            interrupted: &mut interrupted,
+        };
         let sink = Lossy(|number, line| Ok(found.take(path, number, line)));
         // A file that cannot be read on is left, as a search goes over many.
         let _ = searcher.search_reader(&matcher, reader, sink);
         match interrupted {
             Some(Interrupted::Cancelled) => return Err(ToolError("grep: interrupted".to_owned())),
             Some(Interrupted::Late) => {
-                return Err(ToolError(format!("grep: stopped after {}s; search a smaller folder", PATIENCE.as_secs())));
+                return Err(ToolError(format!(
+                    "grep: stopped after {}s; search a smaller folder",
+                    PATIENCE.as_secs()
+                )));
             }
             None => {}
         }
     }
-    if found.text.is_empty() { Ok("no matches".to_owned()) } else { Ok(found.text) }
+    if found.text.is_empty() {
+        Ok("no matches".to_owned())
+    } else {
+        Ok(found.text)
+    }
 }
 
 /// Where a search starts, as a full path without links.
 pub(super) fn search_root(tool: &str, workspace: &Workspace, path: Option<&str>) -> Result<PathBuf, ToolError> {
-    let Some(path) = path.filter(|path| !path.is_empty()) else { return Ok(workspace.root().to_path_buf()) };
+    let Some(path) = path.filter(|path| !path.is_empty()) else {
+        return Ok(workspace.root().to_path_buf());
+    };
     let inside = workspace.locate(tool, path)?;
     // Opening says whether it is there and inside; the walk itself follows no link.
-    workspace.open_existing(&inside, OFlags::PATH).map_err(|error| error.told(tool, path))?;
+    workspace
+        .open_existing(&inside, OFlags::PATH)
+        .map_err(|error| error.told(tool, path))?;
     let full = workspace.display(&inside);
     match full.canonicalize() {
         Ok(full) if full.starts_with(workspace.root()) => Ok(full),
-        Ok(_) | Err(_) => Err(ToolError(format!("{tool}: path {path:?} is outside the session's working directory"))),
+        Ok(_) | Err(_) => Err(ToolError(format!(
+            "{tool}: path {path:?} is outside the session's working directory"
+        ))),
     }
 }
 
@@ -99,7 +128,8 @@ impl Found {
             self.text.push('\n');
         }
         if self.text.len() + entry.len() > GREP_OUTPUT_LIMIT {
-            self.text.push_str(&format!("[output truncated at {GREP_OUTPUT_LIMIT} bytes]"));
+            self.text
+                .push_str(&format!("[output truncated at {GREP_OUTPUT_LIMIT} bytes]"));
             self.full = true;
             return false;
         }

@@ -89,7 +89,9 @@ pub(crate) fn run(
         "edit" => edit::run(workspace, &parse(name, input)?).map(text),
         "glob" => glob::run(workspace, &parse(name, input)?, stop).map(text),
         "grep" => grep::run(workspace, &parse(name, input)?, stop).map(text),
-        other => Err(ToolError(format!("this sandbox has no tool named {other:?}; it has bash, read, write, edit, glob and grep"))),
+        other => Err(ToolError(format!(
+            "this sandbox has no tool named {other:?}; it has bash, read, write, edit, glob and grep"
+        ))),
     }
 }
 
@@ -100,7 +102,9 @@ fn parse<T: DeserializeOwned>(tool: &str, input: serde_json::Value) -> Result<T,
 /// The standard wording of a filesystem error, without host paths.
 fn reason(error: &std::io::Error) -> String {
     use rustix::io::Errno;
-    let Some(errno) = Errno::from_io_error(error) else { return error.to_string() };
+    let Some(errno) = Errno::from_io_error(error) else {
+        return error.to_string();
+    };
     match errno {
         Errno::NOENT => "no such file or directory".to_owned(),
         Errno::NOTDIR => "not a directory".to_owned(),
@@ -116,7 +120,10 @@ fn reason(error: &std::io::Error) -> String {
 
 fn media(media_type: &str, bytes: &[u8]) -> MediaSource {
     let data = base64::engine::general_purpose::STANDARD.encode(bytes);
-    MediaSource::Base64 { media_type: media_type.to_owned(), data }
+    MediaSource::Base64 {
+        media_type: media_type.to_owned(),
+        data,
+    }
 }
 
 #[cfg(test)]

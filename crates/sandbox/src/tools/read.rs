@@ -28,12 +28,18 @@ pub(super) fn run(workspace: &Workspace, input: Input) -> Result<ContentBlock, T
     let range = match input.view_range.as_deref() {
         None | Some([]) => None,
         Some([start, end]) => Some(Range::new(*start, *end)),
-        Some(_) => return Err(ToolError("read: view_range takes two numbers, [start_line, end_line]".to_owned())),
+        Some(_) => {
+            return Err(ToolError(
+                "read: view_range takes two numbers, [start_line, end_line]".to_owned(),
+            ));
+        }
     };
     let (file, size) = workspace.open_file(&inside).map_err(|error| error.told("read", path))?;
     if let Some(media_type) = media_type(inside.relative()) {
         if range.is_some() {
-            return Err(ToolError("read: an image or PDF file has no lines; leave view_range out".to_owned()));
+            return Err(ToolError(
+                "read: an image or PDF file has no lines; leave view_range out".to_owned(),
+            ));
         }
         return whole_media(file, size, path, media_type);
     }
@@ -51,21 +57,30 @@ pub(super) fn run(workspace: &Workspace, input: Input) -> Result<ContentBlock, T
         }
         Some(range) => range.stream(file, path)?,
     };
-    Ok(ContentBlock::Text { text: utf8(text, path)? })
+    Ok(ContentBlock::Text {
+        text: utf8(text, path)?,
+    })
 }
 
 fn bounded(file: File, limit: u64, path: &str) -> Result<Vec<u8>, ToolError> {
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| ToolError(format!("read: {path}: {}", reason(&error))))?;
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| ToolError(format!("read: {path}: {}", reason(&error))))?;
     if bytes.len() as u64 > limit {
-        return Err(ToolError(format!("read: {path} grew over the limit of {limit} bytes while it was read")));
+        return Err(ToolError(format!(
+            "read: {path} grew over the limit of {limit} bytes while it was read"
+        )));
     }
     Ok(bytes)
 }
 
 fn utf8(bytes: Vec<u8>, path: &str) -> Result<String, ToolError> {
-    String::from_utf8(bytes)
-        .map_err(|_| ToolError(format!("read: {path}: not UTF-8 text (of binary files only images and PDFs can be read, by their extension)")))
+    String::from_utf8(bytes).map_err(|_| {
+        ToolError(format!(
+            "read: {path}: not UTF-8 text (of binary files only images and PDFs can be read, by their extension)"
+        ))
+    })
 }
 
 fn media_type(path: &std::path::Path) -> Option<&'static str> {
@@ -81,12 +96,22 @@ fn media_type(path: &std::path::Path) -> Option<&'static str> {
 }
 
 fn whole_media(file: File, size: u64, path: &str, media_type: &str) -> Result<ContentBlock, ToolError> {
-    let limit = if media_type == PDF { MAX_PDF_BYTES } else { MAX_IMAGE_BASE64_BYTES / 4 * 3 };
+    let limit = if media_type == PDF {
+        MAX_PDF_BYTES
+    } else {
+        MAX_IMAGE_BASE64_BYTES / 4 * 3
+    };
     if size > limit {
-        return Err(ToolError(format!("read: {path} is {size} bytes, over the limit of {limit} for such a file")));
+        return Err(ToolError(format!(
+            "read: {path} is {size} bytes, over the limit of {limit} for such a file"
+        )));
     }
     let source = media(media_type, &bounded(file, limit, path)?);
-    Ok(if media_type == PDF { ContentBlock::Document { source } } else { ContentBlock::Image { source } })
+    Ok(if media_type == PDF {
+        ContentBlock::Document { source }
+    } else {
+        ContentBlock::Image { source }
+    })
 }
 
 /// Lines from `start`, counted from 1, to `end` inclusive; an end of 0 or less is the end of the file.
@@ -102,7 +127,11 @@ impl Range {
     fn new(start: i64, end: i64) -> Self {
         let first = u64::try_from(start.saturating_sub(1)).unwrap_or(0);
         let past = u64::try_from(end).ok().filter(|end| *end > 0).unwrap_or(u64::MAX);
-        Self { asked: (start, end), first, past }
+        Self {
+            asked: (start, end),
+            first,
+            past,
+        }
     }
 
     fn of(&self, text: &str) -> String {
@@ -121,15 +150,25 @@ impl Range {
         let mut line = 0_u64;
         let mut chunk = vec![0_u8; 64 << 10];
         while line < self.past {
-            let read = file.read(&mut chunk).map_err(|error| ToolError(format!("read: {path}: {}", reason(&error))))?;
+            let read = file
+                .read(&mut chunk)
+                .map_err(|error| ToolError(format!("read: {path}: {}", reason(&error))))?;
             if read == 0 {
                 break;
             }
-            for piece in chunk.get(..read).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
+            for piece in chunk
+                .get(..read)
+                .unwrap_or_default()
+                .split_inclusive(|byte| *byte == b'\n')
+            {
                 let ends = piece.last() == Some(&b'\n');
                 if line >= self.first && line < self.past {
                     let keep_end = ends && line + 1 < self.past;
-                    let kept = if ends && !keep_end { piece.len() - 1 } else { piece.len() };
+                    let kept = if ends && !keep_end {
+                        piece.len() - 1
+                    } else {
+                        piece.len()
+                    };
                     collected.extend_from_slice(piece.get(..kept).unwrap_or_default());
                     if collected.len() as u64 > MAX_FILE_BYTES {
                         return Err(self.too_much(path));
@@ -144,9 +183,14 @@ impl Range {
     fn too_much(&self, path: &str) -> ToolError {
         let (start, end) = self.asked;
         ToolError(if self.past - self.first == 1 {
-            format!("read: line {} of {path} alone is over the limit of {MAX_FILE_BYTES} bytes; part of a line cannot be read with this tool", self.first + 1)
+            format!(
+                "read: line {} of {path} alone is over the limit of {MAX_FILE_BYTES} bytes; part of a line cannot be read with this tool",
+                self.first + 1
+            )
         } else {
-            format!("read: lines [{start}, {end}] of {path} are over the limit of {MAX_FILE_BYTES} bytes; ask for fewer")
+            format!(
+                "read: lines [{start}, {end}] of {path} are over the limit of {MAX_FILE_BYTES} bytes; ask for fewer"
+            )
         })
     }
 }

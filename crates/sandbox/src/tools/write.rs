@@ -17,7 +17,9 @@ pub(super) struct Input {
 pub(super) fn run(workspace: &Workspace, input: &Input) -> Result<String, ToolError> {
     let path = input.file_path.as_str();
     let inside = workspace.locate("write", path)?;
-    let mut file = workspace.create_file(&inside).map_err(|error| error.told("write", path))?;
+    let mut file = workspace
+        .create_file(&inside)
+        .map_err(|error| error.told("write", path))?;
     file.set_len(0)
         .and_then(|()| file.write_all(input.content.as_bytes()))
         .map_err(|error| ToolError(format!("write: {path}: {}", reason(&error))))?;

@@ -11,11 +11,21 @@ pub(crate) struct Call {
 }
 
 const fn call(name: &'static str, arguments: &'static str, held: &'static str) -> Call {
-    Call { name, arguments, held, control: false }
+    Call {
+        name,
+        arguments,
+        held,
+        control: false,
+    }
 }
 
 const fn control(name: &'static str, arguments: &'static str, held: &'static str) -> Call {
-    Call { name, arguments, held, control: true }
+    Call {
+        name,
+        arguments,
+        held,
+        control: true,
+    }
 }
 
 pub(crate) const CALLS: &[Call] = &[
@@ -95,9 +105,21 @@ pub(crate) const CALLS: &[Call] = &[
     call("socket: XDP", "socket 44 3 0", "EAFNOSUPPORT"),
     call("socket: bluetooth", "socket 31 3 1", "EAFNOSUPPORT"),
     call("socket: IPsec keys", "socket 15 3 2", "EAFNOSUPPORT"),
-    call("network: TCP to an address of the internet", "connect 192.0.2.1 443", "ENETUNREACH"),
-    call("network: UDP to a name server", "connect-udp 192.0.2.53 53", "ENETUNREACH"),
-    call("network: the cloud's metadata service", "connect 169.254.169.254 80", "ENETUNREACH"),
+    call(
+        "network: TCP to an address of the internet",
+        "connect 192.0.2.1 443",
+        "ENETUNREACH",
+    ),
+    call(
+        "network: UDP to a name server",
+        "connect-udp 192.0.2.53 53",
+        "ENETUNREACH",
+    ),
+    call(
+        "network: the cloud's metadata service",
+        "connect 169.254.169.254 80",
+        "ENETUNREACH",
+    ),
     call("network: a private network", "connect 10.0.0.1 22", "ENETUNREACH"),
     // Identity.
     call("setresuid: become root", "root-uid", "EINVAL|EPERM"),
@@ -112,9 +134,21 @@ pub(crate) const CALLS: &[Call] = &[
     control("chmod: set-gid in the workspace", "chmod-sgid", "EPERM"),
     control("fchmodat2: set-uid", "fchmodat2-suid", "EPERM"),
     control("open: make a set-uid file", "create-suid", "EPERM"),
-    control("openat2: make a set-uid file with a hidden mode", "openat2-suid", "ENOSYS"),
-    call("link: a system file into the workspace", "hard-link /etc/passwd", "EXDEV|EPERM|EACCES"),
-    call("link: /proc/1/exe into the workspace", "hard-link /proc/1/exe", "EXDEV|EPERM|EACCES"),
+    control(
+        "openat2: make a set-uid file with a hidden mode",
+        "openat2-suid",
+        "ENOSYS",
+    ),
+    call(
+        "link: a system file into the workspace",
+        "hard-link /etc/passwd",
+        "EXDEV|EPERM|EACCES",
+    ),
+    call(
+        "link: /proc/1/exe into the workspace",
+        "hard-link /proc/1/exe",
+        "EXDEV|EPERM|EACCES",
+    ),
     call("ioctl: push input into a terminal", "tiocsti", "EPERM"),
     call("ioctl: a console's selection", "tioclinux", "EPERM"),
     // Scheduling.

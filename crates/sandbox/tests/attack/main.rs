@@ -32,10 +32,16 @@ pub(crate) struct Stage {
 
 impl Stage {
     async fn set() -> Self {
-        let launcher = Launcher::start(LauncherOptions::default()).await.expect("the launcher starts");
+        let launcher = Launcher::start(LauncherOptions::default())
+            .await
+            .expect("the launcher starts");
         let host = tempfile::tempdir().expect("a folder for the stage");
         std::fs::create_dir(host.path().join("ws")).expect("a workspace");
-        let stage = Self { launcher, host, report: outwork_sandbox::probe() };
+        let stage = Self {
+            launcher,
+            host,
+            report: outwork_sandbox::probe(),
+        };
         compile(&stage.workspace().join("attack"));
         stage
     }
@@ -45,7 +51,10 @@ impl Stage {
     }
 
     pub(crate) async fn sandbox(&self, limits: Limits) -> Sandbox {
-        let options = SandboxOptions { limits, ..SandboxOptions::new(self.workspace()) };
+        let options = SandboxOptions {
+            limits,
+            ..SandboxOptions::new(self.workspace())
+        };
         self.launcher.launch(options).await.expect("a sandbox")
     }
 }
@@ -57,13 +66,23 @@ pub(crate) async fn bash(sandbox: &Sandbox, command: &str) -> ToolOutput {
 
 pub(crate) async fn bash_for(sandbox: &Sandbox, command: &str, limit: Duration) -> ToolOutput {
     let input = serde_json::json!({ "command": command, "timeout_ms": limit.as_millis() as u64 });
-    sandbox.call(ToolCall::new("bash", input)).await.expect("the sandbox answers")
+    sandbox
+        .call(ToolCall::new("bash", input))
+        .await
+        .expect("the sandbox answers")
 }
 
 fn compile(to: &Path) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attack/attack.c");
-    let done = Command::new("cc").args(["-O1", "-static", "-w", "-o"]).arg(to).arg(&source).status();
-    assert!(done.is_ok_and(|status| status.success()), "the attack program needs cc and a static libc");
+    let done = Command::new("cc")
+        .args(["-O1", "-static", "-w", "-o"])
+        .arg(to)
+        .arg(&source)
+        .status();
+    assert!(
+        done.is_ok_and(|status| status.success()),
+        "the attack program needs cc and a static libc"
+    );
 }
 
 struct Tally {
@@ -101,25 +120,49 @@ fn main() -> ExitCode {
     let filter: Vec<String> = std::env::args().skip(1).collect();
     let list = filter.iter().any(|word| word == "--list");
     let filter = filter.into_iter().filter(|word| !word.starts_with("--")).collect();
-    let mut tally = Tally { held: 0, failed: Vec::new(), filter, list };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let mut tally = Tally {
+        held: 0,
+        failed: Vec::new(),
+        filter,
+        list,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(run(&mut tally));
     if list {
         return ExitCode::SUCCESS;
     }
-    let who = if std::env::var_os(AS_USER).is_some() { "an ordinary user" } else { "this user" };
-    println!("as {who}: {} of {} attacks contained", tally.held, tally.held + tally.failed.len());
+    let who = if std::env::var_os(AS_USER).is_some() {
+        "an ordinary user"
+    } else {
+        "this user"
+    };
+    println!(
+        "as {who}: {} of {} attacks contained",
+        tally.held,
+        tally.held + tally.failed.len()
+    );
     for name in &tally.failed {
         println!("not contained: {name}");
     }
     drop(runtime);
     let ordinary = again_as_user(&tally.filter);
-    if tally.failed.is_empty() && ordinary { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if tally.failed.is_empty() && ordinary {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 async fn run(tally: &mut Tally) {
     let stage = Stage::set().await;
-    assert!(tally.list || stage.report.ready(), "this machine cannot isolate:\n{}", stage.report);
+    assert!(
+        tally.list || stage.report.ready(),
+        "this machine cannot isolate:\n{}",
+        stage.report
+    );
     let sandbox = stage.sandbox(Limits::default()).await;
     for call in calls::CALLS {
         if tally.wants(call.name) {
@@ -136,7 +179,10 @@ async fn run(tally: &mut Tally) {
     // After all that, the sandbox still works and still isolates.
     if tally.wants("afterwards: the sandbox is whole") {
         let output = bash(&sandbox, "echo $((6*7))").await;
-        tally.note("afterwards: the sandbox is whole", expect(output.text() == "42", &output.text()));
+        tally.note(
+            "afterwards: the sandbox is whole",
+            expect(output.text() == "42", &output.text()),
+        );
     }
     controls(&stage, tally).await;
     staged::run(&stage, tally).await;
@@ -147,10 +193,16 @@ async fn controls(stage: &Stage, tally: &mut Tally) {
     if std::env::var_os(AS_USER).is_some() || !is_root() {
         return;
     }
-    let options = LauncherOptions { isolation: Isolation::None, ..LauncherOptions::default() };
+    let options = LauncherOptions {
+        isolation: Isolation::None,
+        ..LauncherOptions::default()
+    };
     let launcher = Launcher::start(options).await.expect("a launcher without isolation");
     let folder = tempfile::tempdir().expect("a folder");
-    let sandbox = launcher.launch(SandboxOptions::new(folder.path())).await.expect("tools without isolation");
+    let sandbox = launcher
+        .launch(SandboxOptions::new(folder.path()))
+        .await
+        .expect("tools without isolation");
     for call in calls::CALLS.iter().filter(|call| call.control) {
         let name = format!("control: {}", call.name);
         if tally.wants(&name) {
@@ -158,7 +210,13 @@ async fn controls(stage: &Stage, tally: &mut Tally) {
             let _ = std::fs::remove_file(folder.path().join("attack"));
             std::fs::copy(stage.workspace().join("attack"), folder.path().join("attack")).expect("the attack program");
             let text = bash(&sandbox, &format!("./attack {}", call.arguments)).await.text();
-            tally.note(&name, expect(text.contains("BREACH"), &format!("without a sandbox this should succeed, but: {text}")));
+            tally.note(
+                &name,
+                expect(
+                    text.contains("BREACH"),
+                    &format!("without a sandbox this should succeed, but: {text}"),
+                ),
+            );
         }
     }
 }
@@ -168,7 +226,9 @@ pub(crate) fn held(text: &str, errno: Option<&str>) -> Outcome {
     if text.contains("BREACH") {
         return Err(text.to_owned());
     }
-    let Some((_, verdict)) = text.rsplit_once("HELD") else { return Err(format!("no verdict: {text}")) };
+    let Some((_, verdict)) = text.rsplit_once("HELD") else {
+        return Err(format!("no verdict: {text}"));
+    };
     match errno {
         Some(errno) if !errno.split('|').any(|errno| verdict.trim() == errno) => {
             Err(format!("failed with {}, expected {errno}", verdict.trim()))
@@ -192,6 +252,12 @@ fn again_as_user(filter: &[String]) -> bool {
         return true;
     }
     let mut command = Command::new("/proc/self/exe");
-    command.args(filter).env(AS_USER, "1").env("TMPDIR", "/tmp").current_dir("/").uid(NOBODY).gid(NOBODY);
+    command
+        .args(filter)
+        .env(AS_USER, "1")
+        .env("TMPDIR", "/tmp")
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY);
     command.status().is_ok_and(|status| status.success())
 }

@@ -38,10 +38,18 @@ impl Outcome {
         let log = || shown(events);
         let ids: BTreeSet<&str> = events.iter().map(|e| e["id"].as_str().unwrap()).collect();
         for id in acknowledged {
-            assert!(ids.contains(id.as_str()), "{id} was acknowledged and is lost; the log:\n{}", log());
+            assert!(
+                ids.contains(id.as_str()),
+                "{id} was acknowledged and is lost; the log:\n{}",
+                log()
+            );
         }
         for id in &self.shown {
-            assert!(ids.contains(id.as_str()), "{id} was shown and is lost; the log:\n{}", log());
+            assert!(
+                ids.contains(id.as_str()),
+                "{id} was shown and is lost; the log:\n{}",
+                log()
+            );
         }
         let said: Vec<String> = of_type(events, "user.message").into_iter().map(text).collect();
         assert_eq!(said, self.messages, "messages are lost, doubled or out of order");
@@ -52,7 +60,11 @@ impl Outcome {
         for event in of_type(events, "user.tool_confirmation") {
             let call = event["tool_use_id"].as_str().unwrap();
             assert!(confirmed.insert(call), "{call} was confirmed twice");
-            assert_eq!(event["result"] == "deny", self.denied.contains(call), "{call} was decided otherwise");
+            assert_eq!(
+                event["result"] == "deny",
+                self.denied.contains(call),
+                "{call} was decided otherwise"
+            );
         }
         for event in events.iter().filter(|e| answered_call(e).is_some()) {
             assert_ne!(event["is_error"], true, "{event}; the log:\n{}", log());
@@ -138,7 +150,9 @@ impl Driver {
             loop {
                 sleep(AGAIN).await;
                 let list = Api::try_send(self.stage.api.request(Method::GET, "/v1/sessions?limit=100")).await;
-                let Some(list) = list.ok().filter(|a| a.status == 200) else { continue };
+                let Some(list) = list.ok().filter(|a| a.status == 200) else {
+                    continue;
+                };
                 let mine = |s: &&Value| s["metadata"]["driver"] == self.number.to_string();
                 match list.body["data"].as_array().unwrap().iter().find(mine) {
                     Some(session) => return id(session),
@@ -170,7 +184,11 @@ impl Driver {
 
     /// Waits a little for news. `None` if the stream broke, else whether there was any.
     async fn follow(&mut self, stream: &mut Stream) -> Option<bool> {
-        let mut patience = if self.has_to_act() { Duration::ZERO } else { Duration::from_millis(500) };
+        let mut patience = if self.has_to_act() {
+            Duration::ZERO
+        } else {
+            Duration::from_millis(500)
+        };
         let mut new = false;
         loop {
             match timeout(patience, stream.try_next()).await {
@@ -192,7 +210,10 @@ impl Driver {
         if let Some(known) = self.known.get(&key) {
             assert_eq!(without_time(known), without_time(&event), "an event changed");
             if !known["processed_at"].is_null() {
-                assert!(event["processed_at"].is_null() || known == &event, "an event was taken up twice");
+                assert!(
+                    event["processed_at"].is_null() || known == &event,
+                    "an event was taken up twice"
+                );
                 return false;
             }
         } else {
@@ -206,11 +227,15 @@ impl Driver {
     fn due(&self) -> Vec<Value> {
         let mut due = Vec::new();
         let answered: BTreeSet<&str> = self.known.values().filter_map(answered_call).collect();
-        let confirmed: BTreeSet<&str> =
-            self.known.values().filter_map(|e| (e["type"] == "user.tool_confirmation").then(|| e["tool_use_id"].as_str())?).collect();
+        let confirmed: BTreeSet<&str> = self
+            .known
+            .values()
+            .filter_map(|e| (e["type"] == "user.tool_confirmation").then(|| e["tool_use_id"].as_str())?)
+            .collect();
         for (call, event) in self.known.iter().filter(|(_, e)| is_call(e)) {
             if event["type"] == "agent.custom_tool_use" && !answered.contains(call.as_str()) {
-                let content = json!([{ "type": "text", "text": format!("ticket {}", event["input"]["n"].as_str().unwrap()) }]);
+                let content =
+                    json!([{ "type": "text", "text": format!("ticket {}", event["input"]["n"].as_str().unwrap()) }]);
                 due.push(json!({ "type": "user.custom_tool_result", "custom_tool_use_id": call, "content": content }));
             } else if event["evaluated_permission"] == "ask" && !confirmed.contains(call.as_str()) {
                 let deny = event["input"]["file_path"].as_str().unwrap().ends_with("odd");
@@ -219,12 +244,18 @@ impl Driver {
             }
         }
         // The next message goes out while the one before is worked on, so that it waits in the queue.
-        let said: BTreeSet<String> =
-            self.known.values().filter(|e| e["type"] == "user.message").map(text).collect();
+        let said: BTreeSet<String> = self
+            .known
+            .values()
+            .filter(|e| e["type"] == "user.message")
+            .map(text)
+            .collect();
         if let Some(next) = self.messages.iter().position(|m| !said.contains(m)) {
             let began = |number: usize| {
                 let sign = format!("out-{}-{number}-a", self.number);
-                self.known.values().any(|e| is_call(e) && e["input"]["command"].as_str().is_some_and(|c| c.contains(&sign)))
+                self.known
+                    .values()
+                    .any(|e| is_call(e) && e["input"]["command"].as_str().is_some_and(|c| c.contains(&sign)))
             };
             if next == 0 || began(next - 1) {
                 due.push(message(&self.messages[next]));
@@ -254,7 +285,11 @@ impl Driver {
         for batch in batches {
             let path = format!("/v1/sessions/{}/events", self.session);
             self.stage.happened("sent");
-            let request = self.stage.api.request(Method::POST, &path).json(&json!({ "events": batch }));
+            let request = self
+                .stage
+                .api
+                .request(Method::POST, &path)
+                .json(&json!({ "events": batch }));
             match Api::try_send(request).await {
                 Ok(answer) if answer.status == 200 => {
                     self.stage.happened("answered");
@@ -282,7 +317,10 @@ impl Driver {
         said.clone().count() == self.messages.len()
             && said.clone().all(|e| !e["processed_at"].is_null())
             && last.is_some_and(|e| {
-                crate::world::api::is_rest(e) && said.clone().all(|m| m["processed_at"].as_str() < e["processed_at"].as_str())
+                crate::world::api::is_rest(e)
+                    && said
+                        .clone()
+                        .all(|m| m["processed_at"].as_str() < e["processed_at"].as_str())
             })
     }
 

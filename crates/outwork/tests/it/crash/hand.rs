@@ -53,7 +53,10 @@ async fn poll(stage: Arc<Stage>, environment: String, key: String, dropped: Arc<
     let mut items = JoinSet::new();
     loop {
         while items.try_join_next().is_some() {}
-        let request = api.request(Method::GET, &format!("{queue}/poll?block_ms=300&reclaim_older_than_ms=500"));
+        let request = api.request(
+            Method::GET,
+            &format!("{queue}/poll?block_ms=300&reclaim_older_than_ms=500"),
+        );
         let Ok(answer) = Api::try_send(request.header("anthropic-worker-id", "hand")).await else {
             sleep(AGAIN).await;
             continue;
@@ -78,7 +81,9 @@ async fn poll(stage: Arc<Stage>, environment: String, key: String, dropped: Arc<
         // One in eight is dropped on the way.
         let patience = {
             let mut random = rand::rng();
-            random.random_bool(0.125).then(|| Duration::from_millis(random.random_range(0..400)))
+            random
+                .random_bool(0.125)
+                .then(|| Duration::from_millis(random.random_range(0..400)))
         };
         let dropped = dropped.clone();
         items.spawn(async move {
@@ -114,7 +119,8 @@ impl Item {
         let mut resting_since = None;
         loop {
             if Instant::now() >= beat_at {
-                let beat = format!("/heartbeat?desired_ttl_seconds={LEASE_SECONDS}&expected_last_heartbeat={last_beat}");
+                let beat =
+                    format!("/heartbeat?desired_ttl_seconds={LEASE_SECONDS}&expected_last_heartbeat={last_beat}");
                 let (status, body) = self.until_answered(&self.own, &beat, None).await;
                 if status != 200 || body["lease_extended"] != true {
                     return;
@@ -128,7 +134,10 @@ impl Item {
             };
             for result in self.results(&events, &answered) {
                 let path = format!("/v1/sessions/{}/events", self.session);
-                let request = self.own.request(Method::POST, &path).json(&json!({ "events": [result] }));
+                let request = self
+                    .own
+                    .request(Method::POST, &path)
+                    .json(&json!({ "events": [result] }));
                 match Api::try_send(request).await {
                     Ok(answer) if answer.status == 200 => {
                         self.stage.acknowledge(&self.session, &answer.body);
@@ -160,7 +169,9 @@ impl Item {
     fn results(&self, events: &[Value], sent: &BTreeSet<String>) -> Vec<Value> {
         let settled: BTreeSet<&str> = events.iter().filter_map(answered_call).collect();
         let allowed = |call: &str| {
-            events.iter().any(|e| e["type"] == "user.tool_confirmation" && e["tool_use_id"] == call && e["result"] == "allow")
+            events
+                .iter()
+                .any(|e| e["type"] == "user.tool_confirmation" && e["tool_use_id"] == call && e["result"] == "allow")
         };
         events
             .iter()
@@ -177,7 +188,11 @@ impl Item {
 
     /// Posts to the item until there is an answer that is none of a server on its way.
     async fn until_answered(&self, api: &Api, path: &str, worker: Option<&str>) -> (u16, Value) {
-        let body = if path == "/stop?" { json!({ "force": true }) } else { json!({}) };
+        let body = if path == "/stop?" {
+            json!({ "force": true })
+        } else {
+            json!({})
+        };
         loop {
             let mut request = api.request(Method::POST, &format!("{}{path}", self.path)).json(&body);
             if let Some(worker) = worker {

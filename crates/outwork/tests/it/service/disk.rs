@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::world::api::last_message;
-use crate::world::{Api, MODEL_KEY, SCRIPT, SOON, Server, ServerOptions, log, message, rehearsal, script_message, until};
+use crate::world::{
+    Api, MODEL_KEY, SCRIPT, SOON, Server, ServerOptions, log, message, rehearsal, script_message, until,
+};
 
 /// Holds the place that a disk has left.
 const BALLAST: &str = "ballast";
@@ -64,7 +66,9 @@ async fn a_full_disk_stops_writes_and_loses_nothing() {
     // Events fall too, and leave nothing; reading goes on.
     let big = message(&"y".repeat(200_000));
     for _ in 0..3 {
-        let answer = api.post(&format!("/v1/sessions/{session}/events"), json!({ "events": [big] })).await;
+        let answer = api
+            .post(&format!("/v1/sessions/{session}/events"), json!({ "events": [big] }))
+            .await;
         assert_eq!(answer.status, 503, "{}", answer.text);
         assert!(answer.headers.contains_key("retry-after"));
         answer.check_error();
@@ -82,7 +86,9 @@ async fn a_full_disk_stops_writes_and_loses_nothing() {
     // Room again: the same process goes on, with the answer that it held.
     std::fs::remove_file(inside(&server, folder.path()).join(BALLAST)).unwrap();
     until("writes are taken again", SOON, || async {
-        let answer = api.post("/v1/agents", json!({ "name": "after", "model": SCRIPT })).await;
+        let answer = api
+            .post("/v1/agents", json!({ "name": "after", "model": SCRIPT }))
+            .await;
         assert!(matches!(answer.status, 200 | 503), "{}", answer.text);
         (answer.status == 200).then_some(())
     })
@@ -92,7 +98,11 @@ async fn a_full_disk_stops_writes_and_loses_nothing() {
     assert_eq!(last_message(&events), "it goes on");
     log::check(&events);
     all_there(&api, &accepted).await;
-    api.send_events(&session, &[script_message(json!([{ "say": [{ "text": "so does this" }] }]))]).await;
+    api.send_events(
+        &session,
+        &[script_message(json!([{ "say": [{ "text": "so does this" }] }]))],
+    )
+    .await;
     assert_eq!(last_message(&api.wait_idle(&session).await), "so does this");
 }
 

@@ -60,7 +60,10 @@ impl Answer {
         assert_eq!(self.status, status, "{seen}");
         self.check_error();
         for name in named {
-            assert!(self.message().contains(name), "the message does not name `{name}`: {seen}");
+            assert!(
+                self.message().contains(name),
+                "the message does not name `{name}`: {seen}"
+            );
         }
         self
     }
@@ -87,7 +90,11 @@ impl Answer {
         assert!(header("request-id").starts_with("req_"), "{seen}");
         assert_eq!(self.body["request_id"], header("request-id"), "{seen}");
         assert_eq!(header("content-type"), "application/json", "{seen}");
-        let again = if self.status == 408 || self.status >= 500 { "true" } else { "false" };
+        let again = if self.status == 408 || self.status >= 500 {
+            "true"
+        } else {
+            "false"
+        };
         assert_eq!(header("x-should-retry"), again, "{seen}");
     }
 }
@@ -106,22 +113,35 @@ impl Api {
 
     /// A client with an API key over a client of one's own.
     pub fn over(http: reqwest::Client, base_url: &str, key: &str) -> Self {
-        Self { http, base_url: base_url.to_owned(), credential: Some(Sent::ApiKey(key.to_owned())) }
+        Self {
+            http,
+            base_url: base_url.to_owned(),
+            credential: Some(Sent::ApiKey(key.to_owned())),
+        }
     }
 
     /// The same with another API key.
     pub fn with_key(&self, key: &str) -> Self {
-        Self { credential: Some(Sent::ApiKey(key.to_owned())), ..self.clone() }
+        Self {
+            credential: Some(Sent::ApiKey(key.to_owned())),
+            ..self.clone()
+        }
     }
 
     /// The same with a bearer token.
     pub fn with_bearer(&self, token: &str) -> Self {
-        Self { credential: Some(Sent::Bearer(token.to_owned())), ..self.clone() }
+        Self {
+            credential: Some(Sent::Bearer(token.to_owned())),
+            ..self.clone()
+        }
     }
 
     /// The same without a credential.
     pub fn without_credential(&self) -> Self {
-        Self { credential: None, ..self.clone() }
+        Self {
+            credential: None,
+            ..self.clone()
+        }
     }
 
     /// Where it calls.
@@ -152,7 +172,12 @@ impl Api {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await?;
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Ok(Answer { status, headers, text, body })
+        Ok(Answer {
+            status,
+            headers,
+            text,
+            body,
+        })
     }
 
     /// Sends a request.
@@ -179,28 +204,45 @@ impl Api {
 
     /// An agent with these tools.
     pub async fn agent(&self, model: &str, tools: Value) -> String {
-        self.make("/v1/agents", json!({ "name": "tester", "model": model, "tools": tools })).await
+        self.make(
+            "/v1/agents",
+            json!({ "name": "tester", "model": model, "tools": tools }),
+        )
+        .await
     }
 
     /// An environment of this type.
     pub async fn environment(&self, kind: &str) -> String {
-        self.make("/v1/environments", json!({ "name": format!("a {kind} one"), "config": { "type": kind } })).await
+        self.make(
+            "/v1/environments",
+            json!({ "name": format!("a {kind} one"), "config": { "type": kind } }),
+        )
+        .await
     }
 
     /// A key for an environment.
     pub async fn environment_key(&self, environment: &str) -> String {
-        let made = self.post(&format!("/v1/environments/{environment}/keys"), json!({ "name": "worker" })).await.ok();
+        let made = self
+            .post(
+                &format!("/v1/environments/{environment}/keys"),
+                json!({ "name": "worker" }),
+            )
+            .await
+            .ok();
         made["key"].as_str().unwrap().to_owned()
     }
 
     /// A session.
     pub async fn session(&self, agent: &str, environment: &str) -> String {
-        self.make("/v1/sessions", json!({ "agent": agent, "environment_id": environment })).await
+        self.make("/v1/sessions", json!({ "agent": agent, "environment_id": environment }))
+            .await
     }
 
     /// Sends events to a session, which must be accepted.
     pub async fn send_events(&self, session: &str, events: &[Value]) -> Vec<Value> {
-        let answer = self.post(&format!("/v1/sessions/{session}/events"), json!({ "events": events })).await;
+        let answer = self
+            .post(&format!("/v1/sessions/{session}/events"), json!({ "events": events }))
+            .await;
         answer.ok()["data"].as_array().unwrap().clone()
     }
 
@@ -215,7 +257,9 @@ impl Api {
         let mut page = String::new();
         loop {
             let path = format!("/v1/sessions/{session}/events?limit=1000{page}");
-            let answer = Self::try_send(self.request(Method::GET, &path)).await.map_err(|e| e.to_string())?;
+            let answer = Self::try_send(self.request(Method::GET, &path))
+                .await
+                .map_err(|e| e.to_string())?;
             if answer.status != 200 {
                 return Err(format!("{} {}", answer.status, answer.text));
             }
@@ -238,7 +282,10 @@ impl Api {
             }
             if tokio::time::Instant::now() > end {
                 let shown: Vec<String> = events.iter().map(Value::to_string).collect();
-                panic!("session {session}: no {what} within {SOON:?}; its log:\n{}", shown.join("\n"));
+                panic!(
+                    "session {session}: no {what} within {SOON:?}; its log:\n{}",
+                    shown.join("\n")
+                );
             }
             if events == last {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -257,7 +304,8 @@ impl Api {
 
     /// Opens the event stream of a session.
     pub async fn stream(&self, session: &str, query: &str) -> Stream {
-        self.stream_of(&format!("/v1/sessions/{session}/events/stream{query}")).await
+        self.stream_of(&format!("/v1/sessions/{session}/events/stream{query}"))
+            .await
     }
 
     /// Opens an event stream.
@@ -280,12 +328,18 @@ impl Api {
 /// The `id` field.
 #[track_caller]
 pub fn id(value: &Value) -> String {
-    value["id"].as_str().unwrap_or_else(|| panic!("no id in {value}")).to_owned()
+    value["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no id in {value}"))
+        .to_owned()
 }
 
 /// The last event that says the session's status.
 pub fn last_status(events: &[Value]) -> Option<&Value> {
-    events.iter().rev().find(|e| e["type"].as_str().unwrap_or_default().starts_with("session.status_"))
+    events
+        .iter()
+        .rev()
+        .find(|e| e["type"].as_str().unwrap_or_default().starts_with("session.status_"))
 }
 
 /// How many events wait.
@@ -306,10 +360,17 @@ pub fn of_type<'e>(events: &'e [Value], kind: &str) -> Vec<&'e Value> {
 /// The text of an event's content.
 pub fn text(event: &Value) -> String {
     let blocks = event["content"].as_array().map(Vec::as_slice).unwrap_or_default();
-    blocks.iter().filter_map(|b| b["text"].as_str()).collect::<Vec<_>>().join("\n")
+    blocks
+        .iter()
+        .filter_map(|b| b["text"].as_str())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The text of the last message of the agent.
 pub fn last_message(events: &[Value]) -> String {
-    of_type(events, "agent.message").last().map(|e| text(e)).unwrap_or_default()
+    of_type(events, "agent.message")
+        .last()
+        .map(|e| text(e))
+        .unwrap_or_default()
 }

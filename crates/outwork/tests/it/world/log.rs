@@ -34,7 +34,10 @@ pub fn check(events: &[Value]) -> Counted {
 
 /// A log, for a person.
 pub fn shown(events: &[Value]) -> String {
-    let lines: Vec<String> = events.iter().map(|e| e.to_string().chars().take(300).collect()).collect();
+    let lines: Vec<String> = events
+        .iter()
+        .map(|e| e.to_string().chars().take(300).collect())
+        .collect();
     lines.join("\n")
 }
 
@@ -61,7 +64,10 @@ pub fn is_call(event: &Value) -> bool {
 }
 
 fn check_all(events: &[Value]) -> Result<Counted, String> {
-    let mut counted = Counted { events: events.len(), ..Counted::default() };
+    let mut counted = Counted {
+        events: events.len(),
+        ..Counted::default()
+    };
     check_identity_and_time(events)?;
     check_calls(events, &mut counted)?;
     check_spans(events, &mut counted)?;

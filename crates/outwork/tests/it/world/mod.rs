@@ -12,7 +12,7 @@ use outwork_rehearsal::{Options, Rehearsal, RehearsalHandle, Scenario};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-pub use api::{Api, Answer};
+pub use api::{Answer, Api};
 pub use process::{Isolation, Server, ServerOptions, Worker, WorkerOptions};
 pub use sse::Stream;
 
@@ -32,7 +32,10 @@ pub async fn rehearsal() -> RehearsalHandle {
 
 /// A rehearsal model with these plays.
 pub async fn rehearsal_with(scenario: Scenario) -> RehearsalHandle {
-    let options = Options { api_key: Some(MODEL_KEY.into()), ..Options::new(scenario) };
+    let options = Options {
+        api_key: Some(MODEL_KEY.into()),
+        ..Options::new(scenario)
+    };
     Rehearsal::start(options).await.unwrap()
 }
 

@@ -88,9 +88,21 @@ impl ServerOptions {
 
     /// Runs a server that is expected to end by itself: its status and what it wrote to standard error.
     pub async fn refused(&self, data_dir: &Path) -> (ExitStatus, String) {
-        let child = self.build(data_dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = timeout(SOON, child.wait_with_output()).await.expect("it went on running").unwrap();
-        assert!(output.stdout.is_empty(), "it announced itself: {}", String::from_utf8_lossy(&output.stdout));
+        let child = self
+            .build(data_dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = timeout(SOON, child.wait_with_output())
+            .await
+            .expect("it went on running")
+            .unwrap();
+        assert!(
+            output.stdout.is_empty(),
+            "it announced itself: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
@@ -130,8 +142,20 @@ impl Server {
         let (child, printed) = launch(&options, &data_dir, &log).await;
         let base_url = url_in(&printed);
         let mut options = options;
-        options.port = base_url.rsplit(':').next().and_then(|p| p.parse().ok()).expect(&base_url);
-        Self { options, child, base_url, printed, log, folder, data_dir }
+        options.port = base_url
+            .rsplit(':')
+            .next()
+            .and_then(|p| p.parse().ok())
+            .expect(&base_url);
+        Self {
+            options,
+            child,
+            base_url,
+            printed,
+            log,
+            folder,
+            data_dir,
+        }
     }
 
     /// A client with the admin key.
@@ -197,7 +221,12 @@ impl Drop for Server {
 }
 
 async fn launch(options: &ServerOptions, data_dir: &Path, log: &Arc<Mutex<String>>) -> (Child, Vec<String>) {
-    let mut child = options.build(data_dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = options
+        .build(data_dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     keep_log(&mut child, log);
     let mut printed = Vec::new();
@@ -238,7 +267,9 @@ fn keep_log(child: &mut Child, log: &Arc<Mutex<String>>) {
 }
 
 fn show_log(what: &str, log: &Mutex<String>) {
-    if std::thread::panicking() && let Ok(log) = log.lock() {
+    if std::thread::panicking()
+        && let Ok(log) = log.lock()
+    {
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(40)..];
         eprintln!("the end of the log of the {what}:\n{}", tail.join("\n"));
@@ -277,7 +308,12 @@ impl Worker {
         let folder = TempDir::new().unwrap();
         let log = Arc::default();
         let child = spawn_worker(&options, folder.path(), &log);
-        Self { options, child, log, folder }
+        Self {
+            options,
+            child,
+            log,
+            folder,
+        }
     }
 
     /// Starts it again in the same folder.
@@ -303,7 +339,10 @@ impl Worker {
     pub async fn drain(&mut self) -> ExitStatus {
         let pid = Pid::from_raw(self.child.id().expect("it runs").try_into().unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
-        timeout(SOON, self.child.wait()).await.expect("the worker did not end").unwrap()
+        timeout(SOON, self.child.wait())
+            .await
+            .expect("the worker did not end")
+            .unwrap()
     }
 }
 
@@ -321,7 +360,14 @@ fn spawn_worker(options: &WorkerOptions, workdir: &Path, log: &Arc<Mutex<String>
         .args(["--environment-id", &options.environment])
         .args(["--base-url", &options.base_url])
         .args(["--concurrency", &options.concurrency.to_string()])
-        .args(["--isolation", if options.isolation == Isolation::Full { "full" } else { "none" }])
+        .args([
+            "--isolation",
+            if options.isolation == Isolation::Full {
+                "full"
+            } else {
+                "none"
+            },
+        ])
         .arg("--workdir")
         .arg(workdir)
         .args(&options.flags)

@@ -24,11 +24,18 @@ pub struct Seen {
 impl Stream {
     pub fn new(response: Response) -> Self {
         assert!(
-            response.headers()["content-type"].to_str().unwrap().starts_with("text/event-stream"),
+            response.headers()["content-type"]
+                .to_str()
+                .unwrap()
+                .starts_with("text/event-stream"),
             "{:?}",
             response.headers()
         );
-        Self { response, buffer: Vec::new(), ended: false }
+        Self {
+            response,
+            buffer: Vec::new(),
+            ended: false,
+        }
     }
 
     /// The next event; `None` when the stream ends in order, an error when it is cut.
@@ -92,7 +99,10 @@ impl Stream {
                 } else if let Some(text) = line.strip_prefix("data: ") {
                     data.push_str(text);
                 } else {
-                    assert!(line.is_empty() || line.starts_with(':'), "an odd line in a stream: {line:?}");
+                    assert!(
+                        line.is_empty() || line.starts_with(':'),
+                        "an odd line in a stream: {line:?}"
+                    );
                 }
             }
             if !data.is_empty() {
