@@ -16,6 +16,7 @@
 //! This module is the only one with unsafe code.
 
 mod cgroup;
+mod cradle;
 mod etc;
 mod fence;
 mod ids;

@@ -233,7 +233,7 @@ mod tests {
                 LOAD => {
                     let offset = k as usize - 16;
                     let value = arguments[offset / 8];
-                    accumulator = if offset % 8 == 0 {
+                    accumulator = if offset.is_multiple_of(8) {
                         value as u32
                     } else {
                         (value >> 32) as u32

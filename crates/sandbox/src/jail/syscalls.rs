@@ -124,6 +124,7 @@ pub(super) const REFUSED: &[c_long] = &[
 ];
 
 /// Allowed with any arguments.
+#[rustfmt::skip]
 pub(super) const ALLOWED: &[c_long] = &[
     // Files.
     libc::SYS_read,
