@@ -1,15 +1,20 @@
 //! What is to be done from here: the decisions that need no further input.
 
 use outwork_wire::agent::EnvironmentKind;
-use outwork_wire::event::{IdleReason, RefusalDetails, RefusalKind};
+use outwork_wire::event::{
+    IdleReason, RefusalDetails, RefusalKind, RetryStatus, SessionError, SessionErrorKind,
+};
 use outwork_wire::id::EventId;
-use outwork_wire::log::LogEntry;
+use outwork_wire::log::{LogEntry, Private};
 use outwork_wire::model::{ModelRequest, StopReason};
 use outwork_wire::{ContentBlock, EventBody, Time};
 use serde_json::Value;
 
 use crate::session::{CallState, Session, Status, result_target};
 use crate::{Context, PromptOptions};
+
+/// How often in a row the model may be asked though nothing came from outside.
+const MAX_UNAIDED: u32 = 16;
 
 /// What the caller has to carry out after the outbox is committed.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +67,10 @@ impl Session {
         self.take_up_messages(context);
         if self.model_due {
             self.run(context);
+            if let Some(message) = self.over_limit(options) {
+                self.stop_turn(message, context);
+                return Effect::Rest;
+            }
             self.emit(EventBody::ModelRequestStart {}, None, context);
             return Effect::AskModel(Box::new(self.model_request(options)));
         }
@@ -70,6 +79,36 @@ impl Session {
             self.rest(reason, details, context);
         }
         Effect::Rest
+    }
+
+    /// Why the model is not asked once more in this turn, if so.
+    fn over_limit(&self, options: &PromptOptions) -> Option<String> {
+        if self.unaided >= MAX_UNAIDED {
+            return Some(format!(
+                "The model was asked {MAX_UNAIDED} times in a row without anything new to tell it: it paused, or called tools that it may not use. The turn ends here; send another message to go on."
+            ));
+        }
+        (self.requests >= options.max_turn_requests).then(|| {
+            format!(
+                "The turn reached its limit of {} model requests ([model] max_turn_requests). Send another message to go on.",
+                options.max_turn_requests
+            )
+        })
+    }
+
+    /// Ends the turn with an error that a repetition would meet again.
+    fn stop_turn(&mut self, message: String, context: &mut Context<'_>) {
+        let error = SessionError {
+            kind: SessionErrorKind::ToolUseLimitReachedError,
+            message,
+            retry_status: RetryStatus::Exhausted {},
+        };
+        let private = Private::Retry {
+            attempt: 0,
+            next_at: None,
+        };
+        self.emit(EventBody::SessionError { error }, Some(private), context);
+        self.rest(IdleReason::RetriesExhausted {}, None, context);
     }
 
     /// Takes up results that waited for the answers to earlier calls.

@@ -23,7 +23,7 @@ impl Session {
     ///
     /// The text of consecutive text blocks becomes one `agent.message`, each thinking block one `agent.thinking`,
     /// each tool call one event. Calls of a partial answer are left out: they were never made.
-    pub fn answered(&mut self, answer: ModelAnswer, previews: &PreviewIds, context: &mut Context<'_>) {
+    pub fn answered(&mut self, mut answer: ModelAnswer, previews: &PreviewIds, context: &mut Context<'_>) {
         let Some(start) = self.open_request.clone() else {
             return;
         };
@@ -37,6 +37,13 @@ impl Session {
                 continue;
             }
             self.flush_message(&mut message, previews, context);
+            if block.is_null() {
+                // Text that was shown can always be used, so what was shown here was thinking.
+                if let Some(id) = previews.get(&index) {
+                    self.emit_preview(Some(id), EventBody::AgentThinking {}, context);
+                }
+                continue;
+            }
             match kind(block) {
                 "thinking" | "redacted_thinking" => {
                     self.emit_preview(previews.get(&index), EventBody::AgentThinking {}, context);
@@ -47,6 +54,7 @@ impl Session {
             }
         }
         self.flush_message(&mut message, previews, context);
+        answer.content.retain(|block| !block.is_null());
         let body = EventBody::ModelRequestEnd {
             model_request_start_id: start,
             is_error: Some(false),
@@ -196,6 +204,9 @@ pub fn validate_answer(answer: &ModelAnswer) -> Result<(), ModelFailure> {
     };
     let mut calls = 0;
     for (index, block) in answer.content.iter().enumerate() {
+        if block.is_null() {
+            continue;
+        }
         if kind(block).is_empty() {
             return Err(nonsense(format!("block {index} has no type")));
         }
@@ -219,6 +230,9 @@ pub fn validate_answer(answer: &ModelAnswer) -> Result<(), ModelFailure> {
     }
     if answer.stop_reason == Some(StopReason::ToolUse) && calls == 0 {
         return Err(nonsense("its stop reason is tool_use, but it calls no tool".into()));
+    }
+    if answer.stop_reason == Some(StopReason::PauseTurn) && answer.content.is_empty() {
+        return Err(nonsense("it pauses before it says anything".into()));
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub struct PromptOptions {
     pub adaptive_thinking: Vec<String>,
     /// Whether cache breakpoints are set.
     pub cache: bool,
+    /// The most model requests of one turn.
+    pub max_turn_requests: u32,
 }
 
 impl Default for PromptOptions {
@@ -40,6 +42,7 @@ impl Default for PromptOptions {
             .map(str::to_owned)
             .to_vec(),
             cache: true,
+            max_turn_requests: 500,
         }
     }
 }

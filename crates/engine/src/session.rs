@@ -78,6 +78,10 @@ pub struct Session {
     pub(crate) stop: Option<StopReason>,
     pub(crate) stop_details: Option<Value>,
     pub(crate) confirmed_since_idle: bool,
+    /// Model requests since the turn began.
+    pub(crate) requests: u32,
+    /// Answers in a row after which the model was asked again though nothing came from outside.
+    pub(crate) unaided: u32,
     pub(crate) usage: UsageSnapshot,
     pub(crate) running_since: Option<Time>,
     pub(crate) updated_at: Time,
@@ -174,6 +178,8 @@ impl Session {
             stop: None,
             stop_details: None,
             confirmed_since_idle: false,
+            requests: 0,
+            unaided: 0,
             usage: UsageSnapshot::default(),
             running_since: None,
             updated_at: genesis.created_at,
@@ -354,11 +360,16 @@ impl Session {
             self.apply_queued(entry)?;
             return Ok(());
         };
-        self.queue.retain(|queued| queued.event.id != event.id);
+        if self.queue.front().is_some_and(|first| first.event.id == event.id) {
+            self.queue.pop_front();
+        } else {
+            self.queue.retain(|queued| queued.event.id != event.id);
+        }
         self.last_time = self.last_time.max(at);
         self.updated_at = at;
         match &event.body {
             EventBody::UserMessage { content } => {
+                self.unaided = 0;
                 self.say(Role::User, content.iter().map(block_for_model).collect());
                 self.model_due = true;
             }
@@ -385,6 +396,7 @@ impl Session {
                     },
                 };
                 self.confirmed_since_idle = true;
+                self.unaided = 0;
                 self.settle();
             }
             EventBody::UserToolResult {
@@ -409,6 +421,7 @@ impl Session {
                     is_error: is_error.unwrap_or(false),
                 };
                 self.answered.insert(tool_use_id.clone());
+                self.unaided = 0;
                 self.settle();
             }
             EventBody::AgentMessage { .. } | EventBody::AgentThinking {} => {}
@@ -431,6 +444,7 @@ impl Session {
                 self.open_request = Some(event.id.clone());
                 self.model_due = false;
                 self.retry_at = None;
+                self.requests += 1;
             }
             EventBody::ModelRequestEnd {
                 model_request_start_id, ..
@@ -460,6 +474,10 @@ impl Session {
                 self.status = Status::Idle;
                 self.idle_reason = Some(stop_reason.clone());
                 self.confirmed_since_idle = false;
+                if !matches!(stop_reason, IdleReason::RequiresAction { .. }) {
+                    self.requests = 0;
+                    self.unaided = 0;
+                }
                 self.stop_clock(at);
             }
             EventBody::StatusTerminated {} => {
@@ -509,6 +527,7 @@ impl Session {
         match &entry.private {
             Some(Private::Answer { answer }) => {
                 self.attempts = 0;
+                self.unaided += 1;
                 self.usage.input_tokens += answer.usage.input_tokens;
                 self.usage.output_tokens += answer.usage.output_tokens;
                 self.usage.cache_read_input_tokens += answer.usage.cache_read_input_tokens;

@@ -17,6 +17,12 @@ use serde_json::{Map, Value};
 use crate::Context;
 use crate::session::{Call, CallState, Session, Status};
 
+/// The most pairs of metadata.
+const MAX_METADATA: usize = 16;
+/// The most events that may wait in a session's queue, and the most text and data that they may hold, in bytes.
+const MAX_QUEUED: usize = 1000;
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
 /// Who sends events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submitter {
@@ -42,7 +48,7 @@ pub enum Refused {
 pub struct SessionChange {
     /// A new title; `Some(None)` takes it away.
     pub title: Option<Option<String>>,
-    /// The whole new metadata.
+    /// Pairs to set in the metadata; null takes one away.
     pub metadata: Option<Map<String, Value>>,
     /// The agent's whole new list of tools.
     pub tools: Option<Vec<Tool>>,
@@ -77,7 +83,10 @@ impl Session {
             .title
             .map(|title| title.filter(|t| !t.is_empty()))
             .filter(|t| *t != self.title);
-        let metadata = change.metadata.filter(|m| *m != self.metadata);
+        let metadata = match change.metadata {
+            Some(patch) => Some(self.merged_metadata(patch)?).filter(|m| *m != self.metadata),
+            None => None,
+        };
         let tools = change.tools.filter(|t| *t != self.agent.tools);
         if title.is_none() && metadata.is_none() && tools.is_none() {
             return Ok(false);
@@ -103,6 +112,23 @@ impl Session {
         };
         self.emit(body, None, context);
         Ok(true)
+    }
+
+    fn merged_metadata(&self, patch: Map<String, Value>) -> Result<Map<String, Value>, Refused> {
+        let mut merged = self.metadata.clone();
+        for (key, value) in patch {
+            match value {
+                Value::Null => drop(merged.shift_remove(&key)),
+                value => drop(merged.insert(key, value)),
+            }
+        }
+        if merged.len() > MAX_METADATA {
+            return Err(Refused::Invalid(format!(
+                "metadata: at most {MAX_METADATA} keys are allowed, not {}",
+                merged.len()
+            )));
+        }
+        Ok(merged)
     }
 
     /// Ends the session for good. It must not be at work.
@@ -198,6 +224,7 @@ impl Session {
         if self.status == Status::Terminated {
             return Err(archived());
         }
+        self.check_room(events)?;
         let mut batch: HashMap<&EventId, InBatch> = HashMap::new();
         for (index, event) in events.iter().enumerate() {
             self.check_one(index, event, events, by, &mut batch)
@@ -205,6 +232,33 @@ impl Session {
                     Refused::Invalid(message) => Refused::Invalid(format!("events.{index}: {message}")),
                     Refused::Forbidden(message) => Refused::Forbidden(format!("events.{index}: {message}")),
                 })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the queue has room. Answers and interrupts always find some: they make room.
+    fn check_room(&self, events: &[EventParams]) -> Result<(), Refused> {
+        let new = events.iter().filter_map(|event| match event {
+            EventParams::UserMessage { content } => Some(content.iter().map(ContentBlock::bytes).sum::<usize>()),
+            _ => None,
+        });
+        let waiting = self.queue.iter().map(|entry| match &entry.event.body {
+            EventBody::UserMessage { content } => content.iter().map(ContentBlock::bytes).sum(),
+            _ => 0,
+        });
+        let (mut count, mut bytes) = (0, 0);
+        for size in new {
+            count += 1;
+            bytes += size;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let (before, before_bytes) = waiting.fold((0, 0), |(n, sum): (usize, usize), size: usize| (n + 1, sum + size));
+        if before > 0 && (before + count > MAX_QUEUED || before_bytes + bytes > MAX_QUEUED_BYTES) {
+            return Err(Refused::Invalid(format!(
+                "events: {before} events wait in the queue of this session already; it holds at most {MAX_QUEUED}, and {MAX_QUEUED_BYTES} bytes. Wait until it has taken some up"
+            )));
         }
         Ok(())
     }

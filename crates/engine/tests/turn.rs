@@ -3,7 +3,7 @@
 mod world;
 
 use outwork_engine::{Effect, PreviewIds, Status};
-use outwork_wire::event::{IdleReason, RefusalCategory};
+use outwork_wire::event::{IdleReason, RefusalCategory, SessionErrorKind};
 use outwork_wire::model::{ModelUsage, StopReason};
 use outwork_wire::{ContentBlock, EventBody, EventParams};
 use serde_json::json;
@@ -413,4 +413,57 @@ fn tokens_of_a_partial_answer_count() {
     };
     world.answer(cut);
     assert_eq!(world.session.view().usage.output_tokens, 9);
+}
+
+/// The error that ended the turn, if one did.
+fn limit(world: &World) -> Option<String> {
+    world.log.iter().rev().find_map(|entry| match &entry.event.body {
+        EventBody::SessionError { error } if error.kind == SessionErrorKind::ToolUseLimitReachedError => {
+            Some(error.message.clone())
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn a_model_that_only_pauses_is_not_asked_for_ever() {
+    let mut world = World::self_hosted();
+    world.send(vec![message("hello")]);
+    for _ in 0..16 {
+        assert!(matches!(world.effect, Effect::AskModel(_)));
+        world.answer(answer(vec![text("hm")], StopReason::PauseTurn));
+    }
+    assert_eq!(world.effect, Effect::Rest);
+    assert!(limit(&world).is_some_and(|message| message.contains("16 times")));
+    world.send(vec![message("go on")]);
+    assert!(matches!(world.effect, Effect::AskModel(_)), "another message goes on");
+}
+
+#[test]
+fn a_model_that_only_calls_tools_it_lacks_is_not_asked_for_ever() {
+    let mut world = World::cloud();
+    world.send(vec![message("hello")]);
+    for round in 0..16 {
+        assert!(matches!(world.effect, Effect::AskModel(_)), "round {round}");
+        world.answer(answer(vec![call(&format!("toolu_{round}"), "no_such_tool")], StopReason::ToolUse));
+    }
+    assert_eq!(world.effect, Effect::Rest);
+    assert!(limit(&world).is_some());
+}
+
+#[test]
+fn a_turn_has_a_limit_of_requests_and_results_do_not_lift_it() {
+    let mut world = World::self_hosted();
+    world.options.max_turn_requests = 3;
+    world.send(vec![message("hello")]);
+    for round in 0..3 {
+        assert!(matches!(world.effect, Effect::AskModel(_)), "round {round}");
+        let id = format!("toolu_{round}");
+        world.answer(answer(vec![call(&id, "bash")], StopReason::ToolUse));
+        world.send(vec![world.result(&id, "done")]);
+    }
+    assert_eq!(world.effect, Effect::Rest);
+    assert!(limit(&world).is_some_and(|message| message.contains("max_turn_requests")));
+    world.send(vec![message("go on")]);
+    assert!(matches!(world.effect, Effect::AskModel(_)));
 }

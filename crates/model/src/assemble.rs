@@ -137,7 +137,8 @@ impl Assembler {
         let mut content = Vec::with_capacity(self.blocks.len());
         for block in self.blocks {
             match &block.broken {
-                Some(_) if limited => {}
+                // Its place stays, so that previews keep their positions.
+                Some(_) if limited => content.push(Value::Null),
                 Some(fault) => {
                     let name = block.text("name");
                     return Err(nonsense(format!("the input of a call of tool `{name}` {fault}")));
@@ -162,9 +163,12 @@ impl Assembler {
 
     /// What there is of the answer when it is cut off now.
     pub(crate) fn finish_early(self) -> ModelAnswer {
-        let usable = self.blocks.into_iter().filter(Block::is_usable);
+        let place = |block: Block| match block.is_usable() {
+            true => Value::Object(block.fields),
+            false => Value::Null,
+        };
         ModelAnswer {
-            content: usable.map(|block| Value::Object(block.fields)).collect(),
+            content: self.blocks.into_iter().map(place).collect(),
             stop_reason: self.stop_reason,
             stop_details: self.stop_details,
             usage: self.usage,
@@ -260,6 +264,7 @@ impl Assembler {
             Some(text) => Ok(text),
             None => Err(nonsense(format!("a `{kind}` has no `{field}`"))),
         };
+        let block_is_text = block.name() == "text";
         match (kind, block.name()) {
             ("text_delta", "text") => {
                 let text = piece("text")?;
@@ -295,7 +300,9 @@ impl Assembler {
             }
             // A delta of a kind that nobody here knows: texts grow, the rest is set.
             _ => {
-                for (field, value) in delta.iter().filter(|(field, _)| *field != "type") {
+                // A text that grew unseen would not be what its preview said.
+                let shown = |field: &str| field == "text" && block_is_text;
+                for (field, value) in delta.iter().filter(|(field, _)| *field != "type" && !shown(field)) {
                     match value.as_str() {
                         Some(text) => block.append(field, text),
                         None => drop(block.fields.insert(field.clone(), value.clone())),

@@ -193,8 +193,8 @@ fn model_provider(model: &ModelSettings, environment: Environment<'_>) -> Result
 
 fn prompt(model: &ModelSettings) -> Result<PromptOptions> {
     let max_tokens = model.max_tokens.context(missing("model.max_tokens"))?;
-    if max_tokens == 0 {
-        bail!("model.max_tokens must be at least 1");
+    if max_tokens == 0 || model.max_turn_requests == Some(0) {
+        bail!("model.max_tokens and model.max_turn_requests must be at least 1");
     }
     Ok(PromptOptions {
         max_tokens,
@@ -203,6 +203,7 @@ fn prompt(model: &ModelSettings) -> Result<PromptOptions> {
             .clone()
             .context(missing("model.adaptive_thinking"))?,
         cache: model.cache.context(missing("model.cache"))?,
+        max_turn_requests: model.max_turn_requests.context(missing("model.max_turn_requests"))?,
     })
 }
 

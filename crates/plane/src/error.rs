@@ -124,6 +124,18 @@ pub enum PlaneError {
         /// Why.
         source: std::io::Error,
     },
+    /// The folder has an admin key that its database does not know.
+    #[error(
+        "the database in {} does not know the key in {}: it is empty or another one than before. Restore the database, \
+         or, to begin anew without anything that was kept, remove that file",
+        folder.display(), key.display()
+    )]
+    LostStore {
+        /// The data folder.
+        folder: std::path::PathBuf,
+        /// The key file.
+        key: std::path::PathBuf,
+    },
     /// The first admin key is too weak.
     #[error("OUTWORK_API_KEY has {0} characters; use at least 16")]
     WeakKey(usize),

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::app::guard::Guard;
 use crate::auth::{API_KEY_PREFIX, Role, SecretText, WORKER_KEY_PREFIX};
 use crate::error::PlaneError;
 use crate::http::{self, server::Server};
@@ -116,6 +117,7 @@ impl Plane {
             model,
             limits: options.limits,
             metrics,
+            guard: Guard::default(),
             closing: closing.clone(),
         });
         let router = http::router(app.clone());
@@ -183,13 +185,19 @@ async fn admin_key(store: &Store, options: &PlaneOptions) -> Result<AdminKey, Pl
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let key = SecretText::new(text.trim().to_owned());
-            register(store, "admin.key", key.expose()).await?;
+            if !known(store, key.expose()).await? {
+                return Err(PlaneError::LostStore {
+                    folder: options.data_dir.clone(),
+                    key: path,
+                });
+            }
             Ok(AdminKey::Kept { key, path })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let key = SecretText::fresh(API_KEY_PREFIX);
-            write_private(&path, key.expose()).map_err(fault)?;
+            // Known first, written second: a file with a key that the store does not know means a lost store.
             register(store, "admin.key", key.expose()).await?;
+            write_private(&path, key.expose()).map_err(fault)?;
             Ok(AdminKey::Made { key, path })
         }
         Err(source) => Err(fault(source)),
@@ -198,20 +206,23 @@ async fn admin_key(store: &Store, options: &PlaneOptions) -> Result<AdminKey, Pl
 
 /// Makes the key known, unless it is: a revoked key stays revoked.
 async fn register(store: &Store, name: &str, key: &str) -> Result<(), PlaneError> {
-    let hash = KeyHash::of(key);
-    if store.find_credential(hash, Time::now()).await?.is_some() {
+    if known(store, key).await? {
         return Ok(());
     }
     let new = NewApiKey {
         id: ApiKeyId::fresh(),
         name: name.to_owned(),
         role: Role::Admin.as_str().to_owned(),
-        hash,
+        hash: KeyHash::of(key),
         expires_at: None,
     };
     let workspace = store.default_workspace().clone();
     store.create_api_key(&workspace, new, Time::now()).await?;
     Ok(())
+}
+
+async fn known(store: &Store, key: &str) -> Result<bool, PlaneError> {
+    Ok(store.find_credential(KeyHash::of(key), Time::now()).await?.is_some())
 }
 
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {

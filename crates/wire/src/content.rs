@@ -133,6 +133,25 @@ impl ContentBlock {
         }
     }
 
+    /// How many bytes of text or data it holds, roughly.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text { text } => text.len(),
+            Self::Image { source } => match source {
+                ImageSource::Base64 { data, .. } => data.len(),
+                ImageSource::Url { url } => url.len(),
+                ImageSource::File { file_id } => file_id.len(),
+            },
+            Self::Document { source, .. } => match source {
+                DocumentSource::Base64 { data, .. } | DocumentSource::Text { data, .. } => data.len(),
+                DocumentSource::Url { url } => url.len(),
+                DocumentSource::File { file_id } => file_id.len(),
+            },
+            Self::SearchResult { content, .. } => content.iter().map(|SearchText::Text { text }| text.len()).sum(),
+            Self::Redacted {} => 0,
+        }
+    }
+
     /// The id of the stored file that the block refers to, if it refers to one.
     pub fn file_id(&self) -> Option<&str> {
         match self {

@@ -417,6 +417,8 @@ pub enum SessionErrorKind {
     ModelRequestFailedError,
     /// The provider refuses for reasons of payment.
     BillingError,
+    /// The agent asked the model too often in one turn.
+    ToolUseLimitReachedError,
 }
 
 /// Whether an error is tried again.

@@ -32,7 +32,8 @@ pub struct ModelRequest {
 /// What a model answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelAnswer {
-    /// The content blocks as they came.
+    /// The content blocks as they came. Null stands in the place of a block that cannot be used, so that every block
+    /// keeps its position until its previews are matched.
     pub content: Vec<Value>,
     /// Why the model stopped; absent when the answer was cut off by a cancellation.
     pub stop_reason: Option<StopReason>,

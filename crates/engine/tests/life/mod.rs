@@ -340,6 +340,8 @@ fn whole(content: Vec<Value>, stop: &StopReason) -> ModelAnswer {
     let calls = content.iter().any(|b| b["type"] == "tool_use");
     match stop {
         StopReason::ToolUse if !calls => answer(content, StopReason::EndTurn),
+        // A provider that pauses before it says anything is refused before the session sees it.
+        StopReason::PauseTurn if content.is_empty() => answer(content, StopReason::EndTurn),
         stop => answer(content, stop.clone()),
     }
 }

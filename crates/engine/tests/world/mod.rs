@@ -44,6 +44,8 @@ pub struct World {
     pub effect: Effect,
     /// When failed requests are repeated.
     pub policy: RetryPolicy,
+    /// What requests have in common.
+    pub options: PromptOptions,
     /// Makes the next commit fail: what it would have held is lost, and the session with it.
     pub lose_next_commit: bool,
     judge: Judge,
@@ -78,6 +80,7 @@ impl World {
             request: None,
             effect: Effect::Rest,
             policy: RetryPolicy::default(),
+            options: PromptOptions::default(),
             lose_next_commit: false,
             judge: Judge::default(),
             ids: 0,
@@ -149,8 +152,9 @@ impl World {
 
     /// Lets the session decide, commits, and takes note of the effect.
     pub fn go(&mut self) -> Effect {
-        let requesting = self.requesting;
-        let effect = self.with(|session, context| session.advance(requesting, &PromptOptions::default(), context));
+        let (requesting, options) = (self.requesting, self.options.clone());
+        let asked = options.clone();
+        let effect = self.with(|session, context| session.advance(requesting, &asked, context));
         if !self.commit() {
             return Effect::Rest;
         }
@@ -171,7 +175,7 @@ impl World {
         let mut again = self.session.clone();
         let requesting = self.requesting;
         let repeated = self.with_other(&mut again, |session, context| {
-            session.advance(requesting, &PromptOptions::default(), context)
+            session.advance(requesting, &options, context)
         });
         assert!(
             again.take_outbox().is_empty(),
@@ -365,9 +369,9 @@ impl World {
 
     fn check_needs_owner(&mut self) {
         let mut probe = self.session.clone();
-        let requesting = self.requesting;
+        let (requesting, options) = (self.requesting, self.options.clone());
         let effect = self.with_other(&mut probe, |session, context| {
-            session.advance(requesting, &PromptOptions::default(), context)
+            session.advance(requesting, &options, context)
         });
         let work = !probe.take_outbox().is_empty() || effect != Effect::Rest;
         assert_eq!(

@@ -92,6 +92,7 @@ pub(super) struct ModelSettings {
     pub(super) max_tokens: Option<u32>,
     pub(super) adaptive_thinking: Option<Vec<String>>,
     pub(super) cache: Option<bool>,
+    pub(super) max_turn_requests: Option<u32>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) idle_timeout: Option<Span>,
     pub(super) max_attempts: Option<u32>,

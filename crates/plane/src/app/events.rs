@@ -1,18 +1,15 @@
 //! Events: sent, listed, watched.
 
-use std::sync::Arc;
-
 use outwork_engine::Submitter;
 use outwork_store::{EventQuery, Page, PageRequest, SessionStatus};
 use outwork_wire::id::SessionId;
 use outwork_wire::{Event, EventParams};
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
 
 use super::{App, sessions};
 use crate::auth::Access;
 use crate::error::ApiError;
-use crate::run::hub::Frame;
+use crate::run::hub::Listener;
 use crate::run::registry::Command;
 
 /// Sends events to a session. When this returns they are in its log.
@@ -46,10 +43,16 @@ pub(crate) async fn list(
 }
 
 /// Everything that happens in a session from now on. A session that is over has an empty stream.
-pub(crate) async fn watch(app: &App, access: &Access, id: &SessionId) -> Result<mpsc::Receiver<Arc<Frame>>, ApiError> {
+pub(crate) async fn watch(app: &App, access: &Access, id: &SessionId) -> Result<Listener, ApiError> {
     let row = sessions::find(app, access, id).await?;
     if row.status == SessionStatus::Terminated {
-        return Ok(mpsc::channel(1).1);
+        return Ok(Listener::ended());
     }
-    Ok(app.hub.listen(id, app.limits().stream_backlog))
+    let frames = app.hub.listen(id, app.limits().stream_backlog);
+    // What ended between the look and the listening would never be heard of.
+    match sessions::find(app, access, id).await {
+        Ok(row) if row.status != SessionStatus::Terminated => Ok(frames),
+        Ok(_) => Ok(Listener::ended()),
+        Err(error) => Err(error),
+    }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod agents;
 pub(crate) mod environments;
 pub(crate) mod events;
+pub(crate) mod guard;
 pub(crate) mod keys;
 pub(crate) mod models;
 pub(crate) mod sessions;
@@ -36,6 +37,7 @@ pub struct App {
     pub(crate) model: Option<Arc<ModelClient>>,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
+    pub(crate) guard: guard::Guard,
     /// Cancelled when the plane stops taking requests: long polls and streams end then.
     pub(crate) closing: CancellationToken,
 }

@@ -85,10 +85,17 @@ pub(crate) async fn create(app: &App, access: &Access, draft: SessionDraft) -> R
     if environment.kind == EnvironmentKind::SelfHosted {
         app.bells.ring(&environment.id);
     }
-    if at_work {
-        app.sessions.adopt(workspace, &environment.id, session, row.last_seq);
+    if !at_work {
+        return Ok(row);
     }
-    Ok(row)
+    let id = row.id.clone();
+    app.sessions.adopt(workspace, &environment.id, session, row.last_seq);
+    // An owner answers only after it has committed what follows from the events: the session is at work then.
+    let change = SessionChange::default();
+    app.sessions
+        .ask(workspace, &id, |reply| Command::Update { change, reply })
+        .await?;
+    Ok(app.store.session(workspace, &id).await?)
 }
 
 async fn agent_config(app: &App, access: &Access, choice: AgentChoice) -> Result<AgentConfig, ApiError> {
@@ -151,18 +158,14 @@ pub(crate) async fn update(
     id: &SessionId,
     patch: SessionPatch,
 ) -> Result<SessionRow, ApiError> {
-    let row = find(app, access, id).await?;
-    let metadata = match patch.metadata {
-        None => None,
-        Some(changes) => {
-            let mut merged = row.profile.metadata.clone();
-            super::tools::merge_metadata(&mut merged, &changes, false).map_err(ApiError::invalid)?;
-            Some(merged)
-        }
-    };
+    find(app, access, id).await?;
+    if let Some(patch) = &patch.metadata {
+        // Each pair by itself; what is there already is merged where nobody else can change it.
+        super::tools::merge_metadata(&mut Map::new(), patch, false).map_err(ApiError::invalid)?;
+    }
     let change = SessionChange {
         title: patch.title,
-        metadata,
+        metadata: patch.metadata,
         tools: patch.tools,
     };
     app.sessions

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
-use http::Method;
+use bytes::Bytes;
+use http::{HeaderMap, Method, header};
 use outwork_wire::id::RequestId;
 
 use super::call::Call;
@@ -24,7 +27,9 @@ pub fn router(app: Arc<App>) -> Router {
     let mut router = Router::new();
     for row in TABLE {
         let app = app.clone();
-        let handler = move |path: RawPathParams, request: Request| handle(app, row, path, request);
+        let handler = move |path: Result<RawPathParams, RawPathParamsRejection>, request: Request| {
+            handle(app, row, path, request)
+        };
         router = router.route(row.path, on(filter(&row.method), handler));
     }
     let method_app = app.clone();
@@ -41,10 +46,22 @@ fn filter(method: &Method) -> MethodFilter {
     }
 }
 
-async fn handle(app: Arc<App>, row: &'static Row, path: RawPathParams, request: Request) -> Response {
+async fn handle(
+    app: Arc<App>,
+    row: &'static Row,
+    path: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+) -> Response {
+    if request.method() == Method::HEAD {
+        // The router takes it for a GET, and a GET may hand out work.
+        return unrouted(app, request, true).await;
+    }
     let request_id = RequestId::fresh();
     let began = Instant::now();
-    let result = carry_out(&app, row, &path, request).await;
+    let result = match path {
+        Ok(path) => carry_out(&app, row, &path, request).await,
+        Err(_) => Err(ApiError::invalid("the path is not valid percent-encoded UTF-8")),
+    };
     let response = response(result, &request_id);
     app.metrics().request(row, response.status(), began.elapsed());
     tracing::debug!(
@@ -73,8 +90,7 @@ async fn carry_out(
     if row.path.starts_with("/v1/") {
         versions::check(&parts.headers, row.beta.then_some(versions::MANAGED_AGENTS))?;
     }
-    let limits = app.limits();
-    let body = body::read(incoming, limits.max_body_bytes, limits.body_timeout).await?;
+    let body = read_body(app, row, &parts.headers, incoming).await?;
     let call = Call {
         app: app.clone(),
         access,
@@ -84,6 +100,29 @@ async fn carry_out(
         body,
     };
     perform(row.operation, call).await
+}
+
+/// Reads the body of a request that was let through. What anybody may call has none, and what only reads takes none.
+async fn read_body(app: &App, row: &Row, headers: &HeaderMap, incoming: Body) -> Result<Bytes, ApiError> {
+    if row.who.contains(&Who::Anybody) {
+        return Ok(Bytes::new());
+    }
+    let limits = app.limits();
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<usize>().ok());
+    let none = announced.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) && incoming.is_end_stream();
+    let size = if none { 0 } else { announced.unwrap_or(limits.max_body_bytes).min(limits.max_body_bytes) };
+    let _room = app.body_room(size).await?;
+    let body = body::read(incoming, limits.max_body_bytes, limits.body_timeout).await?;
+    if row.method != Method::POST && !body.is_empty() {
+        return Err(ApiError::invalid(format!(
+            "{} {} takes no body; send its parameters in the query",
+            row.method, row.path
+        )));
+    }
+    Ok(body)
 }
 
 /// The API's meaning: each operation and what carries it out.
@@ -179,7 +218,7 @@ async fn unrouted(app: Arc<App>, request: Request, path_exists: bool) -> Respons
                 .iter()
                 .find(|(prefix, _)| path == *prefix || path.strip_prefix(prefix).is_some_and(|r| r.starts_with('/')));
             let message = match part {
-                Some((_, words)) => format!("{named}: {words} is not supported by this server"),
+                Some((_, words)) => format!("{named}: {words} not supported by this server"),
                 None => format!("{named}: there is no such endpoint"),
             };
             ApiError::new(ErrorKind::NotFound, message)

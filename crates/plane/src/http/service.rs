@@ -16,12 +16,7 @@ pub(crate) async fn readyz(call: Call) -> Result<Reply, ApiError> {
     if call.app.closing.is_cancelled() {
         return Err(ApiError::new(ErrorKind::Unavailable, "the server is stopping"));
     }
-    call.app.store.probe().await.map_err(|error| ApiError {
-        kind: ErrorKind::Unavailable,
-        message: "the store cannot be written at the moment; the server's log says why".into(),
-        details: None,
-        cause: Some(error.into()),
-    })?;
+    call.app.healthy().await?;
     Reply::json(&json!({ "status": "ready" }))
 }
 

@@ -214,7 +214,7 @@ pub(crate) async fn delete(mut call: Call) -> Result<Reply, ApiError> {
 
 /// A session has no resources, as none can be given to it yet.
 pub(crate) async fn resources(mut call: Call) -> Result<Reply, ApiError> {
-    page(&mut call.query, 20, 1000)?;
+    no_further_page(page(&mut call.query, 20, 1000)?)?;
     call.finish_query()?;
     sessions::find(&call.app, &call.access, &session_id(&call)?).await?;
     Reply::json(&json!({ "data": [], "next_page": null }))
@@ -228,7 +228,8 @@ pub(crate) async fn add_resource(call: Call) -> Result<Reply, ApiError> {
     ))
 }
 
-pub(crate) async fn resource(call: Call) -> Result<Reply, ApiError> {
+pub(crate) async fn resource(mut call: Call) -> Result<Reply, ApiError> {
+    call.finish_query()?;
     sessions::find(&call.app, &call.access, &session_id(&call)?).await?;
     Err(ApiError::not_found(
         "session resource",
@@ -266,6 +267,14 @@ pub(super) fn page(query: &mut Query, default: usize, max: usize) -> Result<Page
         limit: query.limit(default, max)?,
         cursor: query.text("page")?,
     })
+}
+
+/// Refuses a cursor of a list that always fits on one page and so never gives one out.
+pub(super) fn no_further_page(page: PageRequest) -> Result<(), ApiError> {
+    match page.cursor {
+        None => Ok(()),
+        Some(_) => Err(outwork_store::StoreError::InvalidCursor.into()),
+    }
 }
 
 /// A field of the contract that is not served.

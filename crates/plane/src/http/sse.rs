@@ -6,12 +6,11 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::render::Reply;
 use crate::app::App;
-use crate::run::hub::Frame;
+use crate::run::hub::{Frame, Listener};
 
 /// Sent when nothing else is, so that both sides notice a dead connection.
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
@@ -21,7 +20,7 @@ const CHUNK: usize = 64 << 10;
 
 struct Watch {
     app: Arc<App>,
-    frames: mpsc::Receiver<Arc<Frame>>,
+    frames: Listener,
     previews: Vec<String>,
     thread_only: bool,
     ping_at: Instant,
@@ -31,7 +30,7 @@ struct Watch {
 /// Streams frames until the session is deleted, the listener lags too far behind, or the plane stops.
 pub(super) fn reply(
     app: &Arc<App>,
-    frames: mpsc::Receiver<Arc<Frame>>,
+    frames: Listener,
     previews: Vec<String>,
     thread_only: bool,
 ) -> Reply {
@@ -70,7 +69,7 @@ impl Watch {
                 Bytes::new()
             };
             let mut last = frame.last;
-            if !last && let Ok(second) = self.frames.try_recv() {
+            if !last && let Some(second) = self.frames.try_recv() {
                 let mut joined = BytesMut::from(&chunk[..]);
                 let mut next = Some(second);
                 while let Some(frame) = next {
@@ -81,7 +80,7 @@ impl Watch {
                     next = if last || joined.len() >= CHUNK {
                         None
                     } else {
-                        self.frames.try_recv().ok()
+                        self.frames.try_recv()
                     };
                 }
                 chunk = joined.freeze();

@@ -136,18 +136,18 @@ operations! {
 
 /// Parts of the contract that are not served, by path prefix, with the words for them.
 pub(crate) const NOT_SERVED: &[(&str, &str)] = &[
-    ("/v1/deployment_runs", "deployments"),
-    ("/v1/deployments", "deployments"),
-    ("/v1/dreams", "dreams"),
-    ("/v1/files", "the Files API"),
-    ("/v1/memory_stores", "memory stores"),
-    ("/v1/skills", "skills"),
-    ("/v1/tunnels", "tunnels"),
-    ("/v1/user_profiles", "user profiles"),
-    ("/v1/vaults", "vaults"),
+    ("/v1/deployment_runs", "deployments are"),
+    ("/v1/deployments", "deployments are"),
+    ("/v1/dreams", "dreams are"),
+    ("/v1/files", "the Files API is"),
+    ("/v1/memory_stores", "memory stores are"),
+    ("/v1/skills", "skills are"),
+    ("/v1/tunnels", "tunnels are"),
+    ("/v1/user_profiles", "user profiles are"),
+    ("/v1/vaults", "vaults are"),
     (
         "/v1/messages",
-        "the Messages API: this server calls a model provider, it is none",
+        "the Messages API is",
     ),
 ];
 

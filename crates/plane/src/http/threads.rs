@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::call::Call;
 use super::render::Reply;
-use super::sessions::{StatsBody, UsageBody, page, session_id, stats};
+use super::sessions::{StatsBody, UsageBody, no_further_page, page, session_id, stats};
 use super::{events, sse};
 use crate::app::sessions;
 use crate::error::ApiError;
@@ -17,7 +17,7 @@ pub(crate) async fn list(mut call: Call) -> Result<Reply, ApiError> {
     let statuses = call
         .query
         .list("statuses", &["rescheduling", "running", "idle", "terminated"])?;
-    page(&mut call.query, 20, 100)?;
+    no_further_page(page(&mut call.query, 20, 100)?)?;
     call.finish_query()?;
     let row = sessions::find(&call.app, &call.access, &session_id(&call)?).await?;
     let shown = statuses.is_empty() || statuses.iter().any(|s| s == row.status.as_str());
@@ -30,7 +30,9 @@ pub(crate) async fn retrieve(mut call: Call) -> Result<Reply, ApiError> {
     Reply::json(&ThreadBody::of(primary(&call).await?)?)
 }
 
-pub(crate) async fn archive(call: Call) -> Result<Reply, ApiError> {
+pub(crate) async fn archive(mut call: Call) -> Result<Reply, ApiError> {
+    call.finish_query()?;
+    call.no_body()?;
     let row = primary(&call).await?;
     Err(ApiError::invalid(format!(
         "thread `{}` is the session's primary thread and cannot be archived alone; archive the session",

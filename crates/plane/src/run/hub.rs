@@ -1,9 +1,10 @@
 //! Live streams: what was committed, and previews of what is being written, to everybody who listens.
 //!
-//! Each listener has a bounded queue of shared frames. One that does not keep up is cut off; it reconnects and
+//! Each listener has a queue of shared frames, bounded in number and in bytes. One that does not keep up is cut off; it reconnects and
 //! reads the history. A listener costs next to nothing while nothing happens.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -67,18 +68,85 @@ impl Frame {
     }
 }
 
+/// How many bytes of frames may wait for one listener, whatever its backlog in frames is.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+
+/// An open stream's end.
+pub(crate) struct Listener {
+    frames: mpsc::Receiver<Arc<Frame>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Listener {
+    /// A stream that is over.
+    pub(crate) fn ended() -> Self {
+        Self {
+            frames: mpsc::channel(1).1,
+            waiting: Arc::default(),
+        }
+    }
+
+    /// The next frame; none when the stream is over.
+    pub(crate) async fn recv(&mut self) -> Option<Arc<Frame>> {
+        let frame = self.frames.recv().await?;
+        Some(self.taken(frame))
+    }
+
+    /// The next frame, if one waits.
+    pub(crate) fn try_recv(&mut self) -> Option<Arc<Frame>> {
+        let frame = self.frames.try_recv().ok()?;
+        Some(self.taken(frame))
+    }
+
+    /// Takes no more.
+    pub(crate) fn close(&mut self) {
+        self.frames.close();
+    }
+
+    fn taken(&self, frame: Arc<Frame>) -> Arc<Frame> {
+        self.waiting.fetch_sub(frame.bytes.len(), Ordering::Relaxed);
+        frame
+    }
+}
+
+/// The hub's side of a listener.
+struct Speaker {
+    frames: mpsc::Sender<Arc<Frame>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Speaker {
+    /// Hands a frame on; false if the listener is gone or too slow.
+    fn say(&self, frame: &Arc<Frame>) -> bool {
+        let size = frame.bytes.len();
+        // One frame always fits, however large.
+        let before = self.waiting.fetch_add(size, Ordering::Relaxed);
+        (before == 0 || before + size <= MAX_WAITING_BYTES) && self.frames.try_send(frame.clone()).is_ok()
+    }
+}
+
+type Speakers = HashMap<SessionId, Vec<Speaker>>;
+
 /// All open streams.
 #[derive(Default)]
 pub(crate) struct Hub {
-    listeners: Mutex<HashMap<SessionId, Vec<mpsc::Sender<Arc<Frame>>>>>,
+    listeners: Mutex<Speakers>,
 }
 
 impl Hub {
     /// Opens a stream of a session. `backlog` is how far it may lag behind.
-    pub(crate) fn listen(&self, session: &SessionId, backlog: usize) -> mpsc::Receiver<Arc<Frame>> {
+    pub(crate) fn listen(&self, session: &SessionId, backlog: usize) -> Listener {
         let (sender, receiver) = mpsc::channel(backlog);
-        self.lock().entry(session.clone()).or_default().push(sender);
-        receiver
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let speaker = Speaker {
+            frames: sender,
+            waiting: waiting.clone(),
+        };
+        self.lock().entry(session.clone()).or_default().push(speaker);
+        Listener {
+            frames: receiver,
+            waiting,
+        }
     }
 
     /// Whether anybody listens.
@@ -93,7 +161,7 @@ impl Hub {
             return;
         };
         let frame = Arc::new(frame);
-        list.retain(|sender| sender.try_send(frame.clone()).is_ok());
+        list.retain(|speaker| speaker.say(&frame));
         if list.is_empty() || frame.last {
             listeners.remove(session);
         }
@@ -115,7 +183,7 @@ impl Hub {
     /// Forgets streams that were closed by their clients.
     pub(crate) fn sweep(&self) {
         self.lock().retain(|_, list| {
-            list.retain(|sender| !sender.is_closed());
+            list.retain(|speaker| !speaker.frames.is_closed());
             !list.is_empty()
         });
     }
@@ -130,7 +198,7 @@ impl Hub {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Vec<mpsc::Sender<Arc<Frame>>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Speakers> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

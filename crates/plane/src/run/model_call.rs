@@ -160,7 +160,7 @@ mod tests {
             previews.show(&delta);
         }
         assert_eq!(previews.ids.keys().copied().collect::<Vec<_>>(), [0, 2, 5]);
-        let frames: Vec<String> = std::iter::from_fn(|| seen.try_recv().ok())
+        let frames: Vec<String> = std::iter::from_fn(|| seen.try_recv())
             .map(|f| String::from_utf8(f.bytes.to_vec()).unwrap())
             .collect();
         assert_eq!(frames.len(), 7);
