@@ -142,7 +142,7 @@ fn render(answer: &Value) -> Result<String> {
             "pass",
             "the answer is valid, field by field, against the SDK's own types",
         ),
-        ("refused", "a clear error that names what is not supported"),
+        ("refused", "a clear error: not supported, or not for this object"),
         ("missing", "the server does not know the route"),
         (
             "wrong",

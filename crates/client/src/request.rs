@@ -221,13 +221,18 @@ impl<'a> Request<'a> {
 
     async fn read(&self, mut response: Response) -> Result<Bytes> {
         let limit = self.client.settings.max_answer_bytes;
+        let too_large = || ClientError::TooLarge {
+            call: self.call(),
+            limit,
+        };
+        // An answer that says beforehand that it is too large is not read at all.
+        if response.content_length().is_some_and(|length| length > limit as u64) {
+            return Err(too_large());
+        }
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.transport_error(&e))? {
             if body.len() + chunk.len() > limit {
-                return Err(ClientError::TooLarge {
-                    call: self.call(),
-                    limit,
-                });
+                return Err(too_large());
             }
             body.extend_from_slice(&chunk);
         }

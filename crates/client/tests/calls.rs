@@ -251,3 +251,20 @@ fn idle_reasons_are_read() {
     assert!(!event("requires_action").ends_turn());
     assert_eq!(event("requires_action").required_actions(), ["a", "b"]);
 }
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_refused_whether_it_says_so_or_not() {
+    let long = "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]";
+    assert_eq!(long.len(), 65);
+    let said: Answer = (200, vec![("content-length", "65")], vec![long]);
+    let (url, seen) = server([said, ok(long), ok("{}")]).await;
+    let mut options = Options::new(&url, Credential::api_key("key-1"));
+    options.max_answer_bytes = 64;
+    let client = Client::new(options).unwrap();
+    for _ in 0..2 {
+        let error = client.sessions().get("sesn_1").await.unwrap_err();
+        assert!(matches!(error, ClientError::TooLarge { limit: 64, .. }), "{error}");
+    }
+    client.sessions().get("sesn_1").await.unwrap();
+    assert_eq!(seen.lock().unwrap().len(), 3, "none is asked for twice");
+}

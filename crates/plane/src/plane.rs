@@ -25,7 +25,7 @@ use crate::options::{ModelProvider, PlaneOptions};
 use crate::reconcile;
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
-use crate::run::registry::{Registry, Shared};
+use crate::run::registry::{Failing, Registry, Shared};
 
 /// How long the owner of a session stays without anything to do.
 const LINGER: Duration = Duration::from_secs(30);
@@ -108,6 +108,7 @@ impl Plane {
             linger: LINGER,
             draining: CancellationToken::new(),
             aborting: CancellationToken::new(),
+            failing: Failing::default(),
         });
         let app = Arc::new(App {
             store,

@@ -106,6 +106,7 @@ fn projection(now: Time) -> SessionProjection {
         updated_at: now,
         archived_at: None,
         wake_at: None,
+        needs_worker: false,
         needs_owner: true,
         profile: None,
     }

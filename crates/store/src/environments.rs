@@ -1,7 +1,8 @@
 //! Environments: where the tools of sessions run.
 //!
-//! An archived environment serves the sessions that it has and takes no new ones. One whose queue is not
-//! drained is deleted only by force; its keys and its work end with it.
+//! An archived environment serves the sessions that it has and takes no new ones. One with sessions that are not
+//! over is not deleted, so that no session ever waits for workers that cannot come; its keys and its tokens end with
+//! it.
 
 use outwork_wire::Time;
 use outwork_wire::agent::EnvironmentKind;
@@ -61,6 +62,9 @@ pub struct NewEnvironment {
 
 const SELECT: &str = "SELECT id, workspace_id, kind, name, description, config, metadata, scope, created_at, \
     updated_at, archived_at FROM environments";
+
+const LIVE_SESSIONS: &str = "FROM sessions s JOIN session_state t ON t.number = s.number \
+    WHERE s.environment_id = ?1 AND s.workspace_id = ?2 AND t.status <> 'terminated'";
 
 impl Store {
     /// Makes an environment.
@@ -211,40 +215,63 @@ impl Store {
         .await
     }
 
-    /// Deletes an environment and its keys. While its queue holds work that is not stopped it is refused with
-    /// `Conflict`, or with `force` that work is stopped; the sessions of that work are given back.
+    /// Sessions in an environment that are not terminated, `limit` of them at most.
+    pub async fn live_sessions_in(
+        &self,
+        workspace: &WorkspaceId,
+        id: &EnvironmentId,
+        limit: usize,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let (workspace, id) = (workspace.clone(), id.clone());
+        self.read(move |conn| {
+            let sessions = conn
+                .prepare_cached(&format!("SELECT s.id {LIVE_SESSIONS} ORDER BY s.number LIMIT ?3"))?
+                .query_map((id.as_str(), workspace.as_str(), limit as i64), |row| parsed(row, 0))?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(sessions)
+        })
+        .await
+    }
+
+    /// Deletes an environment and its keys; the tokens of its work items end at once. Refused with `Conflict` while
+    /// sessions in it are not terminated, whether they have a work item or not.
     pub async fn delete_environment(
         &self,
         workspace: &WorkspaceId,
         id: &EnvironmentId,
-        force: bool,
         now: Time,
-    ) -> Result<Vec<SessionId>, StoreError> {
+    ) -> Result<(), StoreError> {
         let (workspace, id) = (workspace.clone(), id.clone());
         self.write(move |conn| {
             find(conn, &workspace, &id)?;
-            let live = conn
-                .prepare_cached("SELECT session_id FROM work WHERE environment_id = ?1 AND state <> 'stopped'")?
-                .query_map([id.as_str()], |row| parsed(row, 0))?
-                .collect::<rusqlite::Result<Vec<SessionId>>>()?;
-            if !live.is_empty() && !force {
+            let place = (id.as_str(), workspace.as_str());
+            let sessions: i64 = conn
+                .prepare_cached(&format!("SELECT count(*) {LIVE_SESSIONS}"))?
+                .query_row(place, |row| row.get(0))?;
+            if sessions > 0 {
+                let work: i64 = conn
+                    .prepare_cached(
+                        "SELECT count(*) FROM work WHERE environment_id = ?1 AND workspace_id = ?2 \
+                         AND state <> 'stopped'",
+                    )?
+                    .query_row(place, |row| row.get(0))?;
                 return Err(StoreError::conflict(format!(
-                    "environment `{id}` still has {} work item(s) that are not stopped: archive it and let the queue \
-                     drain, or delete it with `?force=true`",
-                    live.len()
+                    "environment `{id}` still has {sessions} session(s) that are not terminated and {work} work item(s) \
+                     that are not stopped: archive it and let them end, or delete it with `?force=true`, which \
+                     terminates its sessions",
                 )));
             }
             conn.prepare_cached(
-                "UPDATE work SET state = 'stopped', stopped_at = ?2, \
-                 stop_requested_at = coalesce(stop_requested_at, ?2), lease_expires_at = NULL \
-                 WHERE environment_id = ?1 AND state <> 'stopped'",
+                "UPDATE work SET state = 'stopped', stopped_at = coalesce(stopped_at, ?2), \
+                 stop_requested_at = coalesce(stop_requested_at, ?2), lease_expires_at = NULL, token_hash = NULL \
+                 WHERE environment_id = ?1 AND (state <> 'stopped' OR token_hash IS NOT NULL)",
             )?
             .execute((id.as_str(), now.as_micros()))?;
             conn.prepare_cached("DELETE FROM environment_keys WHERE environment_id = ?1")?
                 .execute([id.as_str()])?;
             conn.prepare_cached("DELETE FROM environments WHERE id = ?1 AND workspace_id = ?2")?
-                .execute((id.as_str(), workspace.as_str()))?;
-            Ok(live)
+                .execute(place)?;
+            Ok(())
         })
         .await
     }

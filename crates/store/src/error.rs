@@ -74,10 +74,9 @@ pub enum StoreError {
     Closed,
     /// The database file is damaged.
     #[error(
-        "the database {} is damaged ({detail}). Stop the server, keep a copy of the damaged file, then either restore \
-         {} from a backup, or run `sqlite3 {} .recover | sqlite3 recovered.db`, remove the files ending in -wal and \
-         -shm, and put recovered.db in its place",
-        path.display(), path.display(), path.display()
+        "the database {} is damaged ({detail}). Keep a copy of it, remove the files ending in -wal and -shm, and restore \
+         it from a backup. Without one, docs/operations.md says how to save what can still be read",
+        path.display()
     )]
     Corrupt {
         /// The file.

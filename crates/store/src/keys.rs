@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 
 use crate::columns::{maybe_time, micros, parsed, time};
 use crate::page::{Filter, Keyset, Order};
-use crate::work::TokenGrant;
+use crate::work::{Lapsed, TokenGrant};
 use crate::{Page, PageRequest, Store, StoreError};
 
 /// The SHA-256 of a secret. Has no `Debug`: it must not reach a log.
@@ -131,7 +131,7 @@ pub enum Credential {
 }
 
 /// Last uses of keys that are not written yet.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct KeyUses {
     api: HashMap<ApiKeyId, Time>,
     environment: HashMap<EnvironmentKeyId, Time>,
@@ -284,14 +284,15 @@ impl Store {
         .await
     }
 
-    /// Revokes an environment key; one that is revoked stays as it is.
+    /// Revokes an environment key; one that is revoked stays as it is. What it was given ends with it: the tokens
+    /// that it polled are void, and the items that it held are taken back as if their leases had lapsed.
     pub async fn revoke_environment_key(
         &self,
         workspace: &WorkspaceId,
         environment: &EnvironmentId,
         id: &EnvironmentKeyId,
         now: Time,
-    ) -> Result<EnvironmentKeyRow, StoreError> {
+    ) -> Result<(EnvironmentKeyRow, Vec<Lapsed>), StoreError> {
         let (workspace, environment, id) = (workspace.clone(), environment.clone(), id.clone());
         self.write(move |conn| {
             conn.prepare_cached(
@@ -299,7 +300,9 @@ impl Store {
                  WHERE id = ?1 AND environment_id = ?2 AND workspace_id = ?3 AND revoked_at IS NULL",
             )?
             .execute((id.as_str(), environment.as_str(), workspace.as_str(), now.as_micros()))?;
-            environment_key(conn, &workspace, &environment, &id)
+            let row = environment_key(conn, &workspace, &environment, &id)?;
+            let lapsed = crate::work_upkeep::end_deliveries(conn, &id, now)?;
+            Ok((row, lapsed))
         })
         .await
     }
@@ -339,18 +342,32 @@ impl Store {
         if uses.api.is_empty() && uses.environment.is_empty() {
             return Ok(());
         }
-        self.write(move |conn| {
-            let mut statement = conn.prepare_cached("UPDATE api_keys SET last_used_at = ?2 WHERE id = ?1")?;
-            for (id, at) in &uses.api {
-                statement.execute((id.as_str(), at.as_micros()))?;
+        let kept = uses.clone();
+        let written = self
+            .write(move |conn| {
+                let mut statement = conn.prepare_cached("UPDATE api_keys SET last_used_at = ?2 WHERE id = ?1")?;
+                for (id, at) in &uses.api {
+                    statement.execute((id.as_str(), at.as_micros()))?;
+                }
+                let mut statement =
+                    conn.prepare_cached("UPDATE environment_keys SET last_used_at = ?2 WHERE id = ?1")?;
+                for (id, at) in &uses.environment {
+                    statement.execute((id.as_str(), at.as_micros()))?;
+                }
+                Ok(())
+            })
+            .await;
+        if written.is_err() {
+            // They are written with the next ones, unless there are later ones.
+            let mut uses = self.inner.key_uses.lock().unwrap_or_else(PoisonError::into_inner);
+            for (id, at) in kept.api {
+                uses.api.entry(id).or_insert(at);
             }
-            let mut statement = conn.prepare_cached("UPDATE environment_keys SET last_used_at = ?2 WHERE id = ?1")?;
-            for (id, at) in &uses.environment {
-                statement.execute((id.as_str(), at.as_micros()))?;
+            for (id, at) in kept.environment {
+                uses.environment.entry(id).or_insert(at);
             }
-            Ok(())
-        })
-        .await
+        }
+        written
     }
 }
 

@@ -27,9 +27,23 @@ pub enum LeaseOutcome {
     },
 }
 
+/// A lease that an owner holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldLease {
+    /// The session's workspace.
+    pub workspace_id: WorkspaceId,
+    /// The session.
+    pub session_id: SessionId,
+    /// The number that fences the owner's appends.
+    pub generation: u64,
+    number: i64,
+}
+
 /// A session whose loop has something to do, and nobody does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueSession {
+    /// Its place among all sessions, for the next part of the list.
+    pub place: i64,
     /// Its workspace.
     pub workspace_id: WorkspaceId,
     /// The session.
@@ -101,17 +115,57 @@ impl Store {
         .await
     }
 
-    /// Extends every lease of an owner in one write; gives their number.
-    pub async fn renew_all_leases(&self, owner: &str, ttl_seconds: u32, now: Time) -> Result<u64, StoreError> {
+    /// Every lease of an owner.
+    pub async fn leases_of(&self, owner: &str) -> Result<Vec<HeldLease>, StoreError> {
         let owner = owner.to_owned();
-        let until = now.plus_seconds(i64::from(ttl_seconds)).as_micros();
-        self.write(move |conn| {
-            let changed = conn
-                .prepare_cached("UPDATE session_state SET lease_expires_at = ?2 WHERE owner = ?1")?
-                .execute((&owner, until))?;
-            Ok(changed as u64)
+        self.read(move |conn| {
+            let held = conn
+                .prepare_cached(
+                    "SELECT s.workspace_id, s.id, t.generation, t.number FROM session_state t \
+                     JOIN sessions s ON s.number = t.number WHERE t.owner = ?1",
+                )?
+                .query_map([&owner], |row| {
+                    Ok(HeldLease {
+                        workspace_id: parsed(row, 0)?,
+                        session_id: parsed(row, 1)?,
+                        generation: crate::columns::count(row, 2)?,
+                        number: row.get(3)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(held)
         })
         .await
+    }
+
+    /// Extends leases, in writes of bounded size; one that changed hands since it was read stays as it is. Gives the
+    /// number of those that were extended.
+    pub async fn renew_leases(
+        &self,
+        mut leases: Vec<HeldLease>,
+        ttl_seconds: u32,
+        now: Time,
+    ) -> Result<u64, StoreError> {
+        const AT_ONCE: usize = 1000;
+        let until = now.plus_seconds(i64::from(ttl_seconds)).as_micros();
+        let mut renewed = 0;
+        while !leases.is_empty() {
+            let part = leases.split_off(leases.len().saturating_sub(AT_ONCE));
+            renewed += self
+                .write(move |conn| {
+                    let mut renew = conn.prepare_cached(
+                        "UPDATE session_state SET lease_expires_at = ?3 \
+                         WHERE number = ?1 AND generation = ?2 AND owner IS NOT NULL",
+                    )?;
+                    let mut changed = 0;
+                    for lease in &part {
+                        changed += renew.execute((lease.number, lease.generation as i64, until))? as u64;
+                    }
+                    Ok(changed)
+                })
+                .await?;
+        }
+        Ok(renewed)
     }
 
     /// Gives a lease back; `StaleGeneration` if it is no longer the caller's.
@@ -160,17 +214,22 @@ impl Store {
     }
 
     /// Sessions that need an owner now and have none: the loop has something to do and no retry is waited for,
-    /// or a retry is due.
-    pub async fn list_unowned_needing_work(&self, now: Time, limit: usize) -> Result<Vec<DueSession>, StoreError> {
+    /// or a retry is due. In the order of their places, beginning behind `after`; 0 is before all.
+    pub async fn list_unowned_needing_work(
+        &self,
+        now: Time,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<DueSession>, StoreError> {
         self.read(move |conn| {
             let mut statement = conn.prepare_cached(
-                "SELECT s.workspace_id, s.id, t.wake_at FROM session_state t JOIN sessions s ON s.number = t.number \
+                "SELECT s.workspace_id, s.id, t.wake_at, t.number FROM session_state t JOIN sessions s ON s.number = t.number \
                  WHERE t.number IN (SELECT number FROM session_state WHERE needs_owner = 1 AND wake_at IS NULL \
                  UNION ALL SELECT number FROM session_state WHERE wake_at <= ?1) \
-                 AND (t.owner IS NULL OR t.lease_expires_at <= ?1) ORDER BY t.number LIMIT ?2",
+                 AND (t.owner IS NULL OR t.lease_expires_at <= ?1) AND t.number > ?3 ORDER BY t.number LIMIT ?2",
             )?;
             let due = statement
-                .query_map((now.as_micros(), limit as i64), due)?
+                .query_map((now.as_micros(), limit as i64, after), due)?
                 .collect::<rusqlite::Result<_>>()?;
             Ok(due)
         })
@@ -200,6 +259,7 @@ fn due(row: &Row<'_>) -> rusqlite::Result<DueSession> {
         workspace_id: parsed(row, 0)?,
         session_id: parsed(row, 1)?,
         wake_at: maybe_time(row, 2)?,
+        place: row.get(3)?,
     })
 }
 

@@ -26,6 +26,7 @@ pub mod sessions;
 mod store;
 pub mod work;
 mod work_queue;
+mod work_upkeep;
 pub mod workspaces;
 mod writer;
 
@@ -33,12 +34,12 @@ pub use agents::{AgentFilter, AgentRow, AgentSpec};
 pub use environments::{EnvironmentRow, NewEnvironment};
 pub use error::StoreError;
 pub use keys::{ApiKeyRow, Credential, EnvironmentKeyRow, KeyHash, NewApiKey, NewEnvironmentKey, WorkerKeyRow};
-pub use leases::{DueSession, LeaseOutcome};
+pub use leases::{DueSession, HeldLease, LeaseOutcome};
 pub use log::{Append, Appended, EventQuery, LoadedLog, ProjectionChange};
 pub use page::{Order, Page, PageRequest};
 pub use sessions::{
     Lease, NewSession, SessionFilter, SessionProfile, SessionProjection, SessionRow, SessionStatus, TimeRange,
 };
 pub use store::{Options, Store, StoreCounters};
-pub use work::{BeatOutcome, Lapsed, LeaseState, Poll, StopOutcome, TokenGrant, WorkStats};
+pub use work::{BeatOutcome, Lapsed, LeaseState, Poll, StopOutcome, StoppedBy, TokenGrant, WorkStats};
 pub use workspaces::WorkspaceRow;

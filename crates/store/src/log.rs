@@ -5,7 +5,8 @@
 //! the log is: processed entries by number, then queued ones by number.
 //!
 //! An append may be fenced by the generation of a lease and by the number that the log ended at. Entries,
-//! projection and work item of one append are written together or not at all.
+//! projection and work item of one append are written together or not at all. An append that ends the session stops
+//! its work item.
 
 use outwork_wire::id::{EventId, SessionId, WorkId, WorkspaceId};
 use outwork_wire::log::{Genesis, LogEntry, Private};
@@ -17,7 +18,7 @@ use serde_json::value::RawValue;
 use crate::columns::{count, json, micros, time};
 use crate::cursor::{Cursor, Direction};
 use crate::page::Filter;
-use crate::sessions::{SessionProjection, TimeRange};
+use crate::sessions::{SessionProjection, SessionStatus, TimeRange};
 use crate::{Order, Page, PageRequest, Store, StoreError};
 
 /// An addition to a session's log.
@@ -39,6 +40,12 @@ pub struct Append {
     pub projection: ProjectionChange,
     /// Puts a work item of that id into the environment's queue, unless the session has a live one.
     pub enqueue_work: Option<WorkId>,
+}
+
+impl Append {
+    fn ends_session(&self) -> bool {
+        matches!(&self.projection, ProjectionChange::Set(p) if p.status == SessionStatus::Terminated)
+    }
 }
 
 /// What an append makes of its session as a whole.
@@ -162,6 +169,10 @@ impl Store {
             let last_seq = write_entries(conn, &append.session_id, head.number, head.last_seq, &entries)?;
             project(conn, head.number, last_seq, &append, &usage)?;
             let work_enqueued = match &append.enqueue_work {
+                _ if append.ends_session() => {
+                    crate::work_queue::end_of_session(conn, &workspace, &append.session_id, append.at)?;
+                    false
+                }
                 Some(work) => {
                     crate::work_queue::enqueue(conn, &workspace, &append.session_id, work, append.at)?.is_some()
                 }
@@ -369,7 +380,7 @@ fn project(conn: &Connection, number: i64, last: u64, append: &Append, usage: &s
         ProjectionChange::Set(projection) => {
             conn.prepare_cached(
                 "UPDATE session_state SET last_seq = ?2, status = ?3, usage = ?4, updated_at = ?5, archived_at = ?6, \
-                 wake_at = ?7, needs_owner = ?8 WHERE number = ?1",
+                 wake_at = ?7, needs_owner = ?8, needs_worker = ?9 WHERE number = ?1",
             )?
             .execute((
                 number,
@@ -380,6 +391,7 @@ fn project(conn: &Connection, number: i64, last: u64, append: &Append, usage: &s
                 micros(projection.archived_at),
                 micros(projection.wake_at),
                 projection.needs_owner,
+                projection.needs_worker && !append.ends_session(),
             ))?;
             match &projection.profile {
                 Some(profile) => crate::sessions::set_profile(conn, number, profile),

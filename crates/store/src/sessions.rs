@@ -84,6 +84,9 @@ pub struct SessionProjection {
     pub wake_at: Option<Time>,
     /// True while the loop has something to do.
     pub needs_owner: bool,
+    /// True while a worker has something to do, or soon will. As long as it is, the session has a work item that is
+    /// not stopped: whatever ends one makes the next in the same transaction.
+    pub needs_worker: bool,
     /// Agent, title and metadata, if this append changes any of them.
     pub profile: Option<SessionProfile>,
 }
@@ -364,8 +367,8 @@ fn insert(conn: &Connection, workspace: &WorkspaceId, new: &NewSession) -> Resul
     let number = conn.last_insert_rowid();
     let projection = &new.projection;
     conn.prepare_cached(
-        "INSERT INTO session_state (number, last_seq, status, usage, updated_at, archived_at, wake_at, needs_owner) \
-         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO session_state (number, last_seq, status, usage, updated_at, archived_at, wake_at, needs_owner, \
+         needs_worker) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
     .execute((
         number,
@@ -375,6 +378,7 @@ fn insert(conn: &Connection, workspace: &WorkspaceId, new: &NewSession) -> Resul
         micros(projection.archived_at),
         micros(projection.wake_at),
         projection.needs_owner,
+        projection.needs_worker,
     ))?;
     if let Some(profile) = &projection.profile {
         set_profile(conn, number, profile)?;

@@ -5,7 +5,7 @@
 
 use outwork_wire::Time;
 use outwork_wire::agent::EnvironmentKind;
-use outwork_wire::id::{EnvironmentId, SessionId, WorkId, WorkspaceId};
+use outwork_wire::id::{EnvironmentId, EnvironmentKeyId, SessionId, WorkId, WorkspaceId};
 use outwork_wire::work::{Heartbeat, Work, WorkData, WorkKind, WorkState};
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde_json::{Map, Value};
@@ -23,6 +23,8 @@ pub const TOKEN_GRACE_SECONDS: i64 = 60;
 pub struct Poll {
     /// The name that the worker gives itself.
     pub worker_id: Option<String>,
+    /// The environment key that polls; when it is revoked, what it was given ends.
+    pub key: Option<EnvironmentKeyId>,
     /// Items that were polled at least so long ago and not acknowledged are offered again.
     pub reclaim_older_than_ms: u32,
     /// The hash of the token that goes out with the item; earlier tokens of the item end.
@@ -60,6 +62,15 @@ pub enum BeatOutcome {
     },
 }
 
+/// Who stops an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoppedBy {
+    /// The worker that it was given to, or another one of its environment.
+    Worker,
+    /// Somebody with an API key.
+    Operator,
+}
+
 /// What came of a stop.
 #[derive(Clone)]
 pub struct StopOutcome {
@@ -67,8 +78,10 @@ pub struct StopOutcome {
     pub work: Work,
     /// Its session.
     pub session_id: SessionId,
-    /// True if this stop ended it, so that a session that has more to do needs a new item.
+    /// True if this stop ended it.
     pub ended_now: bool,
+    /// The session's next item, if this stop ended one and the session still needs a worker.
+    pub next: Option<Work>,
 }
 
 /// An item whose lease ended.
@@ -123,9 +136,12 @@ pub(crate) struct WorkRow {
     pub(crate) work: Work,
     pub(crate) workspace_id: WorkspaceId,
     pub(crate) session_id: SessionId,
+    pub(crate) polled_at: Option<Time>,
     pub(crate) polled_by: Option<String>,
     pub(crate) ttl_seconds: u32,
     pub(crate) lease_updated_at: Option<Time>,
+    /// How many items of the session workers gave up in a row before this one.
+    pub(crate) given_up: u32,
 }
 
 impl WorkRow {
@@ -145,7 +161,7 @@ impl WorkRow {
 
 pub(crate) const SELECT: &str = "SELECT id, environment_id, session_id, state, created_at, acknowledged_at, \
     started_at, latest_heartbeat_at, stop_requested_at, stopped_at, metadata, workspace_id, polled_by, ttl_seconds, \
-    lease_updated_at FROM work";
+    lease_updated_at, polled_at, given_up FROM work";
 
 impl Store {
     /// The item of that id. Never with a secret.
@@ -330,5 +346,7 @@ pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<WorkRow> {
         polled_by: row.get(12)?,
         ttl_seconds: row.get(13)?,
         lease_updated_at: maybe_time(row, 14)?,
+        polled_at: maybe_time(row, 15)?,
+        given_up: row.get(16)?,
     })
 }

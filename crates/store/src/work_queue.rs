@@ -4,19 +4,37 @@
 //! acknowledge in time loses the offer, one that does not beat in time loses the item, which is then queued
 //! again. A stop is never refused; what is stopped stays so. Source of every rule: the recorded behaviour of
 //! the hosted queue.
+//!
+//! Invariant: a session that needs a worker has an item that is not stopped. Whatever ends one makes the next in the
+//! same transaction, so no crash comes between. What workers give up at once is offered again after a delay that
+//! grows, so that a broken worker does not make the queue spin.
 
 use outwork_wire::Time;
 use outwork_wire::id::{EnvironmentId, SessionId, WorkId, WorkspaceId};
 use outwork_wire::work::{
     DEFAULT_TTL_SECONDS, FIRST_TTL_SECONDS, Heartbeat, HeartbeatKind, NO_HEARTBEAT, Work, WorkState,
 };
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::columns::{kind, maybe_time, parsed};
-use crate::work::{BeatOutcome, Lapsed, Poll, SELECT, StopOutcome, WorkRow, find, live, read};
+use crate::columns::{micros, parsed, time};
+use crate::work::{BeatOutcome, Poll, SELECT, StopOutcome, StoppedBy, WorkRow, find, live, read};
 use crate::{Store, StoreError};
 
-const LAPSED: &str = "state IN ('starting', 'active', 'stopping') AND lease_expires_at <= ?1";
+/// An item that was held for less, while nothing happened in its session, was given up at once.
+const GIVEN_UP_SECONDS: f64 = 5.0;
+/// The longest delay of the item after one that was given up.
+const MAX_DELAY_SECONDS: i64 = 30;
+
+/// What may be offered: queued, not held back, and not offered to somebody else of late.
+const OFFERED: &str = "state = 'queued' AND (not_before IS NULL OR not_before <= ?1) \
+    AND (polled_at IS NULL OR polled_at <= ?2)";
+
+/// What a new item knows of those before it.
+#[derive(Default)]
+struct Past {
+    given_up: u32,
+    not_before: Option<Time>,
+}
 
 impl Store {
     /// Puts an item for a session into its environment's queue; `None` if it has one that is not stopped, or if
@@ -46,12 +64,12 @@ impl Store {
         let (workspace, environment) = (workspace.clone(), environment.clone());
         let offer = move |conn: &Connection| {
             let sql = format!(
-                "{SELECT} WHERE environment_id = ?1 AND workspace_id = ?2 AND state = 'queued' \
-                 AND (polled_at IS NULL OR polled_at <= ?3) ORDER BY created_at, id LIMIT 1"
+                "{SELECT} WHERE environment_id = ?3 AND workspace_id = ?4 AND {OFFERED} ORDER BY created_at, id LIMIT 1"
             );
+            let (now, before) = (poll.now.as_micros(), polled_before(&poll));
             let found = conn
                 .prepare_cached(&sql)?
-                .query_row((environment.as_str(), workspace.as_str(), polled_before(&poll)), read)
+                .query_row((now, before, environment.as_str(), workspace.as_str()), read)
                 .optional()?;
             Ok((found, poll.clone()))
         };
@@ -61,14 +79,10 @@ impl Store {
     /// Offers the oldest item of all queues of cloud environments, for the server's own workers.
     pub async fn poll_cloud_work(&self, poll: Poll) -> Result<Option<(WorkspaceId, Work)>, StoreError> {
         let offer = move |conn: &Connection| {
-            let sql = format!(
-                "{SELECT} WHERE environment_kind = 'cloud' AND state = 'queued' \
-                 AND (polled_at IS NULL OR polled_at <= ?1) ORDER BY created_at, id LIMIT 1"
-            );
-            let found = conn
-                .prepare_cached(&sql)?
-                .query_row([polled_before(&poll)], read)
-                .optional()?;
+            let sql =
+                format!("{SELECT} WHERE environment_kind = 'cloud' AND {OFFERED} ORDER BY created_at, id LIMIT 1");
+            let (now, before) = (poll.now.as_micros(), polled_before(&poll));
+            let found = conn.prepare_cached(&sql)?.query_row((now, before), read).optional()?;
             Ok((found, poll.clone()))
         };
         Ok(self.offer(offer).await?.map(|row| (row.workspace_id, row.work)))
@@ -86,13 +100,16 @@ impl Store {
         self.write(move |conn| {
             let (found, poll) = find(conn)?;
             if let Some(row) = &found {
-                conn.prepare_cached("UPDATE work SET polled_at = ?2, polled_by = ?3, token_hash = ?4 WHERE id = ?1")?
-                    .execute((
-                        row.work.id.as_str(),
-                        poll.now.as_micros(),
-                        &poll.worker_id,
-                        poll.token_hash.bytes(),
-                    ))?;
+                conn.prepare_cached(
+                    "UPDATE work SET polled_at = ?2, polled_by = ?3, polled_by_key = ?4, token_hash = ?5 WHERE id = ?1",
+                )?
+                .execute((
+                    row.work.id.as_str(),
+                    poll.now.as_micros(),
+                    &poll.worker_id,
+                    poll.key.as_ref().map(|key| key.as_str()),
+                    poll.token_hash.bytes(),
+                ))?;
             }
             Ok(found)
         })
@@ -211,19 +228,21 @@ impl Store {
     }
 
     /// Stops an item: at once with `force` or if no worker holds it, otherwise by telling the worker with its
-    /// next heartbeat. Stopping what is stopped changes nothing.
+    /// next heartbeat. Stopping what is stopped changes nothing. A session that still needs a worker gets its next
+    /// item with the end of this one; after one that a worker gave up at once, it is held back for a while.
     pub async fn stop_work(
         &self,
         workspace: &WorkspaceId,
         environment: &EnvironmentId,
         id: &WorkId,
         force: bool,
+        by: StoppedBy,
         now: Time,
     ) -> Result<StopOutcome, StoreError> {
         let (workspace, environment, id) = (workspace.clone(), environment.clone(), id.clone());
         self.write(move |conn| {
             let row = find(conn, &workspace, &environment, &id)?;
-            stop(conn, row, force, now)
+            stop(conn, row, force, by, now)
         })
         .await
     }
@@ -234,84 +253,13 @@ impl Store {
         workspace: &WorkspaceId,
         session: &SessionId,
         force: bool,
+        by: StoppedBy,
         now: Time,
     ) -> Result<Option<StopOutcome>, StoreError> {
         let (workspace, session) = (workspace.clone(), session.clone());
         self.write(move |conn| match live(conn, &workspace, &session)? {
-            Some(row) => Ok(Some(stop(conn, row, force, now)?)),
+            Some(row) => Ok(Some(stop(conn, row, force, by, now)?)),
             None => Ok(None),
-        })
-        .await
-    }
-
-    /// Takes back every item whose lease has ended: it is queued again with no heartbeat, or stopped if it was
-    /// stopping.
-    pub async fn requeue_lapsed_work(&self, now: Time) -> Result<Vec<Lapsed>, StoreError> {
-        let any = format!("SELECT 1 FROM work WHERE {LAPSED} LIMIT 1");
-        let none = self
-            .read(move |conn| Ok(!conn.prepare_cached(&any)?.exists([now.as_micros()])?))
-            .await?;
-        if none {
-            return Ok(Vec::new());
-        }
-        self.write(move |conn| {
-            let sql = format!(
-                "SELECT workspace_id, environment_id, environment_kind, id, session_id, state FROM work WHERE {LAPSED}"
-            );
-            let mut lapsed = conn
-                .prepare_cached(&sql)?
-                .query_map([now.as_micros()], lapsed)?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            let mut requeue = conn.prepare_cached(
-                "UPDATE work SET state = 'queued', queued_at = ?2, polled_at = NULL, polled_by = NULL, \
-                 acknowledged_at = NULL, started_at = NULL, latest_heartbeat_at = NULL, ttl_seconds = ?3, \
-                 lease_updated_at = ?2, lease_expires_at = NULL WHERE id = ?1",
-            )?;
-            let mut end = conn.prepare_cached(
-                "UPDATE work SET state = 'stopped', stopped_at = ?2, lease_updated_at = ?2, lease_expires_at = NULL \
-                 WHERE id = ?1",
-            )?;
-            for item in &mut lapsed {
-                if item.state == WorkState::Stopping {
-                    end.execute((item.work_id.as_str(), now.as_micros()))?;
-                    item.state = WorkState::Stopped;
-                } else {
-                    requeue.execute((item.work_id.as_str(), now.as_micros(), FIRST_TTL_SECONDS))?;
-                    item.state = WorkState::Queued;
-                }
-            }
-            Ok(lapsed)
-        })
-        .await
-    }
-
-    /// Ends every lease and every offer of cloud environments' items: their workers are gone. What was held is then
-    /// taken back by [`Store::requeue_lapsed_work`].
-    pub async fn lapse_cloud_work(&self, now: Time) -> Result<(), StoreError> {
-        self.write(move |conn| {
-            conn.prepare_cached(
-                "UPDATE work SET lease_expires_at = ?1 WHERE environment_kind = 'cloud' \
-                 AND state IN ('starting', 'active', 'stopping')",
-            )?
-            .execute([now.as_micros()])?;
-            conn.prepare_cached(
-                "UPDATE work SET polled_at = NULL, polled_by = NULL WHERE environment_kind = 'cloud' AND state = 'queued'",
-            )?
-            .execute([])?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// When the next lease ends, past or to come.
-    pub async fn next_work_lapse(&self) -> Result<Option<Time>, StoreError> {
-        self.read(|conn| {
-            let next = conn
-                .prepare_cached(
-                    "SELECT min(lease_expires_at) FROM work WHERE state IN ('starting', 'active', 'stopping')",
-                )?
-                .query_row([], |row| maybe_time(row, 0))?;
-            Ok(next)
         })
         .await
     }
@@ -325,6 +273,87 @@ pub(crate) fn enqueue(
     id: &WorkId,
     now: Time,
 ) -> Result<Option<Work>, StoreError> {
+    insert(conn, workspace, session, id, now, &Past::default())
+}
+
+/// Makes the item that follows one that has just ended, if its session still needs a worker.
+pub(crate) fn succeed(
+    conn: &Connection,
+    ended: &WorkRow,
+    by: StoppedBy,
+    now: Time,
+) -> Result<Option<Work>, StoreError> {
+    let session = conn
+        .prepare_cached(
+            "SELECT t.needs_worker, t.updated_at FROM sessions s JOIN session_state t ON t.number = s.number \
+             WHERE s.id = ?1 AND s.workspace_id = ?2",
+        )?
+        .query_row((ended.session_id.as_str(), ended.workspace_id.as_str()), |row| {
+            Ok((row.get(0)?, time(row, 1)?))
+        })
+        .optional()?;
+    let Some((true, changed_at)) = session else {
+        return Ok(None);
+    };
+    let past = match by {
+        StoppedBy::Worker if gave_up(ended, changed_at, now) => {
+            let delay = 1i64.checked_shl(ended.given_up).unwrap_or(MAX_DELAY_SECONDS);
+            Past {
+                given_up: ended.given_up.saturating_add(1).min(16),
+                not_before: Some(now.plus_seconds(delay.min(MAX_DELAY_SECONDS))),
+            }
+        }
+        StoppedBy::Worker | StoppedBy::Operator => Past::default(),
+    };
+    insert(
+        conn,
+        &ended.workspace_id,
+        &ended.session_id,
+        &WorkId::fresh(),
+        now,
+        &past,
+    )
+}
+
+/// Ends the item of a session that is over.
+pub(crate) fn end_of_session(
+    conn: &Connection,
+    workspace: &WorkspaceId,
+    session: &SessionId,
+    now: Time,
+) -> Result<(), StoreError> {
+    match live(conn, workspace, session)? {
+        Some(row) => end(conn, &row.work.id, now),
+        None => Ok(()),
+    }
+}
+
+/// Writes that an item is over. Its token lasts a little longer.
+pub(crate) fn end(conn: &Connection, id: &WorkId, now: Time) -> Result<(), StoreError> {
+    conn.prepare_cached(
+        "UPDATE work SET state = 'stopped', stop_requested_at = coalesce(stop_requested_at, ?2), stopped_at = ?2, \
+         lease_expires_at = NULL WHERE id = ?1",
+    )?
+    .execute((id.as_str(), now.as_micros()))?;
+    Ok(())
+}
+
+/// Whether a worker let go of an item before it did anything for its session.
+fn gave_up(item: &WorkRow, session_changed_at: Time, now: Time) -> bool {
+    item.work
+        .acknowledged_at
+        .or(item.polled_at)
+        .is_none_or(|taken| now.seconds_since(taken) < GIVEN_UP_SECONDS && session_changed_at <= taken)
+}
+
+fn insert(
+    conn: &Connection,
+    workspace: &WorkspaceId,
+    session: &SessionId,
+    id: &WorkId,
+    now: Time,
+    past: &Past,
+) -> Result<Option<Work>, StoreError> {
     let environment: Option<EnvironmentId> = conn
         .prepare_cached("SELECT environment_id FROM sessions WHERE id = ?1 AND workspace_id = ?2")?
         .query_row((session.as_str(), workspace.as_str()), |row| parsed(row, 0))
@@ -336,8 +365,8 @@ pub(crate) fn enqueue(
     let inserted = conn
         .prepare_cached(
             "INSERT INTO work (id, workspace_id, environment_id, environment_kind, session_id, state, metadata, \
-             created_at, queued_at, ttl_seconds) \
-             SELECT ?1, workspace_id, id, kind, ?2, 'queued', '{}', ?3, ?3, ?4 FROM environments \
+             created_at, queued_at, ttl_seconds, given_up, not_before) \
+             SELECT ?1, workspace_id, id, kind, ?2, 'queued', '{}', ?3, ?3, ?4, ?7, ?8 FROM environments \
              WHERE id = ?5 AND workspace_id = ?6",
         )?
         .execute(params![
@@ -347,6 +376,8 @@ pub(crate) fn enqueue(
             FIRST_TTL_SECONDS,
             environment.as_str(),
             workspace.as_str(),
+            past.given_up,
+            micros(past.not_before),
         ])?;
     if inserted == 0 {
         return Ok(None);
@@ -385,7 +416,7 @@ fn beat(conn: &Connection, row: &WorkRow, ttl_seconds: u32, now: Time) -> Result
     })
 }
 
-fn stop(conn: &Connection, row: WorkRow, force: bool, now: Time) -> Result<StopOutcome, StoreError> {
+fn stop(conn: &Connection, row: WorkRow, force: bool, by: StoppedBy, now: Time) -> Result<StopOutcome, StoreError> {
     let ended_now = match row.work.state {
         WorkState::Stopped => false,
         // Nobody holds it, so nobody would confirm a gentle stop.
@@ -393,12 +424,10 @@ fn stop(conn: &Connection, row: WorkRow, force: bool, now: Time) -> Result<StopO
         WorkState::Starting | WorkState::Active | WorkState::Stopping => force,
     };
     let id = row.work.id.clone();
+    let mut next = None;
     if ended_now {
-        conn.prepare_cached(
-            "UPDATE work SET state = 'stopped', stop_requested_at = coalesce(stop_requested_at, ?2), stopped_at = ?2, \
-             lease_expires_at = NULL WHERE id = ?1",
-        )?
-        .execute((id.as_str(), now.as_micros()))?;
+        end(conn, &id, now)?;
+        next = succeed(conn, &row, by, now)?;
     } else if matches!(row.work.state, WorkState::Starting | WorkState::Active) {
         conn.prepare_cached("UPDATE work SET state = 'stopping', stop_requested_at = ?2 WHERE id = ?1")?
             .execute((id.as_str(), now.as_micros()))?;
@@ -408,16 +437,6 @@ fn stop(conn: &Connection, row: WorkRow, force: bool, now: Time) -> Result<StopO
         work: after.work,
         session_id: after.session_id,
         ended_now,
-    })
-}
-
-fn lapsed(row: &Row<'_>) -> rusqlite::Result<Lapsed> {
-    Ok(Lapsed {
-        workspace_id: parsed(row, 0)?,
-        environment_id: parsed(row, 1)?,
-        environment_kind: kind(row, 2)?,
-        work_id: parsed(row, 3)?,
-        session_id: parsed(row, 4)?,
-        state: parsed(row, 5)?,
+        next,
     })
 }

@@ -7,9 +7,8 @@ from typing import Any, Iterator
 import anthropic
 import pytest
 
-from script import message, say, status
 from servers import BINARY, Plane, Rehearsal
-from sessions import Makers, Session
+from sessions import Makers
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,26 +38,6 @@ def make(plane: Plane) -> Makers:
 @pytest.fixture(scope="session")
 def client(make: Makers) -> anthropic.Anthropic:
     return make.client
-
-
-@pytest.fixture(scope="session")
-def tired(make: Makers) -> Session:
-    """A session whose model stays overloaded: the waits between its retries add up to a minute."""
-    session = make.session()
-    session.send(message(say("Never.", faults=[status(529, retry_after=0)]), superseded=True))
-    return session
-
-
-@pytest.fixture(scope="session", autouse=True)
-def begun_early(request: pytest.FixtureRequest) -> None:
-    """Starts what takes its time before the first test, if a test will look at it."""
-    if any("tired" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("tired")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Looks at what was begun early in the end."""
-    items.sort(key=lambda item: "tired" in getattr(item, "fixturenames", ()))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -59,6 +59,14 @@ class World:
         return claim
 
     @functools.cached_property
+    def unknown_route(self) -> str:
+        try:
+            self.make.client.get("/v1/made_up_for_parity", cast_to=object)
+        except anthropic.NotFoundError as error:
+            return _without_route(error.api_message or "")
+        raise AssertionError("a route that nobody could know was answered")
+
+    @functools.cached_property
     def model_id(self) -> str:
         return next(iter(self.make.client.beta.models.list())).id
 
@@ -172,7 +180,7 @@ def outcome(world: World, operation: str, method: Method) -> tuple[str, str]:
         else:
             wrong = _answered(caller, method, given)
     except anthropic.APIStatusError as error:
-        return _refused(error)
+        return _refused(error, world.unknown_route)
     if wrong == ["empty"]:
         return "pass", "pass (an empty list)"
     if wrong:
@@ -180,13 +188,18 @@ def outcome(world: World, operation: str, method: Method) -> tuple[str, str]:
     return "pass", "pass"
 
 
-def _refused(error: anthropic.APIStatusError) -> tuple[str, str]:
+def _refused(error: anthropic.APIStatusError, unknown_route: str) -> tuple[str, str]:
     said = f"{error.status_code}, {error.type or 'no error.type'}"
     if error.status_code >= 500 or error.type is None or not error.api_message:
         return "wrong", f"wrong: {said}"
-    if error.status_code == 404 and "support" not in error.api_message:
+    # The server's words for a route that nobody could know, without the route.
+    if error.status_code == 404 and _without_route(error.api_message) == unknown_route:
         return "missing", f"missing ({said})"
     return "refused", f"refused ({said})"
+
+
+def _without_route(message: str) -> str:
+    return message.rsplit(": ", 1)[-1]
 
 
 def _answered(caller: anthropic.Anthropic, method: Method, given: Arguments) -> list[str]:

@@ -151,17 +151,20 @@ class Plane(Program):
         self,
         model_url: str | None,
         data_dir: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        config: str | None = None,
     ) -> None:
         self._own = tempfile.TemporaryDirectory(prefix="outwork-suite-data-") if data_dir is None else None
         self.data_dir = Path(self._own.name) if self._own is not None else data_dir
         settings = {"OUTWORK_API_KEY": ADMIN_KEY}
         if model_url is not None:
             settings |= {"OUTWORK_MODEL_BASE_URL": model_url, "OUTWORK_MODEL_API_KEY": MODEL_KEY}
-        super().__init__(
-            [BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", self.data_dir],
-            {**settings, **(environment or {})},
-        )
+        arguments: list[str | Path] = [BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", self.data_dir]
+        self._config = tempfile.NamedTemporaryFile("w", prefix="outwork-suite-", suffix=".toml")
+        if config is not None:
+            self._config.write(config)
+            self._config.flush()
+            arguments += ["--config", self._config.name]
+        super().__init__(arguments, settings)
         self.url = self.wait_for_line(r"outwork: listening on (https?://\S+)")[1]
 
     def client(self, key: str = ADMIN_KEY, **options: object) -> anthropic.Anthropic:
@@ -175,6 +178,7 @@ class Plane(Program):
 
     def close(self) -> None:
         super().close()
+        self._config.close()
         if self._own is not None:
             self._own.cleanup()
 

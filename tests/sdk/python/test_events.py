@@ -162,7 +162,7 @@ def test_a_refused_batch_leaves_nothing(make: Makers) -> None:
         ({"type": "user.message", "content": []}, "content"),
         ({"type": "user.message", "content": [{"type": "text", "text": ""}]}, "text"),
         ({"type": "user.message", "content": [{"type": "hologram"}]}, "hologram"),
-        ({"type": "user.message", "content": "words"}, "words"),
+        ({"type": "user.message", "content": "words"}, "content"),
         ({"type": "user.message"}, "content"),
         ({"type": "user.message", "content": [{"type": "text", "text": "x"}], "priority": 1}, "priority"),
         ({"type": "user.message", "content": [{"type": "text", "text": "x", "bold": True}]}, "bold"),

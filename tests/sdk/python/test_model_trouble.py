@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 
 from script import message, say, status
-from servers import Plane
-from sessions import Makers, Session, texts, types_of
+from servers import Plane, Rehearsal
+from sessions import Makers, texts, types_of
 
 
 def retry_of(event: Any) -> str:
@@ -118,15 +118,50 @@ def test_a_model_that_does_not_listen() -> None:
         assert session.wait_idle().stop_reason.type in ("end_turn", "retries_exhausted")
 
 
-@pytest.mark.timeout(180)
-def test_a_lasting_fault_exhausts_the_retries(tired: Session) -> None:
-    idle = tired.wait_idle(seconds=150)
-    assert idle.stop_reason.type == "retries_exhausted"
-    errors = tired.events("session.error")
-    assert [retry_of(error) for error in errors] == ["retrying"] * (len(errors) - 1) + ["exhausted"]
-    assert len(errors) > 1 and {error.error.type for error in errors} == {"model_overloaded_error"}
-    assert len(tired.events("session.status_rescheduled")) == len(errors) - 1
-    assert tired.retrieve().status == "idle" and tired.events("agent.message") == []
-    tired.send(message("I am back."))
-    tired.wait_idle(2)
-    assert texts(tired.events("agent.message")[-1]) == "I am back."
+@pytest.fixture(scope="module")
+def hasty(rehearsal: Rehearsal) -> Iterator[Makers]:
+    """A plane that waits less than it should, so that a test can see it give up."""
+    config = """
+        [model]
+        max_attempts = 4
+        retry_base = "20ms"
+        retry_cap = "100ms"
+        first_byte_timeout = "1s"
+        idle_timeout = "1s"
+    """
+    with Plane(rehearsal.url, config=config) as plane:
+        yield Makers(plane)
+
+
+@pytest.mark.parametrize(
+    ("code", "error_type"), [(429, "model_rate_limited_error"), (529, "model_overloaded_error")]
+)
+def test_a_lasting_fault_exhausts_the_retries(hasty: Makers, code: int, error_type: str) -> None:
+    session = hasty.session()
+    session.send(message(say("Never.", faults=[status(code, retry_after=0)]), superseded=True))
+    assert session.wait_idle().stop_reason.type == "retries_exhausted"
+    errors = session.events("session.error")
+    assert [retry_of(error) for error in errors] == ["retrying"] * 3 + ["exhausted"]
+    assert {error.error.type for error in errors} == {error_type}
+    assert len(session.events("session.status_rescheduled")) == 3
+    assert session.retrieve().status == "idle" and session.events("agent.message") == []
+    session.send(message("I am back."))
+    session.wait_idle(2)
+    assert texts(session.events("agent.message")[-1]) == "I am back."
+
+
+@pytest.mark.parametrize("how", ["headers", "silence", "ping"])
+def test_a_model_that_never_ends_is_given_up(hasty: Makers, how: str) -> None:
+    session = hasty.session()
+    fault = {"hang": how, "times": 1} | ({} if how == "headers" else {"after_events": 2})
+    session.send(message(say("In the end.", faults=[fault])))
+    if how == "ping":
+        # Pings are a sign of life: only the person who waits ends it.
+        session.wait_event("span.model_request_start")
+        session.send({"type": "user.interrupt"})
+        assert session.wait_idle().stop_reason.type == "end_turn"
+        return
+    assert session.wait_idle().stop_reason.type == "end_turn"
+    assert texts(session.events("agent.message")[-1]) == "In the end."
+    (error,) = session.events("session.error")
+    assert retry_of(error) == "retrying"

@@ -207,6 +207,7 @@ def test_two_workers_share_the_sessions(bench: Bench) -> None:
     for number, session in enumerate(sessions):
         assert finished(session, 80).stop_reason.type == "end_turn"
         assert texts(results_of(session)["bash"][0]).strip() == f"session-{number}"
+    assert all("claimed work" in worker.output for worker in bench.workers), "one worker did it all"
 
 
 def test_a_killed_worker_is_replaced(bench: Bench) -> None:
@@ -226,14 +227,16 @@ def test_a_killed_worker_is_replaced(bench: Bench) -> None:
     assert texts(one).strip() == "one" and texts(two).strip() == "two"
 
 
+@pytest.mark.parametrize("bench", ["outwork"], indirect=True)
 def test_sigterm_releases_the_item(bench: Bench) -> None:
+    """The SDK's worker is left out: once cancelled, it waits for the end of the command that runs."""
     worker = bench.worker()
     session = bench.session()
     session.send(message(say(call("bash", command="echo begun; sleep 600")), "unused", "unused"))
     session.wait_event("agent.tool_use")
     items = bench.plane.bearer(bench.make.key(bench.environment.id)["key"]).beta.environments.work
     wait_for("a claimed item", lambda: any(i.state == "active" for i in items.list(bench.environment.id)))
-    worker.stop()
+    assert worker.stop() == 0, worker.output
     wait_for("a released item", lambda: all(i.state in ("stopped", "queued") for i in items.list(bench.environment.id)), 40)
     session.send({"type": "user.interrupt"})
     finished(session)

@@ -5,7 +5,20 @@ import { after, before, test } from 'node:test';
 import { APIError, AuthenticationError, ConflictError, NotFoundError, PreconditionFailedError } from '@anthropic-ai/sdk';
 
 import { Servers, waitFor } from './servers.ts';
-import { MODEL, Session, TOOLSET, WEATHER, call, environment, environmentKey, fresh, message, refused, say } from './sessions.ts';
+import {
+  MODEL,
+  Session,
+  TOOLSET,
+  WEATHER,
+  call,
+  environment,
+  environmentKey,
+  fresh,
+  message,
+  refused,
+  say,
+  unclocked,
+} from './sessions.ts';
 
 let servers: Servers;
 before(async () => {
@@ -86,7 +99,7 @@ test('sessions: created in three ways, listed from both ends, changed, archived,
     environment_id,
   });
   assert.equal(three.agent.system, 'other');
-  assert.deepEqual(await sessions.retrieve(one.id), one);
+  assert.deepEqual(unclocked(await sessions.retrieve(one.id)), unclocked(one));
   const page = await sessions.list({ agent_id: agent.id, limit: 2 });
   assert.deepEqual(page.data.map((session) => session.id), [three.id, two.id]);
   const next = await page.getNextPage();

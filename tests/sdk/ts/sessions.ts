@@ -113,6 +113,12 @@ export async function environmentKey(client: Anthropic, environmentId: string): 
   return made.key;
 }
 
+/** A session without the figures that grow by themselves. */
+export function unclocked<T extends { stats: unknown }>(thing: T): Omit<T, 'stats'> {
+  const { stats: _, ...rest } = thing;
+  return rest;
+}
+
 export function texts(event: { content?: readonly { type: string }[] | null }): string {
   return (event.content ?? [])
     .filter((block): block is { type: 'text'; text: string } => block.type === 'text')

@@ -142,37 +142,20 @@ fn build(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
     process::run(command, &workspace.kept("xtask")?.join("bench-build.log"), bounds)
 }
 
-/// Builds an example of another package and gives the JSON that it prints with `--json`.
-fn example(setting: &Setting, package: &str, name: &str) -> Result<serde_json::Value> {
-    let source = format!("crates/{}/examples/{name}.rs", package.trim_start_matches("outwork-"));
-    if !setting.workspace.root.join(&source).exists() {
-        bail!("{source} is not there");
-    }
+/// Builds an example of another package, runs it, and gives what it printed.
+fn example(setting: &Setting, package: &str, name: &str, arguments: &[String]) -> Result<String> {
     build(
         &setting.workspace,
         &["build", "--release", "--package", package, "--example", name],
     )?;
     let program = setting.workspace.target.join("release/examples").join(name);
+    let log = setting.workspace.kept("xtask")?.join(format!("bench-{name}.log"));
     let mut command = Command::new(&program);
-    command.arg("--json");
-    if setting.quick {
-        command.arg("--quick");
-    }
-    let output = command
-        .output()
-        .with_context(|| format!("could not run {}", program.display()))?;
-    if !output.status.success() {
-        bail!(
-            "{name} ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let last = text
-        .lines()
-        .rev()
-        .find(|line| line.starts_with('{'))
-        .with_context(|| format!("{name} printed no JSON"))?;
-    serde_json::from_str(last).with_context(|| format!("{name} printed a line that is not JSON"))
+    command.args(arguments);
+    let bounds = Bounds {
+        deadline: Duration::from_secs(300),
+        stream: false,
+    };
+    process::run(command, &log, bounds)?;
+    std::fs::read_to_string(&log).with_context(|| format!("could not read {}", log.display()))
 }

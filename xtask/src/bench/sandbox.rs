@@ -1,28 +1,67 @@
 //! The sandbox, as its own example measures it: cold starts in turn with `bwrap`, and calls in a running one.
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::{Result, bail};
 
 use super::Setting;
-use super::table::Row;
+use super::table::{Row, Summary};
 
-/// Cold start to exit of a static program beside bwrap, and a call in a running sandbox.
+/// Cold start to exit of a static program beside bwrap, and calls in a running sandbox.
 pub(crate) fn sandbox(setting: &Setting) -> Result<Vec<Row>> {
-    let printed = super::example(setting, "outwork-sandbox", "bench_sandbox")?;
-    let list = |field: &str| -> Result<Vec<f64>> {
-        let values = printed[field]
-            .as_array()
-            .with_context(|| format!("the example printed no list {field}"))?;
-        let numbers: Option<Vec<f64>> = values.iter().map(Value::as_f64).collect();
-        numbers.with_context(|| format!("{field} holds something that is not a number"))
-    };
-    let mut start = Row::new("sandbox cold start to exit", "ms", list("cold_start_ms")?).goal("half of bwrap");
-    // Without bwrap on the machine there is nothing to stand beside.
-    if printed["bwrap_ms"].as_array().is_some_and(|values| !values.is_empty()) {
-        start = start.beside("bwrap --unshare-all", list("bwrap_ms")?);
+    let rounds = setting.times(200).to_string();
+    let printed = super::example(setting, "outwork-sandbox", "bench_sandbox", &[rounds])?;
+    let lines: Vec<(String, Summary)> = printed.lines().filter_map(figures).collect();
+    let mut rows = Vec::new();
+    let mut peer = None;
+    for (name, summary) in lines {
+        if name.starts_with("bwrap") {
+            peer = Some((name, summary));
+        } else if name.contains("cold start to exit") {
+            rows.insert(0, Row::of(name, "ms", summary).goal("half of bwrap"));
+        } else {
+            let row = Row::of(name, "ms", summary);
+            rows.push(row);
+        }
     }
-    Ok(vec![
-        start,
-        Row::new("a call in a running sandbox", "ms", list("call_ms")?).goal("1"),
-    ])
+    if rows.is_empty() {
+        bail!("the example printed no figures: {printed}");
+    }
+    if let Some((name, summary)) = peer {
+        let start = rows.remove(0).beside(name.split(',').next().unwrap_or(&name), summary);
+        rows.insert(0, start);
+    }
+    Ok(rows)
+}
+
+/// A line that ends in `min 1.0  p50 2.0  p95 3.0 ms`: its name and its figures.
+fn figures(line: &str) -> Option<(String, Summary)> {
+    let (name, rest) = line.split_once(" min ")?;
+    let mut words = rest.split_whitespace();
+    let mut number = |label: Option<&str>| -> Option<f64> {
+        if let Some(label) = label
+            && words.next()? != label
+        {
+            return None;
+        }
+        words.next()?.parse().ok()
+    };
+    let summary = Summary {
+        least: number(None)?,
+        median: number(Some("p50"))?,
+        p95: number(Some("p95"))?,
+    };
+    Some((name.trim().to_owned(), summary))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_figures_is_read() {
+        let line = "sandbox cold start to exit, static program   min   1.250  p50   2.500  p95  10.000 ms";
+        let (name, summary) = figures(line).unwrap();
+        assert_eq!(name, "sandbox cold start to exit, static program");
+        assert_eq!((summary.least, summary.median, summary.p95), (1.25, 2.5, 10.0));
+        assert!(figures("ratio of p50: 0.40").is_none());
+    }
 }

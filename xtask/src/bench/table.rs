@@ -6,14 +6,19 @@
 pub(crate) struct Row {
     what: String,
     unit: &'static str,
-    ours: Vec<f64>,
-    peer: Option<(String, Vec<f64>)>,
+    ours: Summary,
+    peer: Option<(String, Summary)>,
     goal: Option<&'static str>,
 }
 
 impl Row {
-    /// A row of ours alone.
+    /// A row of ours alone, from every measurement.
     pub(crate) fn new(what: impl Into<String>, unit: &'static str, ours: Vec<f64>) -> Self {
+        Self::of(what, unit, Summary::of(&ours))
+    }
+
+    /// A row of ours alone, from figures that were summed up elsewhere.
+    pub(crate) fn of(what: impl Into<String>, unit: &'static str, ours: Summary) -> Self {
         Self {
             what: what.into(),
             unit,
@@ -24,7 +29,7 @@ impl Row {
     }
 
     /// Beside it the peer's, measured in turn with ours.
-    pub(crate) fn beside(mut self, name: impl Into<String>, peer: Vec<f64>) -> Self {
+    pub(crate) fn beside(mut self, name: impl Into<String>, peer: Summary) -> Self {
         self.peer = Some((name.into(), peer));
         self
     }
@@ -39,17 +44,16 @@ impl Row {
 /// Lays the rows out for a terminal.
 pub(crate) fn render(rows: &[Row]) -> String {
     let head = [
-        "what", "unit", "n", "min", "median", "p95", "peer", "min", "median", "p95", "ratio", "goal",
+        "what", "unit", "min", "median", "p95", "peer", "min", "median", "p95", "ratio", "goal",
     ];
     let mut lines: Vec<Vec<String>> = vec![head.iter().map(|&cell| cell.to_owned()).collect()];
     for row in rows {
-        let ours = Summary::of(&row.ours);
-        let mut line = vec![row.what.clone(), row.unit.to_owned(), row.ours.len().to_string()];
+        let ours = row.ours;
+        let mut line = vec![row.what.clone(), row.unit.to_owned()];
         line.extend(ours.cells());
         match &row.peer {
             None => line.extend(std::iter::repeat_n(String::new(), 5)),
-            Some((name, measured)) => {
-                let peer = Summary::of(measured);
+            Some((name, peer)) => {
                 line.push(name.clone());
                 line.extend(peer.cells());
                 line.push(format!("{:.2}", ours.median / peer.median));
@@ -66,7 +70,7 @@ pub(crate) fn render(rows: &[Row]) -> String {
             .zip(&widths)
             .enumerate()
             .map(|(column, (cell, &width))| match column {
-                0 | 1 | 6 | 11 => format!("{cell:<width$}"),
+                0 | 1 | 5 | 10 => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
@@ -74,14 +78,19 @@ pub(crate) fn render(rows: &[Row]) -> String {
     lines.iter().map(shown).collect::<Vec<_>>().join("\n")
 }
 
-struct Summary {
-    least: f64,
-    median: f64,
-    p95: f64,
+/// The three figures of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Summary {
+    /// The smallest.
+    pub(crate) least: f64,
+    /// The one in the middle.
+    pub(crate) median: f64,
+    /// The one that 95 % do not exceed.
+    pub(crate) p95: f64,
 }
 
 impl Summary {
-    fn of(measured: &[f64]) -> Self {
+    pub(crate) fn of(measured: &[f64]) -> Self {
         let mut sorted = measured.to_vec();
         sorted.sort_by(f64::total_cmp);
         let at = |share: f64| {
@@ -98,7 +107,9 @@ impl Summary {
 
     fn cells(&self) -> [String; 3] {
         [self.least, self.median, self.p95].map(|value| {
-            if value.abs() >= 1000.0 {
+            if value.is_nan() {
+                "-".to_owned()
+            } else if value.abs() >= 1000.0 {
                 format!("{value:.0}")
             } else {
                 format!("{value:.2}")
@@ -122,7 +133,7 @@ mod tests {
     #[test]
     fn the_ratio_is_of_the_medians() {
         let row = Row::new("x", "ms", vec![1.0, 2.0, 3.0])
-            .beside("other", vec![4.0])
+            .beside("other", Summary::of(&[4.0]))
             .goal("half");
         let text = render(&[row]);
         let line = text.lines().nth(1).unwrap();

@@ -93,7 +93,7 @@ impl Theatre {
         let mut options = match how {
             End::Killed => ServerOptions::default()
                 .up()
-                .flags(&["--isolation", "none", "--concurrency", "8"]),
+                .flags(&["--isolation", "none", "--concurrency", "8", "--max-idle", "1s"]),
             End::Drained => ServerOptions::default(),
         };
         options.port = quiet_port();
@@ -110,7 +110,7 @@ impl Theatre {
                 environment: environment.clone(),
                 isolation: Isolation::None,
                 concurrency: 5,
-                flags: vec!["--max-idle".into(), "2s".into()],
+                flags: vec!["--max-idle".into(), "1s".into()],
             });
             workers.push((environment.clone(), Arc::new(Mutex::new(worker))));
             places.push(Place {
@@ -295,7 +295,7 @@ async fn end_often(theatre: &mut Theatre, how: End, times: usize) -> usize {
                 random.random_range(0..80),
             )
         };
-        wait_for_moment(&theatre.stage, cue, 1, Duration::from_millis(1500)).await;
+        wait_for_moment(&theatre.stage, cue, 1, Duration::from_millis(700)).await;
         sleep(Duration::from_millis(delay)).await;
         match how {
             End::Killed => theatre.server.kill().await,
@@ -309,7 +309,7 @@ async fn end_often(theatre: &mut Theatre, how: End, times: usize) -> usize {
         theatre.server.restart().await;
         if number % 8 == 0 {
             // Now and then a breath, so that workers that wait longer and longer come back.
-            wait_for_moment(&theatre.stage, "finished", 2, Duration::from_secs(2)).await;
+            wait_for_moment(&theatre.stage, "finished", 3, Duration::from_secs(2)).await;
         }
     }
     times

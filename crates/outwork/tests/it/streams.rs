@@ -272,10 +272,10 @@ async fn a_listener_that_does_not_keep_up_is_cut_off_and_nobody_else() {
     // buffers and the backlog hold together.
     let hang = json!([{ "say": [{ "text": "never" }], "faults": [{ "hang": "silence" }] }]);
     world.api.send_events(&session, &[script_message(hang)]).await;
-    let large = message(&"x".repeat(8000));
+    let large = message(&"x".repeat(50_000));
     let (mut sent, mut seen) = (0, 0);
-    while sent < 3000 {
-        sent += world.api.send_events(&session, &vec![large.clone(); 250]).await.len();
+    while sent < 900 {
+        sent += world.api.send_events(&session, &vec![large.clone(); 100]).await.len();
         while seen < sent {
             let event = quick.next().await;
             seen += usize::from(event.event == "user.message" && event.data["content"] == large["content"]);

@@ -1,6 +1,7 @@
 //! Environments: where the tools of sessions run.
 //!
-//! Errors that the contract has a code for carry it: not found, archived, type change, metadata.
+//! Errors that the contract has a code for carry it: not found, archived, type change, metadata. An environment is
+//! deleted only when no session is left in it that could wait for its workers.
 
 use outwork_store::{EnvironmentRow, NewEnvironment, Page, PageRequest, StoreError};
 use outwork_wire::Time;
@@ -11,7 +12,11 @@ use serde_json::{Map, Value, json};
 use super::App;
 use super::tools::merge_metadata;
 use crate::auth::Access;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
+use crate::run::registry::Command;
+
+/// How many sessions are terminated side by side.
+const TERMINATED_AT_ONCE: usize = 64;
 
 /// What an update changes; what is absent stays.
 pub(crate) struct EnvironmentChange {
@@ -107,18 +112,49 @@ pub(crate) async fn archive(app: &App, access: &Access, id: &EnvironmentId) -> R
         .map_err(with_code)
 }
 
-/// Deletes an environment with its keys. Work that is not stopped is in the way, unless by force.
+/// Deletes an environment with its keys. Sessions in it that are not over are in the way; by force they are
+/// terminated first, each by its owner and in its log.
 pub(crate) async fn delete(app: &App, access: &Access, id: &EnvironmentId, force: bool) -> Result<(), ApiError> {
     let workspace = access.workspace()?;
-    let sessions = app
-        .store
-        .delete_environment(workspace, id, force, Time::now())
-        .await
-        .map_err(with_code)?;
-    for session in &sessions {
-        app.sessions.wake(workspace, session);
+    if force {
+        // An archived environment takes no new sessions, so this comes to an end.
+        app.store
+            .archive_environment(workspace, id, Time::now())
+            .await
+            .map_err(with_code)?;
+        terminate_sessions(app, workspace, id).await?;
     }
-    Ok(())
+    app.store
+        .delete_environment(workspace, id, Time::now())
+        .await
+        .map_err(with_code)
+}
+
+async fn terminate_sessions(app: &App, workspace: &WorkspaceId, id: &EnvironmentId) -> Result<(), ApiError> {
+    loop {
+        let sessions = app
+            .store
+            .live_sessions_in(workspace, id, TERMINATED_AT_ONCE)
+            .await
+            .map_err(with_code)?;
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let ends = sessions.iter().map(|session| {
+            app.sessions
+                .ask(workspace, session, |reply| Command::Terminate { reply })
+        });
+        for (session, end) in sessions.iter().zip(futures_util::future::join_all(ends).await) {
+            match end {
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(%session, environment = %id, reason = error.message, "a session could not be terminated");
+                    return Err(error);
+                }
+                Ok(()) => {}
+            }
+        }
+    }
 }
 
 /// The type of an environment on the wire.

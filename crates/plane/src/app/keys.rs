@@ -119,7 +119,8 @@ pub(crate) async fn list_environment_keys(
         .await?)
 }
 
-/// Revokes an environment key; one that is revoked stays as it is.
+/// Revokes an environment key; one that is revoked stays as it is. The tokens that it polled end with it, and the
+/// items that it held go back into the queue.
 pub(crate) async fn revoke_environment_key(
     app: &App,
     access: &Access,
@@ -127,11 +128,16 @@ pub(crate) async fn revoke_environment_key(
     id: &EnvironmentKeyId,
 ) -> Result<EnvironmentKeyRow, ApiError> {
     let workspace = access.workspace()?;
-    let row = app
+    let (row, lapsed) = app
         .store
         .revoke_environment_key(workspace, environment, id, Time::now())
         .await?;
-    tracing::info!(key = %row.id, %environment, by = %access.principal(), "environment key revoked");
+    for item in &lapsed {
+        app.bells.ring(&item.environment_id);
+    }
+    tracing::info!(
+        key = %row.id, %environment, by = %access.principal(), items = lapsed.len(), "environment key revoked"
+    );
     Ok(row)
 }
 

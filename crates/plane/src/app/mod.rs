@@ -65,6 +65,7 @@ impl App {
         match self.store.find_credential(KeyHash::of(secret.expose()), now).await? {
             Some(Credential::Api(row)) => {
                 standing(row.revoked_at, row.expires_at)?;
+                self.store.note_api_key_use(&row.id, now);
                 Ok(Principal::ApiKey {
                     role: row
                         .role
@@ -76,6 +77,7 @@ impl App {
             }
             Some(Credential::Environment(row)) => {
                 standing(row.revoked_at, row.expires_at)?;
+                self.store.note_environment_key_use(&row.id, now);
                 Ok(Principal::EnvironmentKey {
                     id: row.id,
                     workspace: row.workspace_id,

@@ -1,16 +1,16 @@
 //! Work items: polling a queue, and what a worker and its owner do with an item.
 //!
-//! Every delivery of an item carries a fresh token; the one before ends with it. After a stop the session is
-//! woken, so that one that still needs a worker gets a new item.
+//! Every delivery of an item carries a fresh token; the one before ends with it. A stop of the last item of a session
+//! that still needs a worker makes the next one, in the store and in the same transaction.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outwork_store::{BeatOutcome, KeyHash, Page, PageRequest, Poll, StoreError, WorkStats};
+use outwork_store::{BeatOutcome, KeyHash, Page, PageRequest, Poll, StoppedBy, StoreError, WorkStats};
 use outwork_wire::Time;
 use outwork_wire::agent::EnvironmentKind;
-use outwork_wire::id::{EnvironmentId, WorkId};
+use outwork_wire::id::{EnvironmentId, EnvironmentKeyId, WorkId};
 use outwork_wire::work::{Heartbeat, Work, WorkSecret};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::environments::{find, invalid_metadata};
 use super::tools::merge_metadata;
 use super::{App, environments};
-use crate::auth::{Access, SESSIONS_TOKEN_PREFIX, SecretText};
+use crate::auth::{Access, Principal, SESSIONS_TOKEN_PREFIX, SecretText};
 use crate::error::{ApiError, ErrorKind};
 use crate::http::shortened;
 
@@ -47,7 +47,11 @@ pub(crate) async fn poll(
         )));
     }
     let bell = app.bells.of(environment);
-    wait(app, &bell, params, move |poll| {
+    let key = match access.principal() {
+        Principal::EnvironmentKey { id, .. } => Some(id),
+        Principal::Anybody | Principal::ApiKey { .. } | Principal::Session { .. } | Principal::Worker => None,
+    };
+    wait(app, &bell, params, key, move |poll| {
         app.store.poll_work(workspace, environment, poll)
     })
     .await
@@ -56,14 +60,20 @@ pub(crate) async fn poll(
 /// The next item of all cloud environments, of all workspaces, with its secret.
 pub(crate) async fn poll_own(app: &App, _access: &Access, params: PollParams) -> Result<Option<Work>, ApiError> {
     let bell = app.bells.of_cloud();
-    wait(app, &bell, params, move |poll| async move {
+    wait(app, &bell, params, None, move |poll| async move {
         Ok(app.store.poll_cloud_work(poll).await?.map(|(_, work)| work))
     })
     .await
 }
 
 /// Looks for work until there is some, the time is over or the server stops.
-async fn wait<F, R>(app: &App, bell: &Arc<Notify>, params: PollParams, look: F) -> Result<Option<Work>, ApiError>
+async fn wait<F, R>(
+    app: &App,
+    bell: &Arc<Notify>,
+    params: PollParams,
+    key: Option<&EnvironmentKeyId>,
+    look: F,
+) -> Result<Option<Work>, ApiError>
 where
     F: Fn(Poll) -> R,
     R: Future<Output = Result<Option<Work>, StoreError>>,
@@ -75,6 +85,7 @@ where
         let rung = bell.notified();
         let found = look(Poll {
             worker_id: params.worker_id.clone(),
+            key: key.cloned(),
             reclaim_older_than_ms: params.reclaim_older_than_ms,
             token_hash: KeyHash::of(token.expose()),
             now: Time::now(),
@@ -182,30 +193,20 @@ pub(crate) async fn stop(
     force: bool,
 ) -> Result<Work, ApiError> {
     let workspace = access.workspace()?;
+    let by = if access.is_worker() {
+        StoppedBy::Worker
+    } else {
+        StoppedBy::Operator
+    };
     let outcome = app
         .store
-        .stop_work(workspace, environment, id, force, Time::now())
+        .stop_work(workspace, environment, id, force, by, Time::now())
         .await?;
-    if outcome.ended_now {
-        // A session that has more to do needs a new item. A worker that gives items up at once must not make the
-        // queue spin.
-        let work = &outcome.work;
-        let held = work
-            .stopped_at
-            .zip(work.acknowledged_at)
-            .map(|(end, begin)| end.seconds_since(begin));
-        let delay = if held.is_some_and(|seconds| seconds < 1.0) {
-            GIVEN_UP_DELAY
-        } else {
-            Duration::ZERO
-        };
-        app.sessions.wake_after(workspace, &outcome.session_id, delay);
+    if outcome.next.is_some() {
+        app.bells.ring(environment);
     }
     Ok(outcome.work)
 }
-
-/// How long a session whose work item was given up at once waits for the next one.
-const GIVEN_UP_DELAY: Duration = Duration::from_secs(1);
 
 /// The item of that id.
 pub(crate) async fn retrieve(

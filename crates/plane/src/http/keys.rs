@@ -169,6 +169,7 @@ struct ApiKeyView<'a> {
     created_at: Time,
     expires_at: Option<Time>,
     revoked_at: Option<Time>,
+    last_used_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
 }
@@ -184,6 +185,7 @@ impl<'a> ApiKeyView<'a> {
             created_at: row.created_at,
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
+            last_used_at: row.last_used_at,
             key: secret.map(SecretText::expose),
         }
     }
@@ -199,6 +201,7 @@ struct EnvironmentKeyView<'a> {
     created_at: Time,
     expires_at: Option<Time>,
     revoked_at: Option<Time>,
+    last_used_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
 }
@@ -213,6 +216,7 @@ impl<'a> EnvironmentKeyView<'a> {
             created_at: row.created_at,
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
+            last_used_at: row.last_used_at,
             key: secret.map(SecretText::expose),
         }
     }
@@ -280,7 +284,7 @@ mod tests {
             created_at: Time::from_micros(0),
             expires_at: None,
             revoked_at: None,
-            last_used_at: None,
+            last_used_at: Some(Time::from_micros(1)),
         };
         let secret = SecretText::new("outwork_api_x".into());
         let first = serde_json::to_value(ApiKeyView::new(&row, Some(&secret))).unwrap();
@@ -291,6 +295,7 @@ mod tests {
             json!({
                 "type": "api_key", "id": row.id, "name": "ci", "role": "viewer", "workspace_id": row.workspace_id,
                 "created_at": "1970-01-01T00:00:00.000000Z", "expires_at": null, "revoked_at": null,
+                "last_used_at": "1970-01-01T00:00:00.000001Z",
             })
         );
     }

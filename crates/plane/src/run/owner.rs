@@ -3,28 +3,29 @@
 //! It holds the session's lease, folds its log once, and then lives in this circle: an input comes (a command, the
 //! model's answer, a time), the machine decides, the entries are committed under the lease's generation, and only
 //! then streams, workers and callers are told and the effect is carried out. If a commit fails, what is in memory
-//! is thrown away and the log is folded anew.
+//! is thrown away and the log is folded anew. While the store cannot be read or written, who asks is refused at once
+//! and what nobody waits for is tried until it works.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outwork_engine::{Context, Effect, Session, Status};
+use outwork_engine::{Context, Effect, Session, Status, Submitter};
 use outwork_store::{
     Append, LeaseOutcome, ProjectionChange, SessionProfile, SessionProjection, SessionStatus, StoreError,
 };
 use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkId, WorkspaceId};
 use outwork_wire::log::LogEntry;
 use outwork_wire::model::ModelRequest;
-use outwork_wire::{Event, EventBody, Time};
+use outwork_wire::{Event, EventBody, EventParams, Time};
 use rand::Rng;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::model_call::{Outcome, call};
 use super::registry::{Command, LEASE_SECONDS, Reply, Shared};
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
 
 /// The task that owns a session.
 pub(crate) struct Owner {
@@ -94,7 +95,7 @@ enum Input {
     Linger,
 }
 
-/// Waits between attempts to commit what cannot be refused to anybody.
+/// Waits between attempts to read and write what cannot be refused to anybody.
 const COMMIT_RETRY: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(250),
@@ -127,6 +128,7 @@ impl Owner {
     pub(crate) async fn run(&mut self, adopted: Option<(EnvironmentId, Session, u64)>) {
         let mut adopted = adopted;
         let mut failures = 0u32;
+        let mut unavailable = 0u32;
         loop {
             let held = match adopted.take() {
                 Some((environment, session, last_seq)) => self
@@ -137,21 +139,40 @@ impl Owner {
             };
             let mut held = match held {
                 Ok(held) => held,
+                // The store cannot do it now. Nobody else would come back to it: this one stays.
+                Err(error) if error.kind == ErrorKind::Unavailable => {
+                    tracing::warn!(
+                        session = %self.id, reason = error.message, cause = ?error.cause,
+                        "a session cannot be loaded now; trying again"
+                    );
+                    let wait = COMMIT_RETRY[(unavailable as usize).min(COMMIT_RETRY.len() - 1)];
+                    unavailable = unavailable.saturating_add(1);
+                    let leave = self.shared.draining.clone();
+                    if self.refuse_for(wait, &error, &leave).await {
+                        continue;
+                    }
+                    // The next plane looks for what is left to do.
+                    return;
+                }
                 Err(error) => {
+                    if error.kind == ErrorKind::NotFound {
+                        self.shared.failing.over(&self.id);
+                    } else {
+                        tracing::error!(
+                            session = %self.id, reason = error.message, cause = ?error.cause,
+                            "a session cannot be loaded"
+                        );
+                        self.shared.failing.failed(&self.id, Instant::now());
+                    }
                     self.refuse_waiting(&error);
                     return;
                 }
             };
+            unavailable = 0;
+            self.shared.failing.over(&self.id);
             match self.circle(&mut held).await {
                 Leaving::InOrder => {
-                    let released = self
-                        .shared
-                        .store
-                        .release_lease(&self.workspace, &self.id, held.generation)
-                        .await;
-                    if let Err(error) = released {
-                        tracing::debug!(session = %self.id, %error, "the lease was not released; it ends by itself");
-                    }
+                    self.release(held.generation).await;
                     return;
                 }
                 Leaving::Deleted => return,
@@ -293,11 +314,36 @@ impl Owner {
                 Ok(()) => answers.push(Answer::Done(reply)),
                 Err(refused) => drop(reply.send(Err(refused.into()))),
             },
+            Command::Terminate { reply } => match self.terminate(held, &mut context) {
+                Ok(()) => answers.push(Answer::Done(reply)),
+                Err(refused) => drop(reply.send(Err(refused))),
+            },
             Command::Delete { reply } => drop(reply.send(Err(ApiError::internal(anyhow::anyhow!(
                 "a delete is carried out before it comes here"
             ))))),
             Command::Wake => {}
         }
+    }
+
+    /// Interrupts what is under way and archives: all of it is one commit.
+    fn terminate(&self, held: &mut Held, context: &mut Context<'_>) -> Result<(), ApiError> {
+        // The first interrupt may bring up messages that waited behind it, which the second one ends.
+        const INTERRUPTS: usize = 4;
+        for _ in 0..INTERRUPTS {
+            if let Some(request) = held.request.take() {
+                self.shared.metrics.model_request("cancelled", request.began.elapsed());
+            }
+            held.session.end_request_without_answer(context);
+            if matches!(held.session.status(), Status::Idle | Status::Terminated) {
+                break;
+            }
+            let interrupt = EventParams::UserInterrupt {
+                session_thread_id: None,
+            };
+            held.session.submit(vec![interrupt], Submitter::Client, context)?;
+            held.session.advance(false, &self.shared.prompt, context);
+        }
+        Ok(held.session.archive(context)?)
     }
 
     fn take_outcome(&self, held: &mut Held, outcome: Outcome) {
@@ -338,13 +384,9 @@ impl Owner {
     }
 
     /// Commits what the machine emitted, then shows it. Nothing is shown that is not durable.
-    async fn commit(&self, held: &mut Held, answers: &mut Vec<Answer>) -> Result<(), Leaving> {
+    async fn commit(&mut self, held: &mut Held, answers: &mut Vec<Answer>) -> Result<(), Leaving> {
         let entries = held.session.take_outbox();
-        let needs_worker = held.session.needs_worker();
         if entries.is_empty() {
-            if needs_worker {
-                self.enqueue_work(&held.environment).await;
-            }
             return Ok(());
         }
         let append = Append {
@@ -354,7 +396,7 @@ impl Owner {
             expected_last_seq: Some(held.last_seq),
             projection: ProjectionChange::Set(Box::new(projection(&held.session, &entries, held.profile_saved))),
             drop_queued: Vec::new(),
-            enqueue_work: needs_worker.then(WorkId::fresh),
+            enqueue_work: held.session.needs_worker().then(WorkId::fresh),
             entries,
         };
         let mut attempt = 0;
@@ -377,9 +419,10 @@ impl Owner {
                     let wait = COMMIT_RETRY[attempt.min(COMMIT_RETRY.len() - 1)];
                     attempt += 1;
                     tracing::warn!(session = %self.id, reason, "the log cannot be written; trying again");
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = self.shared.aborting.cancelled() => return Err(Leaving::InOrder),
+                    let refusal = StoreError::Unavailable { reason }.into();
+                    let leave = self.shared.aborting.clone();
+                    if !self.refuse_for(wait, &refusal, &leave).await {
+                        return Err(Leaving::InOrder);
                     }
                 }
                 Err(error) => {
@@ -395,19 +438,6 @@ impl Owner {
                     return Err(Leaving::LostTrack);
                 }
             }
-        }
-    }
-
-    async fn enqueue_work(&self, environment: &EnvironmentId) {
-        match self
-            .shared
-            .store
-            .enqueue_work(&self.workspace, &self.id, WorkId::fresh(), Time::now())
-            .await
-        {
-            Ok(Some(_)) => self.shared.bells.ring(environment),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(session = %self.id, %error, "no work item could be made; the reconciler will"),
         }
     }
 
@@ -454,6 +484,25 @@ impl Owner {
 
     async fn load(&self) -> Result<Held, ApiError> {
         let generation = self.lease().await?;
+        let read = self.read(generation).await;
+        if read.is_err() {
+            self.release(generation).await;
+        }
+        read
+    }
+
+    async fn release(&self, generation: u64) {
+        let released = self
+            .shared
+            .store
+            .release_lease(&self.workspace, &self.id, generation)
+            .await;
+        if let Err(error) = released {
+            tracing::debug!(session = %self.id, %error, "the lease was not released; the reconciler will");
+        }
+    }
+
+    async fn read(&self, generation: u64) -> Result<Held, ApiError> {
         let row = self.shared.store.session(&self.workspace, &self.id).await?;
         let log = self.shared.store.load(&self.workspace, &self.id).await?;
         let last_seq = log.last_seq;
@@ -464,22 +513,34 @@ impl Owner {
 
     fn refuse_waiting(&mut self, error: &ApiError) {
         while let Ok(command) = self.commands.try_recv() {
-            let copy = ApiError {
-                kind: error.kind,
-                message: error.message.clone(),
-                details: None,
-                cause: error.cause.as_ref().map(|c| anyhow::anyhow!("{c:#}")),
-            };
-            match command {
-                Command::Submit { reply, .. } => drop(reply.send(Err(copy))),
-                Command::Update { reply, .. } | Command::Archive { reply } | Command::Delete { reply } => {
-                    drop(reply.send(Err(copy)));
+            command.refuse(copy(error));
+        }
+    }
+
+    /// Waits, and refuses meanwhile whatever is asked. False if `leave` was cancelled before the time was over.
+    async fn refuse_for(&mut self, wait: Duration, error: &ApiError, leave: &CancellationToken) -> bool {
+        let over = tokio::time::sleep(wait);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return true,
+                () = leave.cancelled() => {
+                    self.refuse_waiting(error);
+                    return false;
                 }
-                Command::Wake => {
-                    tracing::warn!(session = %self.id, reason = copy.message, "a session could not be resumed");
-                }
+                Some(command) = self.commands.recv() => command.refuse(copy(error)),
             }
         }
+    }
+}
+
+/// The same error, for another caller.
+fn copy(error: &ApiError) -> ApiError {
+    ApiError {
+        kind: error.kind,
+        message: error.message.clone(),
+        details: error.details.clone(),
+        cause: error.cause.as_ref().map(|cause| anyhow::anyhow!("{cause:#}")),
     }
 }
 
@@ -517,6 +578,7 @@ pub(crate) fn projection(session: &Session, entries: &[LogEntry], profile_saved:
         archived_at,
         wake_at: view.retry_at,
         needs_owner: view.needs_owner,
+        needs_worker: session.needs_worker(),
         profile: (!profile_saved).then_some(SessionProfile {
             agent: view.agent,
             title: view.title,

@@ -42,4 +42,35 @@ impl QueueBells {
         }
         self.cloud.notify_waiters();
     }
+
+    /// Takes down the bells that nobody waits at.
+    pub(crate) fn sweep(&self) {
+        // Bells are given out under this lock only, so a count of one cannot grow meanwhile.
+        self.environments
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, bell| Arc::strong_count(bell) > 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bell_is_kept_while_somebody_waits_and_forgotten_after() {
+        let bells = QueueBells::default();
+        let (waited_at, left) = (EnvironmentId::fresh(), EnvironmentId::fresh());
+        let bell = bells.of(&waited_at);
+        drop(bells.of(&left));
+        let rung = bell.notified();
+        bells.sweep();
+        let known = |id| bells.environments.lock().unwrap().contains_key(id);
+        assert!(known(&waited_at) && !known(&left));
+        bells.ring(&waited_at);
+        rung.await;
+        drop(bell);
+        bells.sweep();
+        assert!(!known(&waited_at));
+    }
 }

@@ -1,15 +1,16 @@
 //! Which session has an owner here, and how to reach it.
 //!
 //! Whoever wants something of a session asks its owner, which is started when there is none. An owner that has
-//! had nothing to do for a while leaves; the map's lock makes leaving and asking exclude each other.
+//! had nothing to do for a while leaves; the map's lock makes leaving and asking exclude each other. A session that
+//! cannot be loaded is not woken again at once, so that it does not keep others from their turn.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outwork_engine::{PromptOptions, RetryPolicy, Session, SessionChange, Submitter};
 use outwork_model::ModelClient;
-use outwork_store::Store;
+use outwork_store::{HeldLease, Store};
 use outwork_wire::id::{EnvironmentId, SessionId, WorkspaceId};
 use outwork_wire::{Event, EventParams};
 use tokio::sync::{mpsc, oneshot};
@@ -40,10 +41,26 @@ pub(crate) enum Command {
     Update { change: SessionChange, reply: Reply<()> },
     /// End the session for good.
     Archive { reply: Reply<()> },
+    /// End the session for good, whatever it does: its environment goes.
+    Terminate { reply: Reply<()> },
     /// Delete the session.
     Delete { reply: Reply<()> },
     /// Look whether there is something to do.
     Wake,
+}
+
+impl Command {
+    /// Answers that nothing of it was done.
+    pub(crate) fn refuse(self, error: ApiError) {
+        match self {
+            Self::Submit { reply, .. } => drop(reply.send(Err(error))),
+            Self::Update { reply, .. }
+            | Self::Archive { reply }
+            | Self::Terminate { reply }
+            | Self::Delete { reply } => drop(reply.send(Err(error))),
+            Self::Wake => {}
+        }
+    }
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
@@ -65,6 +82,47 @@ pub(crate) struct Shared {
     pub(crate) draining: CancellationToken,
     /// Cancelled when owners must leave now.
     pub(crate) aborting: CancellationToken,
+    /// Sessions that could not be loaded.
+    pub(crate) failing: Failing,
+}
+
+/// Sessions that could not be loaded for a reason of their own, and when the next attempt is due.
+#[derive(Default)]
+pub(crate) struct Failing(Mutex<HashMap<SessionId, Failure>>);
+
+struct Failure {
+    attempts: u32,
+    next: Instant,
+}
+
+impl Failing {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(300);
+
+    /// It could not be loaded: the wait before the next attempt doubles.
+    pub(crate) fn failed(&self, session: &SessionId, now: Instant) {
+        let mut failing = self.lock();
+        let failure = failing
+            .entry(session.clone())
+            .or_insert(Failure { attempts: 0, next: now });
+        let wait = Self::FIRST * 2u32.saturating_pow(failure.attempts.min(16));
+        failure.attempts = failure.attempts.saturating_add(1);
+        failure.next = now + wait.min(Self::LONGEST);
+    }
+
+    /// It was loaded, or it is gone.
+    pub(crate) fn over(&self, session: &SessionId) {
+        self.lock().remove(session);
+    }
+
+    /// Whether it should be left alone for now.
+    pub(crate) fn waits(&self, session: &SessionId, now: Instant) -> bool {
+        self.lock().get(session).is_some_and(|failure| now < failure.next)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Failure>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The owners of this plane's sessions.
@@ -105,18 +163,11 @@ impl Registry {
         }
     }
 
-    /// The same, after a while.
-    pub(crate) fn wake_after(&self, workspace: &WorkspaceId, session: &SessionId, delay: Duration) {
-        if delay.is_zero() {
-            return self.wake(workspace, session);
+    /// The same for a session that nobody asked for, unless it failed to load of late.
+    pub(crate) fn wake_due(&self, workspace: &WorkspaceId, session: &SessionId) {
+        if !self.shared.failing.waits(session, Instant::now()) {
+            self.wake(workspace, session);
         }
-        let (registry, workspace, session) = (self.clone(), workspace.clone(), session.clone());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep(delay) => registry.wake(&workspace, &session),
-                () = registry.shared.draining.cancelled() => {}
-            }
-        });
     }
 
     /// Gives a session that was just made its owner.
@@ -131,6 +182,14 @@ impl Registry {
         drop(owners);
         let owner = Owner::new(self.shared.clone(), workspace.clone(), id.clone(), receiver);
         self.spawn(id, owner, Some((environment.clone(), session, last_seq)));
+    }
+
+    /// Splits leases into those of sessions with an owner here, and those whose owner left without giving them back.
+    pub(crate) fn split_leases(&self, leases: Vec<HeldLease>) -> (Vec<HeldLease>, Vec<HeldLease>) {
+        let owners = self.lock();
+        leases
+            .into_iter()
+            .partition(|lease| owners.contains_key(&lease.session_id))
     }
 
     /// The number of sessions with an owner here.
@@ -234,4 +293,27 @@ fn leaving() -> ApiError {
         ErrorKind::Unavailable,
         "the server is stopping or the session is changing hands; try again",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_cannot_be_loaded_waits_longer_each_time() {
+        let (failing, session, begin) = (Failing::default(), SessionId::fresh(), Instant::now());
+        assert!(!failing.waits(&session, begin));
+        let mut now = begin;
+        for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            failing.failed(&session, now);
+            let wait = Duration::from_secs(seconds);
+            assert!(failing.waits(&session, now + wait - Duration::from_millis(1)));
+            now += wait;
+            assert!(!failing.waits(&session, now), "{seconds}");
+        }
+        assert!(!failing.waits(&SessionId::fresh(), begin));
+        failing.failed(&session, now);
+        failing.over(&session);
+        assert!(!failing.waits(&session, now));
+    }
 }

@@ -1,8 +1,8 @@
 //! Which calls this process has begun, across work items: a worker never runs a call twice.
 //!
 //! A call stays here from its start until it is known to have an answer. If its session comes back with the call
-//! unanswered, because the lease was lost or the result could not be sent, the kept result is sent again; without
-//! one the call is answered as of unknown outcome. It lives in memory only: a new process may run an unanswered
+//! unanswered, because the lease was lost or the result could not be sent or was refused, the kept result is sent
+//! again; without one the call is answered as of unknown outcome. It lives in memory only: a new process may run an unanswered
 //! call again.
 
 use std::collections::HashMap;

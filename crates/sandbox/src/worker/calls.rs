@@ -286,6 +286,19 @@ enum Entry {
 }
 
 impl History {
+    /// True if nobody waits for an answer to the call: it has one, or its thread or the session is over.
+    pub fn closes(&self, call_id: &str) -> bool {
+        let thread_over = || {
+            self.entries.iter().any(|entry| match entry {
+                Entry::Call(call, _) => {
+                    call.id == call_id && call.thread.as_ref().is_some_and(|t| self.ended_threads.contains(t))
+                }
+                Entry::Interrupt(..) => false,
+            })
+        };
+        self.over || self.answered.contains(call_id) || thread_over()
+    }
+
     /// Takes the next event.
     pub fn add(&mut self, event: &ObservedEvent) {
         if self.primary_thread.is_none() {

@@ -2,7 +2,8 @@
 //!
 //! The stream is opened before the history is read, so that nothing falls between them; what comes twice is for
 //! the reader to recognise. After a cut it starts over. A history that was not read to its end is not given out,
-//! since a call whose answer was on a missing page would be run again.
+//! since a call whose answer was on a missing page would be run again. Where a page is larger than an answer may be,
+//! shorter pages are asked for; a single event that is larger ends the feed.
 
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use super::calls::History;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How many events a page of the history holds, unless that is too large.
+pub(crate) const PAGE_LIMIT: u32 = 1000;
 
 /// What a feed gives.
 pub(crate) enum Feed {
@@ -34,6 +38,7 @@ struct State {
     stage: Stage,
     failures: u32,
     known: bool,
+    page_limit: u32,
 }
 
 enum Stage {
@@ -51,6 +56,7 @@ pub(crate) fn feed(client: Client, session_id: String) -> impl Stream<Item = Fee
         stage: Stage::Closed,
         failures: 0,
         known: false,
+        page_limit: PAGE_LIMIT,
     };
     stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
@@ -72,7 +78,7 @@ impl State {
                         }
                     }
                 },
-                Stage::Opened(stream) => match history(&self.client, &self.session_id).await {
+                Stage::Opened(stream) => match history(&self.client, &self.session_id, &mut self.page_limit).await {
                     Ok(history) => {
                         self.stage = Stage::Live(stream);
                         return Some(Feed::History(history));
@@ -122,7 +128,8 @@ impl State {
     }
 
     async fn failed(&mut self, error: ClientError) -> Option<Feed> {
-        if error.is_permanent() {
+        // What is too large now is so the next time too.
+        if error.is_permanent() || matches!(error, ClientError::TooLarge { .. }) {
             return Some(Feed::Refused(error));
         }
         tracing::warn!(session = self.session_id, %error, "events of the session cannot be followed; trying again");
@@ -138,9 +145,23 @@ impl State {
     }
 }
 
-async fn history(client: &Client, session_id: &str) -> Result<History, ClientError> {
+/// The history to its end. Where a page of `page_limit` events is too large it is halved, down to one event, and
+/// stays so for the next time.
+pub(crate) async fn history(client: &Client, session_id: &str, page_limit: &mut u32) -> Result<History, ClientError> {
+    loop {
+        match read_history(client, session_id, *page_limit).await {
+            Err(error @ ClientError::TooLarge { .. }) if *page_limit > 1 => {
+                *page_limit /= 2;
+                tracing::warn!(session = session_id, page_limit, %error, "reading the history in shorter pages");
+            }
+            read => return read,
+        }
+    }
+}
+
+async fn read_history(client: &Client, session_id: &str, page_limit: u32) -> Result<History, ClientError> {
     let events = client.sessions().events(session_id);
-    let mut pages = events.list(Query::new().with("limit", 1000))?;
+    let mut pages = events.list(Query::new().with("limit", page_limit))?;
     let mut history = History::default();
     while let Some(page) = pages.next_page().await? {
         for event in &page {

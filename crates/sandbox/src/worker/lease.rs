@@ -23,8 +23,6 @@ const FIRST_TTL: Duration = Duration::from_secs(90);
 pub(crate) struct LeaseState {
     /// A beat was accepted: the item is ours.
     pub held: bool,
-    /// The length that the last answer gave.
-    pub ttl: Option<Duration>,
     /// Why it ended.
     pub end: Option<LeaseEnd>,
 }
@@ -97,10 +95,7 @@ pub(crate) async fn keep(
                     tracing::info!(work = work_id, state = answer.state, "heartbeat says to stop");
                     return end(over);
                 }
-                state.send_modify(|s| {
-                    s.held = true;
-                    s.ttl = Some(ttl);
-                });
+                state.send_modify(|s| s.held = true);
                 sleep(interval).await;
             }
             Err(error) if error.status() == Some(412) => {

@@ -21,6 +21,7 @@ mod item;
 mod lease;
 mod local;
 mod options;
+mod outbox;
 mod poll;
 mod post;
 mod session;

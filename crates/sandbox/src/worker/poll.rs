@@ -2,7 +2,8 @@
 //!
 //! A long poll that the server held is followed by the next at once; one that it answered early is followed after
 //! a growing wait, so that neither latency nor load suffers. Failures that may pass are waited out; a refusal that
-//! will not pass ends the worker.
+//! will not pass ends the worker. Items that fail one after the other are followed by growing waits: the server may
+//! hand them out again at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use outwork_client::{Client, ClientError, Credential, PollParams, PolledWork, Work, WorkItemData};
 use rand::distr::{Alphanumeric, SampleString};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff;
@@ -86,27 +87,53 @@ pub(crate) async fn run(
 struct Items {
     running: JoinSet<ItemEnd>,
     summary: Summary,
-    not_taken: u32,
+    /// How many failed since one was served.
+    failures: u32,
+    /// No poll before.
+    not_before: Option<Instant>,
 }
 
 impl Items {
     fn take(&mut self, end: Result<ItemEnd, JoinError>) {
         match end {
-            Ok(ItemEnd::NotTaken { again }) => {
-                self.summary.failed += 1;
-                self.not_taken += u32::from(again);
-                return;
+            Ok(ItemEnd::Served) => {
+                self.summary.served += 1;
+                self.succeeded();
             }
-            Ok(ItemEnd::Served) => self.summary.served += 1,
+            Ok(ItemEnd::NothingToRun) => {
+                self.summary.empty += 1;
+                self.succeeded();
+            }
+            // Another worker serves it: neither a failure nor a success of this one.
             Ok(ItemEnd::LeaseLost) => self.summary.lost += 1,
-            Ok(ItemEnd::NothingToRun) => self.summary.empty += 1,
-            Ok(ItemEnd::Failed) => self.summary.failed += 1,
+            Ok(ItemEnd::NotTaken { again: false }) => self.summary.failed += 1,
+            Ok(ItemEnd::Failed | ItemEnd::NotTaken { again: true }) => self.failed(),
             Err(error) => {
                 tracing::error!(%error, "serving an item ended abnormally; its lease will lapse");
-                self.summary.failed += 1;
+                self.failed();
             }
         }
-        self.not_taken = 0;
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+    }
+
+    fn failed(&mut self) {
+        self.summary.failed += 1;
+        self.failures = self.failures.saturating_add(1);
+        let (failures, wait) = (self.failures, self.wait());
+        self.not_before = Some(Instant::now() + wait);
+        tracing::warn!(failures, ?wait, "an item failed; waiting before the next poll");
+    }
+
+    /// How long to leave the queue alone after the last failure.
+    fn wait(&self) -> Duration {
+        match self.failures {
+            0 => Duration::ZERO,
+            failures => backoff::doubling(Duration::from_secs(2), failures, LONGEST_WAIT),
+        }
     }
 
     fn take_ended(&mut self) {
@@ -143,10 +170,10 @@ impl Claimer {
                     Some(end) = items.running.join_next() => items.take(end),
                 }
             }
-            if items.not_taken > 0 {
-                let wait = backoff::doubling(Duration::from_secs(2), items.not_taken, LONGEST_WAIT);
-                if self.pause(wait).await.is_break() {
-                    return Ok(());
+            if let Some(not_before) = items.not_before.take() {
+                tokio::select! {
+                    () = self.drain.cancelled() => return Ok(()),
+                    () = sleep_until(not_before) => {}
                 }
             }
             let asked = Instant::now();
@@ -286,7 +313,11 @@ impl Claimer {
         let context = CommandContext {
             command,
             base_url: self.client.base_url(),
-            key: &self.options.key,
+            // The worker key is for the queue of every cloud environment: an item has a token of its own.
+            key: match self.options.queue {
+                Queue::Environment(_) => Some(&self.options.key),
+                Queue::Cloud => None,
+            },
             session_id: session,
         };
         let status = command::serve(context, item, &self.drain).await;
@@ -326,4 +357,29 @@ fn worker_id() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host: String = host.chars().filter(char::is_ascii_graphic).take(64).collect();
     format!("{host}-{}", Alphanumeric.sample_string(&mut rand::rng(), 12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_that_fail_one_after_the_other_are_followed_by_growing_waits() {
+        let mut items = Items::default();
+        let waits = |items: &mut Items, end| {
+            items.take(Ok(end));
+            items.wait().as_secs()
+        };
+        let failed = [(); 7].map(|()| waits(&mut items, ItemEnd::Failed));
+        assert_eq!(failed, [2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(waits(&mut items, ItemEnd::NotTaken { again: true }), 60);
+        assert_eq!(waits(&mut items, ItemEnd::Served), 0);
+        assert_eq!(waits(&mut items, ItemEnd::Failed), 2, "counted afresh");
+        assert_eq!(waits(&mut items, ItemEnd::LeaseLost), 2, "neither adds nor forgives");
+        assert_eq!(waits(&mut items, ItemEnd::Failed), 4);
+        assert_eq!(
+            (items.summary.failed, items.summary.served, items.summary.lost),
+            (10, 1, 1)
+        );
+    }
 }

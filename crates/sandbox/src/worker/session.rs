@@ -1,10 +1,9 @@
 //! Serves one session: runs its calls one at a time and answers each of them exactly once.
 //!
 //! One task holds everything; which call runs is decided in [`super::calls`]. Nothing runs before the first
-//! heartbeat was accepted, and nothing is sent after the lease is lost. A result is sent in the moment it is there,
-//! and the next call starts while it is on its way.
+//! heartbeat was accepted, and nothing is sent after the lease is lost. A result is sent in the moment it is there and
+//! those of earlier calls are answered, and the next call starts while it is on its way.
 
-use std::collections::HashMap;
 use std::future::pending;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
@@ -12,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use outwork_client::{Client, ClientError, ObservedEvent};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -25,7 +23,8 @@ use super::calls::{Call, Calls, Effect, leaves_idle_alone};
 use super::feed::{Feed, feed};
 use super::hand::Provider;
 use super::lease::{LeaseEnd, LeaseState};
-use super::post::{Post, Posted};
+use super::outbox::Outbox;
+use super::post::Posted;
 
 /// How long a stopped call may take to end, and its answer to be sent, when the worker lets go of a session.
 const LETTING_GO: Duration = Duration::from_secs(10);
@@ -60,7 +59,7 @@ pub(crate) enum SessionEnd {
     Drained,
     /// The lease ended.
     Lease(LeaseEnd),
-    /// The server refuses to show the session.
+    /// The server refuses to show the session, or takes no answer to one of its calls.
     Refused(ClientError),
 }
 
@@ -89,8 +88,10 @@ pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
             }
             () = runner.options.drain.cancelled() => break SessionEnd::Drained,
             (bench, result) = ended(&mut runner.running) => runner.call_ended(bench, result),
-            Some((call_id, event, posted)) = runner.posts.next(), if !runner.posts.is_empty() => {
-                runner.post_ended(&call_id, event, posted);
+            (call_id, posted) = runner.outbox.ended() => {
+                if let Err(error) = runner.post_ended(&call_id, posted) {
+                    break SessionEnd::Refused(error);
+                }
             }
             item = feed.next() => match item {
                 Some(Feed::History(history)) => {
@@ -98,7 +99,7 @@ pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
                     let effects = runner.calls.reconcile(history);
                     runner.note_turn(turn_ended);
                     runner.note_answers();
-                    runner.send_kept_again();
+                    runner.outbox.try_now();
                     if runner.apply(effects) {
                         break SessionEnd::Over;
                     }
@@ -124,17 +125,14 @@ struct Runner {
     /// `None` while a call has it.
     bench: Option<Bench>,
     running: Option<Running>,
-    posts: FuturesUnordered<PostFuture>,
-    posting: HashMap<String, CancellationToken>,
-    kept: HashMap<String, Arc<Value>>,
+    outbox: Outbox,
     turn_ended: Option<Instant>,
     busy_until: Instant,
 }
 
-type PostFuture = Pin<Box<dyn Future<Output = (String, Arc<Value>, Posted)> + Send>>;
-
 struct Running {
     call_id: String,
+    thread: Option<String>,
     tool: String,
     started: Instant,
     cancel: CancellationToken,
@@ -144,14 +142,13 @@ struct Running {
 impl Runner {
     fn new(options: SessionOptions) -> Self {
         let bench = Bench::launch(Arc::clone(&options.provider), options.workspace.clone());
+        let outbox = Outbox::new(options.client.clone(), options.session_id.clone());
         Self {
             options,
             calls: Calls::default(),
             bench: Some(bench),
             running: None,
-            posts: FuturesUnordered::new(),
-            posting: HashMap::new(),
-            kept: HashMap::new(),
+            outbox,
             turn_ended: None,
             busy_until: Instant::now(),
         }
@@ -168,7 +165,7 @@ impl Runner {
                     tracing::info!(call = call.id, "call was begun before; not run again");
                     self.calls.finish(&call.id);
                     let result = result.unwrap_or_else(|| Arc::new(error_result(&call.id, UNKNOWN_OUTCOME)));
-                    self.post(&call.id, result);
+                    self.post(&call.id, call.thread.as_deref(), result);
                 }
             }
         }
@@ -178,8 +175,10 @@ impl Runner {
         let Some(bench) = self.bench.take() else { return };
         let cancel = CancellationToken::new();
         tracing::info!(call = call.id, tool = call.name, "running");
+        self.outbox.take_place(&call.id, call.thread.as_deref());
         self.running = Some(Running {
             call_id: call.id.clone(),
+            thread: call.thread.clone(),
             tool: call.name.clone(),
             started: Instant::now(),
             cancel: cancel.clone(),
@@ -192,8 +191,9 @@ impl Runner {
         let Some(running) = self.running.take() else { return };
         let wanted = self.calls.finish(&running.call_id);
         if wanted {
-            self.post(&running.call_id, Arc::new(result));
+            self.post(&running.call_id, running.thread.as_deref(), Arc::new(result));
         } else {
+            self.outbox.leave_place(&running.call_id);
             self.options.attempts.settle(&self.options.session_id, &running.call_id);
         }
         self.busy_until = Instant::now();
@@ -201,40 +201,30 @@ impl Runner {
         tracing::info!(call = running.call_id, tool = running.tool, ?took, wanted, "ran");
     }
 
-    fn post(&mut self, call_id: &str, event: Arc<Value>) {
+    fn post(&mut self, call_id: &str, thread: Option<&str>, event: Arc<Value>) {
         if self.calls.is_settled(call_id) {
+            self.outbox.leave_place(call_id);
             return self.settled(call_id);
         }
         self.options
             .attempts
             .keep(&self.options.session_id, call_id, Arc::clone(&event));
-        let answered = CancellationToken::new();
-        self.posting.insert(call_id.to_owned(), answered.clone());
-        let post = Post {
-            client: self.options.client.clone(),
-            session_id: self.options.session_id.clone(),
-            call_id: call_id.to_owned(),
-            event,
-            answered,
-            lease: self.options.lease.clone(),
-        };
-        self.posts.push(Box::pin(post.send()));
+        self.outbox.put(call_id, thread, event);
     }
 
-    fn post_ended(&mut self, call_id: &str, event: Arc<Value>, posted: Posted) {
-        self.posting.remove(call_id);
+    /// The error if no answer to the call is taken. It stays among the attempts then: it has run, and is not run again.
+    fn post_ended(&mut self, call_id: &str, posted: Posted) -> Result<(), ClientError> {
         self.busy_until = Instant::now();
         match posted {
             Posted::Sent => tracing::debug!(call = call_id, "result sent"),
             Posted::Moot => tracing::info!(call = call_id, "call is answered already; result dropped"),
-            Posted::Refused(error) => tracing::warn!(call = call_id, %error, "result refused; not sent again"),
-            Posted::GaveUp(error) => {
-                tracing::error!(call = call_id, %error, "result not sent; kept until the session can be reached again");
-                self.kept.insert(call_id.to_owned(), event);
-                return;
+            Posted::Refused(error) => {
+                tracing::error!(call = call_id, %error, "the server takes no answer to the call; it stays without one");
+                return Err(error);
             }
         }
         self.settled(call_id);
+        Ok(())
     }
 
     fn settled(&mut self, call_id: &str) {
@@ -244,21 +234,11 @@ impl Runner {
 
     /// After a history was read: what has an answer is done with.
     fn note_answers(&mut self) {
-        for (call_id, answered) in &self.posting {
-            if self.calls.is_settled(call_id) {
-                answered.cancel();
-            }
-        }
         let calls = &self.calls;
+        self.outbox.note_answers(|call_id| calls.is_settled(call_id));
         self.options
             .attempts
             .retain(&self.options.session_id, |call_id| !calls.is_settled(call_id));
-    }
-
-    fn send_kept_again(&mut self) {
-        for (call_id, event) in std::mem::take(&mut self.kept) {
-            self.post(&call_id, event);
-        }
     }
 
     fn observe(&mut self, event: &ObservedEvent) -> bool {
@@ -269,10 +249,8 @@ impl Runner {
         if event.is_result()
             && let Some(call_id) = event.call_id()
         {
-            self.kept.remove(call_id);
-            if let Some(answered) = self.posting.get(call_id) {
-                answered.cancel();
-            } else if self.running.as_ref().is_none_or(|r| r.call_id != call_id) {
+            let on_its_way = self.outbox.note_answer(call_id);
+            if !on_its_way && self.running.as_ref().is_none_or(|r| r.call_id != call_id) {
                 self.options.attempts.settle(&self.options.session_id, call_id);
             }
         }
@@ -286,7 +264,8 @@ impl Runner {
             match effect {
                 Effect::DropRunning | Effect::InterruptRunning => self.cancel_running(),
                 Effect::AnswerInterrupted(call) => {
-                    self.post(&call.id, Arc::new(error_result(&call.id, INTERRUPTED)));
+                    let result = Arc::new(error_result(&call.id, INTERRUPTED));
+                    self.post(&call.id, call.thread.as_deref(), result);
                 }
                 Effect::SessionOver => over = true,
             }
@@ -309,7 +288,7 @@ impl Runner {
 
     /// When to end for want of work: never while a call or a result is open.
     fn idle_deadline(&self) -> Option<Instant> {
-        if self.calls.is_busy() || !self.posting.is_empty() || !self.kept.is_empty() {
+        if self.calls.is_busy() || !self.outbox.is_empty() {
             return None;
         }
         Some(self.turn_ended?.max(self.busy_until) + self.options.max_idle)
@@ -342,14 +321,25 @@ impl Runner {
 
     async fn answer_all(&mut self) {
         for call in self.calls.take_queue() {
-            self.post(&call.id, Arc::new(error_result(&call.id, SHUTTING_DOWN)));
+            let result = Arc::new(error_result(&call.id, SHUTTING_DOWN));
+            self.post(&call.id, call.thread.as_deref(), result);
         }
-        while self.running.is_some() || !self.posts.is_empty() {
+        let patience = Instant::now() + LETTING_GO / 2;
+        let mut waiting = true;
+        while self.running.is_some() || !self.outbox.is_empty() {
             tokio::select! {
                 biased;
                 (bench, result) = ended(&mut self.running) => self.call_ended(bench, result),
-                Some((call_id, event, posted)) = self.posts.next(), if !self.posts.is_empty() => {
-                    self.post_ended(&call_id, event, posted);
+                (call_id, posted) = self.outbox.ended() => {
+                    // The item is let go anyway, and what was refused is in the log.
+                    let _ = self.post_ended(&call_id, posted);
+                }
+                // A call that does not stop must not keep the others from their answers.
+                () = sleep_until(patience), if waiting => {
+                    waiting = false;
+                    if let Some(running) = &self.running {
+                        self.outbox.leave_place(&running.call_id);
+                    }
                 }
             }
         }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outwork_sandbox::worker::{EXIT_LEASE_LOST, ItemEnd, ItemOptions, ServiceOptions, WorkerError, run_item_with};
+use outwork_sandbox::worker::{
+    EXIT_LEASE_LOST, ItemEnd, ItemOptions, Queue, ServiceOptions, WorkerError, run_item_with,
+};
 use serde_json::{Value, json};
 
 use crate::plane::{self, Beat, ENVIRONMENT, KEY, TOKEN};
@@ -46,6 +48,57 @@ async fn a_command_is_told_everything_and_its_exit_releases_the_item() {
     let item: Value = serde_json::from_str(rest).unwrap();
     assert_eq!(item, plane::item("work_1", json!({"type": "session", "id": SESSION})));
     assert_eq!(setup.plane.count("POST", "/heartbeat"), 0, "the lease is the command's");
+}
+
+/// Set in a process that has the environment of a worker with secrets: this test starts itself as one.
+const WITH_SECRETS: &str = "WORKER_TEST_WITH_SECRETS";
+
+#[tokio::test]
+async fn a_command_is_not_given_the_credentials_of_the_worker() {
+    if std::env::var_os(WITH_SECRETS).is_none() {
+        let test = "commands::a_command_is_not_given_the_credentials_of_the_worker";
+        let mut itself = tokio::process::Command::new(std::env::current_exe().unwrap());
+        itself.args(["--exact", test]).env(WITH_SECRETS, "1").kill_on_drop(true);
+        for name in [
+            "OUTWORK_API_KEY",
+            "OUTWORK_MODEL_API_KEY",
+            "OUTWORK_ENVIRONMENT_KEY",
+            "OUTWORK_BASE_URL",
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_AUTH_TOKEN",
+            "ANTHROPIC_ENVIRONMENT_KEY",
+            "ANTHROPIC_WORK_SECRET",
+        ] {
+            itself.env(name, "leaked");
+        }
+        itself.env("OUTWORK_CA_FILE", "/ca.pem").env("OTHER_API_KEY", "kept");
+        let output = tokio::time::timeout(Duration::from_secs(30), itself.output()).await;
+        let output = output.expect("the test ends").unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    for (queue, key) in [
+        (Queue::Environment(ENVIRONMENT.into()), Some(KEY)),
+        (Queue::Cloud, None),
+    ] {
+        let setup = Setup::new().await;
+        let out = setup.folder.path().join("out");
+        setup.plane.offer("work_1", SESSION);
+        let worker = setup.start(|o| {
+            o.drain = true;
+            o.queue = queue;
+            o.on_work = Some(format!("env > '{}'", out.display()));
+        });
+        assert_eq!(worker.ended().await.unwrap().served, 1);
+        let text = fs::read_to_string(out).unwrap();
+        assert!(!text.contains("leaked"), "{text}");
+        let value = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='));
+        assert_eq!(value("ANTHROPIC_ENVIRONMENT_KEY"), key);
+        assert_eq!(value("ANTHROPIC_BASE_URL"), Some(&*setup.plane.base_url));
+        assert_eq!(value("OUTWORK_CA_FILE"), Some("/ca.pem"));
+        assert_eq!(value("OTHER_API_KEY"), Some("kept"), "what is not ours is left alone");
+    }
 }
 
 #[tokio::test]

@@ -134,8 +134,7 @@ async fn a_drain_answers_what_runs_and_what_waits_and_releases_the_item() {
     let summary = worker.ended().await.unwrap();
     assert_eq!((summary.claimed, summary.served), (1, 1));
     assert_eq!(setup.hands.began(), ["a"], "what waits is not begun");
-    let mut results = setup.plane.results();
-    results.sort();
+    let results = setup.plane.results();
     assert_eq!(results.len(), 2);
     assert_eq!((results[0].0.as_str(), results[0].2.as_str()), ("a", "interrupted"));
     assert!(results[1].2.contains("shutting down") && results[1].1);
@@ -197,4 +196,27 @@ async fn a_lost_session_is_refused_and_released() {
     setup.plane.until("released", |s| s.count("POST", "/stop") == 1).await;
     setup.stop.drain.cancel();
     assert_eq!(worker.ended().await.unwrap().failed, 1);
+}
+
+#[tokio::test]
+async fn sessions_that_cannot_be_served_are_followed_by_growing_waits() {
+    let setup = Setup::new().await;
+    setup.plane.set(|s| s.list_status.extend([404; 2]));
+    setup.emit(call("a", "answer"));
+    for n in 1..=3 {
+        setup.plane.offer(&format!("work_{n}"), SESSION);
+    }
+    let worker = setup.start(|_| {});
+    setup
+        .plane
+        .until("the third is served", |s| s.results().len() == 1)
+        .await;
+    let summary = setup.finish(worker).await;
+    assert_eq!((summary.claimed, summary.failed, summary.served), (3, 2, 1));
+    let seen = setup.plane.script().seen.clone();
+    let at = |end: &str| -> Vec<_> { seen.iter().filter(|s| s.path.ends_with(end)).map(|s| s.at).collect() };
+    let (polls, stops) = (at("/poll"), at("/stop"));
+    let waits: Vec<_> = (0..2).map(|n| polls[n + 1] - stops[n]).collect();
+    assert!(waits[0] >= Duration::from_secs(2), "{waits:?}");
+    assert!(waits[1] >= Duration::from_secs(4), "{waits:?}");
 }

@@ -7,6 +7,7 @@ mod hands;
 mod holding;
 mod plane;
 mod real;
+mod results;
 mod running;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -22,6 +22,7 @@ pub const ENVIRONMENT: &str = "env_1";
 /// One request that came.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    pub at: Instant,
     pub method: String,
     pub path: String,
     pub query: HashMap<String, String>,
@@ -62,6 +63,10 @@ pub struct Script {
     pub send_status: VecDeque<u16>,
     /// Statuses for the next history lists.
     pub list_status: VecDeque<u16>,
+    /// Histories are too large to be answered with more events a page than this.
+    pub largest_page: usize,
+    /// Sends are not answered while this is set.
+    pub hold_sends: bool,
     pub session_status: String,
 }
 
@@ -89,6 +94,8 @@ impl Plane {
             ack_status: VecDeque::new(),
             send_status: VecDeque::new(),
             list_status: VecDeque::new(),
+            largest_page: usize::MAX,
+            hold_sends: false,
             session_status: "running".to_owned(),
         }));
         let changed = watch::Sender::new(0);
@@ -200,6 +207,14 @@ impl Script {
             .collect()
     }
 
+    /// The calls whose results are in the log, in its order.
+    pub fn answered(&self, session_id: &str) -> Vec<&str> {
+        let log = self.history.get(session_id).into_iter().flatten();
+        log.filter(|e| e["type"] == "user.tool_result")
+            .map(|e| e["tool_use_id"].as_str().unwrap())
+            .collect()
+    }
+
     /// How many streams are open.
     pub fn open_streams(&self) -> usize {
         self.streams.iter().filter(|(_, s)| !s.is_closed()).count()
@@ -234,6 +249,7 @@ async fn answer(
         .and_then(|v| v.to_str().ok())
         .unwrap_or_default();
     let seen = Seen {
+        at: Instant::now(),
         method: method.to_string(),
         path: uri.path().to_owned(),
         bearer: bearer.strip_prefix("Bearer ").unwrap_or_default().to_owned(),
@@ -258,7 +274,7 @@ async fn answer(
         ("GET", ["v1", "sessions", _]) => ok(&json!({"status": script.lock().unwrap().session_status})),
         ("GET", ["v1", "sessions", id, "events", "stream"]) => open_stream(&script, id),
         ("GET", ["v1", "sessions", id, "events"]) => list(&script, id, &seen),
-        ("POST", ["v1", "sessions", id, "events"]) => send(&script, id, &seen.body),
+        ("POST", ["v1", "sessions", id, "events"]) => send(&script, &changed, id, &seen.body).await,
         _ => fail(404, "no such path"),
     };
     changed.send_modify(|n| *n += 1);
@@ -333,15 +349,26 @@ fn list(script: &Shared, session_id: &str, seen: &Seen) -> Response {
     if let Some(status) = script.list_status.pop_front() {
         return fail(status, "no list");
     }
-    // Two events a page, so that pages are followed.
+    let limit: usize = seen.query["limit"].parse().unwrap();
+    if limit > script.largest_page {
+        // More than the client reads, and said so beforehand; the rest never comes.
+        let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let length = (1_u64 << 40).to_string();
+        return ([("content-length", length)], body).into_response();
+    }
+    // At most two events a page, so that pages are followed.
     let events = script.history.get(session_id).cloned().unwrap_or_default();
     let from: usize = seen.query.get("page").map_or(0, |p| p.parse().unwrap());
-    let to = (from + 2).min(events.len());
+    let to = (from + limit.min(2)).min(events.len());
     let next = (to < events.len()).then(|| to.to_string());
     ok(&json!({"data": events[from..to], "next_page": next}))
 }
 
-fn send(script: &Shared, session_id: &str, body: &Value) -> Response {
+async fn send(script: &Shared, changed: &watch::Sender<u64>, session_id: &str, body: &Value) -> Response {
+    let mut changed = changed.subscribe();
+    while script.lock().unwrap().hold_sends {
+        changed.changed().await.unwrap();
+    }
     let mut script = script.lock().unwrap();
     if let Some(status) = script.send_status.pop_front() {
         return fail(status, "not accepted");

@@ -138,6 +138,7 @@ async fn an_interrupt_stops_the_running_call_and_those_that_wait() {
     setup.plane.until("both answered", |s| s.results().len() == 2).await;
     setup.finish(worker).await;
     assert_eq!(setup.hands.began(), ["a"]);
+    assert_eq!(setup.plane.script().answered(SESSION), ["a", "b"]);
     assert!(
         setup
             .plane
@@ -178,59 +179,6 @@ async fn a_cut_stream_does_not_run_a_call_again() {
     setup.finish(worker).await;
     assert_eq!(setup.hands.began(), ["a", "b"]);
     assert_eq!(setup.plane.results().len(), 2);
-}
-
-#[tokio::test]
-async fn a_result_is_sent_again_until_it_is_accepted() {
-    let setup = Setup::new().await;
-    setup.plane.set(|s| s.send_status.extend([500, 429, 503]));
-    setup.emit(call("a", "answer"));
-    let worker = setup.serve();
-    setup
-        .plane
-        .until("accepted", |s| {
-            s.send_status.is_empty() && s.history[SESSION].len() == 2
-        })
-        .await;
-    setup.finish(worker).await;
-    assert_eq!(setup.plane.results(), vec![answered("a"); 4]);
-    assert_eq!(setup.hands.began(), ["a"]);
-}
-
-#[tokio::test]
-async fn a_refused_result_is_final() {
-    let setup = Setup::new().await;
-    setup.plane.set(|s| s.send_status.push_back(400));
-    setup.emit(call("a", "answer"));
-    let worker = setup.serve();
-    setup.plane.until("refused", |s| s.results().len() == 1).await;
-    setup.plane.cut();
-    setup.emit(call("b", "answer"));
-    setup.plane.until("the next", |s| s.results().len() == 2).await;
-    setup.finish(worker).await;
-    assert_eq!(setup.plane.results(), [answered("a"), answered("b")]);
-    assert_eq!(setup.hands.began(), ["a", "b"]);
-}
-
-#[tokio::test]
-async fn a_result_that_could_not_be_sent_is_kept_for_the_next_connection() {
-    let setup = Setup::new().await;
-    setup.plane.set(|s| {
-        s.ttl = 2.0;
-        s.send_status.extend([500; 200]);
-    });
-    setup.emit(call("a", "answer"));
-    let worker = setup.serve();
-    // The window is the lease's length: with two seconds the tries end well before the statuses do.
-    setup
-        .plane
-        .until("tries", |s| s.results().len() >= 2 && s.beats() >= 4)
-        .await;
-    setup.plane.set(|s| s.send_status.clear());
-    setup.plane.cut();
-    setup.plane.until("accepted", |s| s.history[SESSION].len() == 2).await;
-    setup.finish(worker).await;
-    assert_eq!(setup.hands.began(), ["a"]);
 }
 
 #[tokio::test]

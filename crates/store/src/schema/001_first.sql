@@ -105,11 +105,13 @@ CREATE TABLE session_state (
     archived_at      INTEGER,
     wake_at          INTEGER,
     needs_owner      INTEGER NOT NULL,
+    needs_worker     INTEGER NOT NULL,
     owner            TEXT,
     generation       INTEGER NOT NULL DEFAULT 0,
     lease_expires_at INTEGER
 ) STRICT;
 CREATE INDEX session_state_due ON session_state (needs_owner, wake_at) WHERE needs_owner = 1;
+CREATE INDEX session_state_served ON session_state (number) WHERE needs_worker = 1;
 CREATE INDEX session_state_waking ON session_state (wake_at) WHERE wake_at IS NOT NULL;
 CREATE INDEX session_state_owned ON session_state (owner) WHERE owner IS NOT NULL;
 
@@ -130,6 +132,8 @@ CREATE UNIQUE INDEX events_by_id ON events (event_id);
 CREATE UNIQUE INDEX events_processed ON events (session, seq) WHERE processed_at IS NOT NULL;
 CREATE UNIQUE INDEX events_queued ON events (session, seq) WHERE processed_at IS NULL;
 
+-- polled_by_key is the environment key that the present token was given to. given_up counts the items of the session
+-- that workers gave up in a row before this one, which is not offered before not_before.
 CREATE TABLE work (
     id                  TEXT PRIMARY KEY,
     workspace_id        TEXT NOT NULL,
@@ -142,6 +146,7 @@ CREATE TABLE work (
     queued_at           INTEGER NOT NULL,
     polled_at           INTEGER,
     polled_by           TEXT,
+    polled_by_key       TEXT,
     acknowledged_at     INTEGER,
     started_at          INTEGER,
     latest_heartbeat_at INTEGER,
@@ -150,12 +155,17 @@ CREATE TABLE work (
     ttl_seconds         INTEGER NOT NULL,
     lease_updated_at    INTEGER,
     lease_expires_at    INTEGER,
-    token_hash          BLOB
+    token_hash          BLOB,
+    given_up            INTEGER NOT NULL DEFAULT 0,
+    not_before          INTEGER
 ) STRICT;
 CREATE UNIQUE INDEX work_live ON work (session_id) WHERE state <> 'stopped';
-CREATE INDEX work_by_session ON work (session_id);
+CREATE INDEX work_by_session ON work (session_id, created_at, id);
 CREATE INDEX work_by_age ON work (environment_id, created_at, id);
 CREATE INDEX work_queue ON work (environment_id, created_at, id) WHERE state = 'queued';
 CREATE INDEX work_cloud_queue ON work (environment_kind, created_at, id) WHERE state = 'queued';
 CREATE INDEX work_leases ON work (lease_expires_at) WHERE state IN ('starting', 'active', 'stopping');
+CREATE INDEX work_deferred ON work (not_before) WHERE state = 'queued' AND not_before IS NOT NULL;
+CREATE INDEX work_ended ON work (stopped_at) WHERE state = 'stopped';
+CREATE INDEX work_by_key ON work (polled_by_key) WHERE polled_by_key IS NOT NULL;
 CREATE UNIQUE INDEX work_tokens ON work (token_hash) WHERE token_hash IS NOT NULL;

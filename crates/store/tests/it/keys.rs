@@ -94,10 +94,11 @@ async fn revoked_keys_say_so() {
         store.revoke_environment_key(&bed.ws, &second, &key.id, at(5)).await,
         Err(StoreError::NotFound { .. })
     ));
-    let key = store
+    let (key, ended) = store
         .revoke_environment_key(&bed.ws, &environment, &key.id, at(5))
         .await
         .unwrap();
+    assert!(ended.is_empty());
     assert_eq!((key.revoked_at, key.expires_at), (Some(at(5)), Some(at(99))));
     let listed = store
         .list_environment_keys(&bed.ws, &environment, first(5))

@@ -98,13 +98,22 @@ async fn sessions_without_an_owner_are_found_when_they_are_due() {
     store.append(ws, set(&idle, false, None)).await.unwrap();
 
     let due = async |now| -> Vec<SessionId> {
-        let rows = store.list_unowned_needing_work(at(now), 10).await.unwrap();
+        let rows = store.list_unowned_needing_work(at(now), 0, 10).await.unwrap();
         rows.into_iter().map(|d| d.session_id).collect()
     };
     assert_eq!(due(10).await, std::slice::from_ref(&busy));
     assert_eq!(store.next_due_session(at(10)).await.unwrap(), Some(at(100)));
     assert_eq!(due(100).await, [busy.clone(), waiting.clone()]);
-    assert_eq!(store.list_unowned_needing_work(at(100), 1).await.unwrap().len(), 1);
+    let part = store.list_unowned_needing_work(at(100), 0, 1).await.unwrap();
+    assert_eq!(part.len(), 1);
+    let rest = store
+        .list_unowned_needing_work(at(100), part[0].place, 9)
+        .await
+        .unwrap();
+    assert_eq!(
+        rest.into_iter().map(|d| d.session_id).collect::<Vec<_>>(),
+        std::slice::from_ref(&waiting)
+    );
 
     store.acquire_lease(ws, &busy, "a", 30, at(100)).await.unwrap();
     store.acquire_lease(ws, &waiting, "b", 60, at(100)).await.unwrap();
@@ -113,7 +122,8 @@ async fn sessions_without_an_owner_are_found_when_they_are_due() {
     assert_eq!(due(130).await, std::slice::from_ref(&busy), "a lease that ended");
     assert_eq!(store.next_due_session(at(130)).await.unwrap(), Some(at(160)));
 
-    assert_eq!(store.renew_all_leases("a", 100, at(130)).await.unwrap(), 1);
+    let held = store.leases_of("a").await.unwrap();
+    assert_eq!(store.renew_leases(held, 100, at(130)).await.unwrap(), 1);
     assert!(due(150).await.is_empty());
     assert_eq!(store.take_over_all_leases("b").await.unwrap(), 1, "of a, who is gone");
     assert_eq!(due(150).await, std::slice::from_ref(&busy));
@@ -126,4 +136,29 @@ async fn sessions_without_an_owner_are_found_when_they_are_due() {
     store.append(ws, queue).await.unwrap();
     assert!(due(151).await.contains(&idle));
     assert_eq!(store.session(ws, &idle).await.unwrap().status, SessionStatus::Running);
+}
+
+#[tokio::test]
+async fn only_leases_that_are_named_are_renewed_and_only_for_their_generation() {
+    let bed = bed();
+    let (store, ws) = (&bed.store, &bed.ws);
+    let (kept, left_behind, taken_anew) = (bed.session().await.id, bed.session().await.id, bed.session().await.id);
+    for id in [&kept, &left_behind, &taken_anew] {
+        store.acquire_lease(ws, id, "a", 30, at(0)).await.unwrap();
+    }
+    let mut held = store.leases_of("a").await.unwrap();
+    assert_eq!(held.len(), 3);
+    assert!(store.leases_of("b").await.unwrap().is_empty());
+    held.retain(|lease| lease.session_id != left_behind);
+    store.acquire_lease(ws, &taken_anew, "a", 30, at(5)).await.unwrap();
+    assert_eq!(store.renew_leases(held, 30, at(20)).await.unwrap(), 1);
+
+    let until = async |id| store.session(ws, id).await.unwrap().lease.unwrap().expires_at;
+    assert_eq!(until(&kept).await, at(50));
+    assert_eq!(
+        until(&left_behind).await,
+        at(30),
+        "nobody said that it is still at work"
+    );
+    assert_eq!(until(&taken_anew).await, at(35), "a later generation sees to itself");
 }

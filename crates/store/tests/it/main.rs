@@ -12,4 +12,5 @@ mod opening;
 mod pages;
 mod sessions;
 mod support;
+mod upkeep;
 mod work;

@@ -87,6 +87,7 @@ pub fn projection(status: SessionStatus, now: Time) -> SessionProjection {
         archived_at: None,
         wake_at: None,
         needs_owner: false,
+        needs_worker: false,
         profile: None,
     }
 }
@@ -128,6 +129,7 @@ pub fn append(session: &SessionId, entries: Vec<LogEntry>) -> Append {
 pub fn poll(worker: &str, token: &str, now: Time) -> Poll {
     Poll {
         worker_id: Some(worker.into()),
+        key: None,
         reclaim_older_than_ms: 5000,
         token_hash: KeyHash::of(token),
         now,

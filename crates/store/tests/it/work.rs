@@ -1,6 +1,6 @@
 //! The work queue, rule by rule.
 
-use outwork_store::{BeatOutcome, KeyHash, StoreError};
+use outwork_store::{BeatOutcome, KeyHash, StoppedBy, StoreError};
 use outwork_wire::Time;
 use outwork_wire::agent::EnvironmentKind;
 use outwork_wire::id::{EnvironmentId, SessionId, WorkId};
@@ -54,7 +54,10 @@ impl Queue {
 
     async fn stop(&self, id: &WorkId, force: bool, seconds: i64) -> (Work, bool) {
         let (store, ws) = (&self.bed.store, &self.bed.ws);
-        let done = store.stop_work(ws, &self.env, id, force, at(seconds)).await.unwrap();
+        let done = store
+            .stop_work(ws, &self.env, id, force, StoppedBy::Operator, at(seconds))
+            .await
+            .unwrap();
         (done.work, done.ended_now)
     }
 
@@ -126,14 +129,14 @@ async fn a_session_has_at_most_one_live_item() {
     );
     assert_eq!(store.live_work_of_session(ws, &session).await.unwrap().unwrap().id, id);
     let ended = store
-        .stop_work_of_session(ws, &session, true, at(2))
+        .stop_work_of_session(ws, &session, true, StoppedBy::Operator, at(2))
         .await
         .unwrap()
         .unwrap();
     assert!(ended.ended_now);
     assert!(
         store
-            .stop_work_of_session(ws, &session, true, at(3))
+            .stop_work_of_session(ws, &session, true, StoppedBy::Operator, at(3))
             .await
             .unwrap()
             .is_none()
