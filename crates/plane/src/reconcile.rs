@@ -7,12 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outwork_store::StoreError;
+use outwork_store::{Store, StoreError};
 use outwork_wire::Time;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::run::registry::LEASE_SECONDS;
+use crate::run::hub::Hub;
+use crate::run::queue::QueueBells;
+use crate::run::registry::{LEASE_SECONDS, Registry};
 
 /// How often a round is made.
 const ROUND: Duration = Duration::from_millis(500);
@@ -24,7 +26,16 @@ const PRUNE: usize = 1000;
 
 /// Makes rounds until `closing` is cancelled.
 pub(crate) async fn run(app: Arc<App>, owner: String, closing: CancellationToken) {
-    let mut reconciler = Reconciler::new(app, owner, Time::now());
+    let mut reconciler = Reconciler {
+        store: app.store.clone(),
+        sessions: app.sessions.clone(),
+        hub: app.hub.clone(),
+        bells: app.bells.clone(),
+        owner,
+        announced: Time::now(),
+        place: 0,
+    };
+    drop(app);
     let mut rounds: u64 = 0;
     loop {
         reconciler.round(rounds).await;
@@ -37,7 +48,10 @@ pub(crate) async fn run(app: Arc<App>, owner: String, closing: CancellationToken
 }
 
 struct Reconciler {
-    app: Arc<App>,
+    store: Store,
+    sessions: Registry,
+    hub: Arc<Hub>,
+    bells: Arc<QueueBells>,
     owner: String,
     /// Items that were held back until then have been announced.
     announced: Time,
@@ -46,15 +60,6 @@ struct Reconciler {
 }
 
 impl Reconciler {
-    fn new(app: Arc<App>, owner: String, now: Time) -> Self {
-        Self {
-            app,
-            owner,
-            announced: now,
-            place: 0,
-        }
-    }
-
     async fn round(&mut self, number: u64) {
         let every = |seconds: u64| number.is_multiple_of(seconds * 1000 / ROUND.as_millis() as u64);
         if every(u64::from(LEASE_SECONDS) / 3) {
@@ -67,9 +72,9 @@ impl Reconciler {
         }
         report("sessions without an owner", self.wake_due_sessions().await);
         if every(10) {
-            self.app.hub.sweep();
-            self.app.bells.sweep();
-            report("uses of keys", self.app.store.flush_key_uses().await);
+            self.hub.sweep();
+            self.bells.sweep();
+            report("uses of keys", self.store.flush_key_uses().await);
         }
         if every(60) {
             report("old work", self.prune().await);
@@ -79,11 +84,11 @@ impl Reconciler {
     /// Renews the leases of sessions with an owner here. One that was left behind is given back, so that the session
     /// is found like any other without an owner.
     async fn keep_leases(&self) -> Result<(), StoreError> {
-        let store = &self.app.store;
+        let store = &self.store;
         let held = store.leases_of(&self.owner).await?;
         // The map is read after the store: whoever owns a session is on the map before it takes the lease, and
         // until it has given it back. The generation keeps a lease that was taken anew in between.
-        let (owned, left_behind) = self.app.sessions.split_leases(held);
+        let (owned, left_behind) = self.sessions.split_leases(held);
         store.renew_leases(owned, LEASE_SECONDS, Time::now()).await?;
         for lease in left_behind {
             match store
@@ -99,29 +104,29 @@ impl Reconciler {
     }
 
     async fn take_back_lapsed_work(&self) -> Result<(), StoreError> {
-        for lapsed in self.app.store.requeue_lapsed_work(Time::now()).await? {
+        for lapsed in self.store.requeue_lapsed_work(Time::now()).await? {
             tracing::info!(
                 work_id = %lapsed.work_id, session_id = %lapsed.session_id, state = %lapsed.state,
                 "the lease of a work item lapsed"
             );
-            self.app.bells.ring(&lapsed.environment_id);
+            self.bells.ring(&lapsed.environment_id);
         }
         Ok(())
     }
 
     async fn announce_due_work(&mut self) -> Result<(), StoreError> {
         let now = Time::now();
-        for environment in self.app.store.work_due_between(self.announced, now).await? {
-            self.app.bells.ring(&environment);
+        for environment in self.store.work_due_between(self.announced, now).await? {
+            self.bells.ring(&environment);
         }
         self.announced = now;
         Ok(())
     }
 
     async fn enqueue_missing_work(&self) -> Result<(), StoreError> {
-        for environment in self.app.store.enqueue_missing_work(Time::now(), BATCH).await? {
+        for environment in self.store.enqueue_missing_work(Time::now(), BATCH).await? {
             tracing::warn!(%environment, "a session needed a worker and had no work item; it has one now");
-            self.app.bells.ring(&environment);
+            self.bells.ring(&environment);
         }
         Ok(())
     }
@@ -130,7 +135,6 @@ impl Reconciler {
     /// behind them waiting.
     async fn wake_due_sessions(&mut self) -> Result<(), StoreError> {
         let due = self
-            .app
             .store
             .list_unowned_needing_work(Time::now(), self.place, BATCH)
             .await?;
@@ -139,14 +143,14 @@ impl Reconciler {
             Some(_) | None => 0,
         };
         for session in due {
-            self.app.sessions.wake_due(&session.workspace_id, &session.session_id);
+            self.sessions.wake_due(&session.workspace_id, &session.session_id);
         }
         Ok(())
     }
 
     async fn prune(&self) -> Result<(), StoreError> {
         let before = Time::now().plus_seconds(-KEEP_WORK_SECONDS);
-        let pruned = self.app.store.prune_stopped_work(before, PRUNE).await?;
+        let pruned = self.store.prune_stopped_work(before, PRUNE).await?;
         if pruned > 0 {
             tracing::debug!(pruned, "old work items were forgotten");
         }
@@ -157,5 +161,62 @@ impl Reconciler {
 fn report(step: &str, outcome: Result<(), StoreError>) {
     if let Err(error) = outcome {
         tracing::warn!(step, %error, "a step of the reconciler failed; it is tried again in its next turn");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::test_bed::{TestBed, until};
+
+    fn reconciler(bed: &TestBed) -> Reconciler {
+        Reconciler {
+            store: bed.store.clone(),
+            sessions: bed.sessions.clone(),
+            hub: Arc::default(),
+            bells: Arc::default(),
+            owner: TestBed::OWNER.to_owned(),
+            announced: Time::now(),
+            place: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_was_left_behind_is_given_back_and_the_session_taken_up() {
+        let bed = TestBed::new(None, None).await;
+        let session = bed.session_with_message().await;
+        bed.store
+            .acquire_lease(&bed.workspace, &session, TestBed::OWNER, LEASE_SECONDS, Time::now())
+            .await
+            .unwrap();
+        assert_eq!(bed.sessions.owned(), 0);
+        let mut reconciler = reconciler(&bed);
+        reconciler.round(0).await;
+        // Without a model the turn ends at once, with an error that says what to set.
+        until("the session was taken up", async || {
+            bed.kinds(&session).await.contains(&"session.error")
+        })
+        .await;
+        // While its owner is here, the lease is kept.
+        reconciler.round(0).await;
+        assert!(bed.row(&session).await.lease.is_some());
+        assert_eq!(bed.sessions.owned(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_cannot_be_loaded_is_left_alone_for_a_while() {
+        let bed = TestBed::new(None, None).await;
+        let broken = bed.session_with_broken_log().await;
+        let sound = bed.session_with_message().await;
+        let mut reconciler = reconciler(&bed);
+        reconciler.round(1).await;
+        until("the other one was taken up", async || {
+            bed.kinds(&sound).await.contains(&"session.error")
+        })
+        .await;
+        until("the broken one was given up", async || bed.sessions.owned() == 1).await;
+        assert!(bed.row(&broken).await.lease.is_none());
+        reconciler.round(1).await;
+        assert_eq!(bed.sessions.owned(), 1, "it was tried again at once");
     }
 }

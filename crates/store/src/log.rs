@@ -21,6 +21,9 @@ use crate::page::Filter;
 use crate::sessions::{SessionProjection, SessionStatus, TimeRange};
 use crate::{Order, Page, PageRequest, Store, StoreError};
 
+/// How much text a page of events holds at most, in bytes; one event always fits.
+const MAX_PAGE_BYTES: usize = 8 << 20;
+
 /// An addition to a session's log.
 #[derive(Clone, Debug)]
 pub struct Append {
@@ -460,8 +463,9 @@ fn list(
     let limit = page.limit.max(1);
     let mut found: Vec<(i64, &str, String)> = Vec::new();
     let mut from = cursor.as_ref();
+    let (mut bytes, mut full) = (0, false);
     for (name, condition) in parts {
-        if found.len() > limit {
+        if full || found.len() > limit {
             break;
         }
         let mut sql = format!("SELECT seq, body FROM events WHERE {} AND {condition}", filter.sql());
@@ -480,14 +484,19 @@ fn list(
         values.push(Value::Integer((limit + 1 - found.len()) as i64));
         let mut statement = conn.prepare_cached(&sql)?;
         for row in statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))? {
-            let (seq, body) = row?;
+            let (seq, body): (i64, String) = row?;
+            bytes += body.len();
+            if bytes > MAX_PAGE_BYTES && !found.is_empty() {
+                full = true;
+                break;
+            }
             found.push((seq, name, body));
         }
     }
     if from.is_some() {
         return Err(StoreError::InvalidCursor);
     }
-    let further = found.len() > limit;
+    let further = full || found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| further).map(|(seq, name, _)| {
         Cursor {

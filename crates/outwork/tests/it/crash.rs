@@ -91,9 +91,11 @@ impl Theatre {
     async fn open(how: End) -> Self {
         let model = rehearsal().await;
         let mut options = match how {
-            End::Killed => ServerOptions::default()
-                .up()
-                .flags(&["--isolation", "none", "--concurrency", "8", "--max-idle", "1s"]),
+            End::Killed => {
+                ServerOptions::default()
+                    .up()
+                    .flags(&["--isolation", "none", "--concurrency", "8", "--max-idle", "1s"])
+            }
             End::Drained => ServerOptions::default(),
         };
         options.port = quiet_port();

@@ -430,3 +430,72 @@ async fn a_provider_that_is_gone_is_waited_for() {
     assert_eq!(last_message(&events), "after the gap");
     crate::world::log::check(&events);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_model_is_given_up_and_asked_again() {
+    let quick = "[model]\nfirst_byte_timeout = \"700ms\"\nidle_timeout = \"700ms\"\nretry_base = \"50ms\"\n";
+    let world = World::start_with(ServerOptions::default().settings(quick)).await;
+    for (name, hang) in [("head", "headers"), ("words", "silence")] {
+        let session = session(&world).await;
+        let fault = json!([{ "times": 1, "hang": hang, "after_events": 3 }]);
+        world.api.send_events(&session, &[faulty(name, fault)]).await;
+        let events = world.api.wait_idle(&session).await;
+        let seen = errors(&events);
+        assert_eq!(seen.len(), 1, "{name}: {seen:?}");
+        assert_eq!(seen[0].1, "retrying", "{name}: {seen:?}");
+        assert_eq!(last_message(&events), format!("after {name}"));
+        crate::world::log::check(&events);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_attempts_is_bounded() {
+    let quick = "[model]\nmax_attempts = 4\nretry_base = \"40ms\"\nretry_cap = \"100ms\"\n";
+    let world = World::start_with(ServerOptions::default().settings(quick)).await;
+    let session = session(&world).await;
+    world
+        .api
+        .send_events(&session, &[hopeless("nothing", json!({ "status": 529 }))])
+        .await;
+    let events = world.api.wait_idle(&session).await;
+    let seen = errors(&events);
+    assert!(seen.iter().all(|e| e.0 == "model_overloaded_error"), "{seen:?}");
+    let statuses: Vec<&str> = seen.iter().map(|e| e.1.as_str()).collect();
+    assert_eq!(statuses, ["retrying", "retrying", "retrying", "exhausted"]);
+    assert_eq!(
+        last_status(&events).unwrap()["stop_reason"]["type"],
+        "retries_exhausted"
+    );
+    assert_eq!(world.model.requests().len(), 4);
+    world.api.send_events(&session, &[faulty("all", json!([]))]).await;
+    let events = world
+        .api
+        .wait_for(&session, "answer", |e| last_message(e) == "after all")
+        .await;
+    assert!(events.len() > 10);
+    crate::world::log::check(&world.api.wait_idle(&session).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_never_comes_to_an_end_is_stopped() {
+    let few = "[model]\nmax_turn_requests = 5\n";
+    let world = World::start_with(ServerOptions::default().settings(few)).await;
+    let session = session(&world).await;
+    // Calls that are denied are answered at once, so the turn would go on by itself for ever.
+    let again = json!([{
+        "repeat": 1000,
+        "say": [{ "tool_use": { "name": "launch", "input": {}, "unlisted": true } }],
+    }]);
+    world.api.send_events(&session, &[script_message(again)]).await;
+    let events = world.api.wait_idle(&session).await;
+    assert_eq!(world.model.requests().len(), 5);
+    let seen = errors(&events);
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(seen[0].2.contains("max_turn_requests"), "{seen:?}");
+    crate::world::log::check(&events);
+    world.api.send_events(&session, &[faulty("the limit", json!([]))]).await;
+    world
+        .api
+        .wait_for(&session, "answer", |e| last_message(e) == "after the limit")
+        .await;
+}

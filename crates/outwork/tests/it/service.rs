@@ -261,8 +261,10 @@ async fn settings_are_read_strictly() {
         );
         assert!(!said.contains("\"secret\""), "{said}");
     }
-    let mut weak = ServerOptions::default();
-    weak.admin_key = Some("short".into());
+    let weak = ServerOptions {
+        admin_key: Some("short".into()),
+        ..ServerOptions::default()
+    };
     let (status, said) = weak.refused(&data).await;
     assert!(
         status.code() == Some(1) && said.contains("OUTWORK_API_KEY") && said.contains("16"),

@@ -9,7 +9,7 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::world::api::{BETA, is_rest, of_type, text};
-use crate::world::{ADMIN_KEY, Api, SCRIPT, SOON, World, message, script_message};
+use crate::world::{ADMIN_KEY, Api, SCRIPT, SOON, ServerOptions, World, message, script_message};
 
 async fn session(api: &Api) -> String {
     let agent = api.agent(SCRIPT, json!([{ "type": "agent_toolset_20260401" }])).await;
@@ -234,7 +234,8 @@ async fn a_stream_ends_with_its_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_stream_shows_that_it_lives() {
-    let world = World::start().await;
+    let often = "[limits]\nstream_ping = \"300ms\"\n";
+    let world = World::start_with(ServerOptions::default().settings(often)).await;
     let session = session(&world.api).await;
     let mut stream = world.api.stream(&session, "").await;
     for _ in 0..2 {

@@ -8,3 +8,5 @@ pub(crate) mod model_call;
 pub(crate) mod owner;
 pub(crate) mod queue;
 pub(crate) mod registry;
+#[cfg(test)]
+pub(crate) mod test_bed;

@@ -599,3 +599,6 @@ pub(crate) fn context(ids: &mut dyn FnMut(Time) -> EventId) -> Context<'_> {
         jitter: rand::rng().random(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,7 +153,8 @@ impl Driver {
                 let Some(list) = list.ok().filter(|a| a.status == 200) else {
                     continue;
                 };
-                let mine = |s: &&Value| s["metadata"]["driver"] == self.number.to_string();
+                let own = self.number.to_string();
+                let mine = |s: &&Value| s["metadata"]["driver"] == own.as_str();
                 match list.body["data"].as_array().unwrap().iter().find(mine) {
                     Some(session) => return id(session),
                     None => break,
@@ -337,7 +338,7 @@ impl Driver {
 fn steps(number: usize, message: usize) -> Value {
     let tag = format!("{number}-{message}");
     let bash = |part: &str| json!({ "tool_use": { "name": "bash", "input": { "command": format!("echo out-{tag}-{part}") } } });
-    let file = if number % 3 == 0 { "odd" } else { "even" };
+    let file = if number.is_multiple_of(3) { "odd" } else { "even" };
     let pace = json!({ "first_token_ms": 20, "per_chunk_ms": 2 });
     json!([
         {

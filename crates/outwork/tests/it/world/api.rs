@@ -297,7 +297,7 @@ impl Api {
     /// Waits until the session rests after `idles` idle events for another reason than requires_action.
     pub async fn wait_idle(&self, session: &str) -> Vec<Value> {
         self.wait_for(session, "end of its turn", |events| {
-            queued(events) == 0 && last_status(events).is_some_and(|e| is_rest(e))
+            queued(events) == 0 && last_status(events).is_some_and(is_rest)
         })
         .await
     }

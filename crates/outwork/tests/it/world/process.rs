@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -30,6 +30,8 @@ pub struct ServerOptions {
     /// A program that is given the command line instead.
     pub wrapper: Vec<String>,
     pub admin_key: Option<String>,
+    /// The settings file, which is there as long as somebody may start with it.
+    pub settings: Option<Arc<NamedTempFile>>,
 }
 
 impl Default for ServerOptions {
@@ -42,6 +44,7 @@ impl Default for ServerOptions {
             port: 0,
             wrapper: Vec::new(),
             admin_key: Some(ADMIN_KEY.to_owned()),
+            settings: None,
         }
     }
 }
@@ -58,6 +61,15 @@ impl ServerOptions {
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(|f| (*f).to_owned()));
         self
+    }
+
+    /// With a settings file of this text.
+    pub fn settings(mut self, text: &str) -> Self {
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        self.settings = Some(Arc::new(file));
+        self.flags(&["--config", &path])
     }
 
     /// With a server and a local worker in one process.
@@ -191,11 +203,6 @@ impl Server {
         assert_eq!(url_in(&printed), self.base_url);
         self.child = child;
         self.printed = printed;
-    }
-
-    /// The options, to start it in another way in the same folder.
-    pub fn options_mut(&mut self) -> &mut ServerOptions {
-        &mut self.options
     }
 
     /// Sends SIGTERM.
