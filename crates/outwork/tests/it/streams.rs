@@ -233,6 +233,22 @@ async fn a_stream_ends_with_its_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_session_is_archived() {
+    let world = World::start().await;
+    let session = session(&world.api).await;
+    let mut stream = world.api.stream(&session, "").await;
+    world
+        .api
+        .post(&format!("/v1/sessions/{session}/archive"), json!({}))
+        .await
+        .ok();
+    let seen = stream.through(|e| e["type"] == "session.status_terminated").await;
+    assert_eq!(seen, world.api.events(&session).await);
+    let end = timeout(SOON, stream.try_next()).await.expect("the stream stays open");
+    assert!(end.expect("the stream was cut").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_stream_shows_that_it_lives() {
     let often = "[limits]\nstream_ping = \"300ms\"\n";
     let world = World::start_with(ServerOptions::default().settings(often)).await;
