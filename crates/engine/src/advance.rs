@@ -1,9 +1,7 @@
 //! What is to be done from here: the decisions that need no further input.
 
 use outwork_wire::agent::EnvironmentKind;
-use outwork_wire::event::{
-    IdleReason, RefusalDetails, RefusalKind, RetryStatus, SessionError, SessionErrorKind,
-};
+use outwork_wire::event::{IdleReason, RefusalDetails, RefusalKind, RetryStatus, SessionError, SessionErrorKind};
 use outwork_wire::id::EventId;
 use outwork_wire::log::{LogEntry, Private};
 use outwork_wire::model::{ModelRequest, StopReason};

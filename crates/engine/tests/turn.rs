@@ -445,7 +445,10 @@ fn a_model_that_only_calls_tools_it_lacks_is_not_asked_for_ever() {
     world.send(vec![message("hello")]);
     for round in 0..16 {
         assert!(matches!(world.effect, Effect::AskModel(_)), "round {round}");
-        world.answer(answer(vec![call(&format!("toolu_{round}"), "no_such_tool")], StopReason::ToolUse));
+        world.answer(answer(
+            vec![call(&format!("toolu_{round}"), "no_such_tool")],
+            StopReason::ToolUse,
+        ));
     }
     assert_eq!(world.effect, Effect::Rest);
     assert!(limit(&world).is_some());

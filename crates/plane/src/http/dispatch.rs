@@ -113,7 +113,11 @@ async fn read_body(app: &App, row: &Row, headers: &HeaderMap, incoming: Body) ->
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse::<usize>().ok());
     let none = announced.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) && incoming.is_end_stream();
-    let size = if none { 0 } else { announced.unwrap_or(limits.max_body_bytes).min(limits.max_body_bytes) };
+    let size = if none {
+        0
+    } else {
+        announced.unwrap_or(limits.max_body_bytes).min(limits.max_body_bytes)
+    };
     let _room = app.body_room(size).await?;
     let body = body::read(incoming, limits.max_body_bytes, limits.body_timeout).await?;
     if row.method != Method::POST && !body.is_empty() {

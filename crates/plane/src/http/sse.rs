@@ -28,12 +28,7 @@ struct Watch {
 }
 
 /// Streams frames until the session is deleted, the listener lags too far behind, or the plane stops.
-pub(super) fn reply(
-    app: &Arc<App>,
-    frames: Listener,
-    previews: Vec<String>,
-    thread_only: bool,
-) -> Reply {
+pub(super) fn reply(app: &Arc<App>, frames: Listener, previews: Vec<String>, thread_only: bool) -> Reply {
     let watch = Watch {
         ping_at: Instant::now() + app.limits().stream_ping,
         app: app.clone(),

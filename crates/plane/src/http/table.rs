@@ -145,10 +145,7 @@ pub(crate) const NOT_SERVED: &[(&str, &str)] = &[
     ("/v1/tunnels", "tunnels are"),
     ("/v1/user_profiles", "user profiles are"),
     ("/v1/vaults", "vaults are"),
-    (
-        "/v1/messages",
-        "the Messages API is",
-    ),
+    ("/v1/messages", "the Messages API is"),
 ];
 
 #[cfg(test)]

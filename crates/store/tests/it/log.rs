@@ -334,16 +334,25 @@ async fn a_page_of_large_events_ends_before_its_limit_and_goes_on() {
         let entry = message(&large, at(10 + second), true);
         store.append(ws, append(&session.id, vec![entry])).await.unwrap();
     }
-    let mut page = store.list_events(ws, &session.id, EventQuery::default(), first(100)).await.unwrap();
+    let mut page = store
+        .list_events(ws, &session.id, EventQuery::default(), first(100))
+        .await
+        .unwrap();
     let mut sizes = vec![page.rows.len()];
     while let Some(next) = page.next.take() {
-        page = store.list_events(ws, &session.id, EventQuery::default(), from(100, &next)).await.unwrap();
+        page = store
+            .list_events(ws, &session.id, EventQuery::default(), from(100, &next))
+            .await
+            .unwrap();
         sizes.push(page.rows.len());
     }
     assert_eq!(sizes, [2, 2, 1]);
     let huge = message(&"x".repeat(9 << 20), at(90), true);
     store.append(ws, append(&session.id, vec![huge])).await.unwrap();
-    let query = EventQuery { order: Order::Desc, ..EventQuery::default() };
+    let query = EventQuery {
+        order: Order::Desc,
+        ..EventQuery::default()
+    };
     let page = store.list_events(ws, &session.id, query, first(100)).await.unwrap();
     assert_eq!(page.rows.len(), 1, "one event always fits");
 }

@@ -70,7 +70,10 @@ impl Queue {
     /// Whether an item is offered at a time, and not a microsecond before.
     async fn offered_from(&self, id: &WorkId, from: Time) -> bool {
         self.poll(&format!("before {id}"), from.plus_micros(-1)).await.is_none()
-            && self.poll(&format!("then {id}"), from).await.is_some_and(|work| work.id == *id)
+            && self
+                .poll(&format!("then {id}"), from)
+                .await
+                .is_some_and(|work| work.id == *id)
     }
 }
 
