@@ -145,20 +145,21 @@ class Rehearsal(Program):
 
 
 class Plane(Program):
-    """`outwork serve` on a folder of its own."""
+    """`outwork serve`, or `outwork up`, on a folder of its own."""
 
     def __init__(
         self,
         model_url: str | None,
         data_dir: Path | None = None,
         config: str | None = None,
+        command: str = "serve",
     ) -> None:
         self._own = tempfile.TemporaryDirectory(prefix="outwork-suite-data-") if data_dir is None else None
         self.data_dir = Path(self._own.name) if self._own is not None else data_dir
         settings = {"OUTWORK_API_KEY": ADMIN_KEY}
         if model_url is not None:
             settings |= {"OUTWORK_MODEL_BASE_URL": model_url, "OUTWORK_MODEL_API_KEY": MODEL_KEY}
-        arguments: list[str | Path] = [BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", self.data_dir]
+        arguments: list[str | Path] = [BINARY, command, "--listen", "127.0.0.1:0", "--data-dir", self.data_dir]
         self._config = tempfile.NamedTemporaryFile("w", prefix="outwork-suite-", suffix=".toml")
         if config is not None:
             self._config.write(config)

@@ -8,7 +8,7 @@ from typing import Any, Iterator
 import pytest
 
 from script import call, message, say
-from servers import Plane, Worker, wait_for
+from servers import Plane, Rehearsal, Worker, wait_for
 from sessions import TOOLSET, WEATHER, Makers, Session, asking, texts
 
 
@@ -225,6 +225,26 @@ def test_a_killed_worker_is_replaced(bench: Bench) -> None:
     assert finished(session, 80).stop_reason.type == "end_turn"
     one, two = results_of(session)["bash"]
     assert texts(one).strip() == "one" and texts(two).strip() == "two"
+
+
+def test_up_serves_cloud_environments(rehearsal: Rehearsal) -> None:
+    with Plane(rehearsal.url, command="up") as plane:
+        make = Makers(plane)
+        cloud = make.environment(config={"type": "cloud"})
+        session = make.session(environment=cloud)
+        steps = [
+            say(call("write", file_path="one.txt", content="alpha\n")),
+            say(call("bash", command="cat one.txt")),
+            say(call("bash", command="exit 3")),
+        ]
+        session.send(message(*steps, "{{result}}"))
+        assert finished(session).stop_reason.type == "end_turn"
+        results = results_of(session)
+        assert {event.type for found in results.values() for event in found} == {"agent.tool_result"}
+        read, failing = results["bash"]
+        assert texts(read).strip() == "alpha" and not read.is_error and failing.is_error is True
+        assert [idle.stop_reason.type for idle in session.idles()] == ["end_turn"], "a cloud session waited for somebody"
+        assert plane.stop() == 0, plane.output
 
 
 @pytest.mark.parametrize("bench", ["outwork"], indirect=True)

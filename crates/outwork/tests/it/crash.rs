@@ -337,14 +337,18 @@ async fn kill_worker(stage: Arc<Stage>, environment: String, worker: Arc<Mutex<W
         wait_for_moment(&stage, "user.tool_result", 8, Duration::from_secs(6)).await;
         let mut worker = worker.lock().await;
         worker.kill().await;
-        release(&stage, &environment, None).await;
+        release(&stage, &environment, None, &HELD).await;
         worker.restart();
     }
     WORKER_KILLS
 }
 
-/// Stops the live items of an environment, or the one of a session, by force. Their sessions get new ones.
-pub async fn release(stage: &Stage, environment: &str, session: Option<&str>) -> usize {
+/// The states of an item that a worker holds or seems to hold.
+pub const HELD: [&str; 3] = ["starting", "active", "stopping"];
+
+/// Stops the items of an environment, or the one of a session, that are in these states, by force. Their sessions get
+/// new ones.
+pub async fn release(stage: &Stage, environment: &str, session: Option<&str>, states: &[&str]) -> usize {
     let path = format!("/v1/environments/{environment}/work");
     let mut count = 0;
     loop {
@@ -357,7 +361,7 @@ pub async fn release(stage: &Stage, environment: &str, session: Option<&str>) ->
             .as_array()
             .unwrap()
             .iter()
-            .filter(|w| matches!(w["state"].as_str(), Some("starting" | "active" | "stopping")))
+            .filter(|w| states.iter().any(|s| w["state"] == *s))
             .filter(|w| session.is_none_or(|s| w["data"]["id"] == s))
             .filter_map(|w| w["id"].as_str())
             .collect();

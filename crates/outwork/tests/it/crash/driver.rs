@@ -11,14 +11,17 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Stage, release};
+use super::{HELD, Stage, release};
 use crate::world::api::{id, last_message, of_type, text};
 use crate::world::log::{answered_call, is_call, shown};
 use crate::world::{Api, Stream, script};
 
 /// A pause after a call that got no answer.
 const AGAIN: Duration = Duration::from_millis(15);
-/// A session that waits this long for a worker that holds its item is helped, as an operator would.
+/// A session that waits this long while its item was taken and never held is helped, as an operator would: the answer
+/// to the worker's acknowledgement was lost, and the worker does not know that it has the item.
+const UNTAKEN: Duration = Duration::from_secs(8);
+/// The same for an item that was held: the worker lost its lease without an end of it.
 const STALLED: Duration = Duration::from_secs(40);
 
 /// What a driver knows in the end.
@@ -102,7 +105,7 @@ impl Driver {
     /// Plays the session to its end.
     pub async fn run(mut self) -> Outcome {
         self.session = self.make().await;
-        let mut moved = Instant::now();
+        let (mut moved, mut helped) = (Instant::now(), Instant::now());
         loop {
             let mut stream = self.open().await;
             while let Some(new) = self.follow(&mut stream).await {
@@ -121,9 +124,9 @@ impl Driver {
                 if !self.act().await {
                     break;
                 }
-                if moved.elapsed() > STALLED {
-                    self.help().await;
-                    moved = Instant::now();
+                if moved.elapsed() > UNTAKEN && helped.elapsed() > UNTAKEN {
+                    self.help(moved.elapsed()).await;
+                    helped = Instant::now();
                 }
             }
             sleep(AGAIN).await;
@@ -325,10 +328,11 @@ impl Driver {
             })
     }
 
-    /// A worker that lost its lease without knowing holds its item until the lease ends; an operator releases it.
-    async fn help(&self) {
+    /// Releases the item of a session that does not move, if no worker can be expected to.
+    async fn help(&self, since: Duration) {
         let place = &self.stage.places[self.place];
-        if place.name == "worker" && release(&self.stage, &place.environment, Some(&self.session)).await > 0 {
+        let states = if since > STALLED { &HELD[..] } else { &HELD[..1] };
+        if place.name != "cloud" && release(&self.stage, &place.environment, Some(&self.session), states).await > 0 {
             self.stage.released.fetch_add(1, Ordering::Relaxed);
         }
     }
