@@ -178,13 +178,18 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Takes a polled item off the queue.
-    pub async fn ack(&self, work_id: &str) -> Result<()> {
+    /// Takes a polled item off the queue. With the worker's id a server knows a repetition, so it is repeated then if
+    /// its answer is lost.
+    pub async fn ack(&self, work_id: &str, worker_id: Option<&str>) -> Result<()> {
         let path = match &self.environment_id {
             Some(_) => self.path(&[work_id, "ack"])?,
             None => path(&["v1", "outwork", "work", work_id, "ack"])?,
         };
-        self.client.request(Method::POST, path).send_unit().await
+        let mut request = self.client.request(Method::POST, path);
+        if let Some(worker_id) = worker_id {
+            request = request.header("anthropic-worker-id", worker_id)?.idempotent();
+        }
+        request.send_unit().await
     }
 
     /// Beats for an item: `expected` is [`outwork_wire::work::NO_HEARTBEAT`] first, then what the last answer said.

@@ -44,6 +44,8 @@ pub struct Summary {
 
 struct Claimer {
     options: WorkerOptions,
+    /// Sent with polls and acknowledgements, so that the server knows a repeated one.
+    worker_id: String,
     client: Client,
     service: Option<Service>,
     drain: CancellationToken,
@@ -58,6 +60,7 @@ pub(crate) async fn run(
     // Items end with the worker, also when it ends by itself.
     let drain = stop.drain.child_token();
     let claimer = Arc::new(Claimer {
+        worker_id: options.worker_id.clone().unwrap_or_else(worker_id),
         options,
         client,
         service,
@@ -155,7 +158,7 @@ impl Claimer {
         let params = PollParams {
             block_ms: (!self.options.drain).then_some(BLOCK_MS),
             reclaim_older_than_ms: self.options.reclaim_older_than_ms,
-            worker_id: Some(self.options.worker_id.clone().unwrap_or_else(worker_id)),
+            worker_id: Some(self.worker_id.clone()),
         };
         tracing::info!(queue = ?self.options.queue, worker = params.worker_id, "polling for work");
         let work = self.queue();
@@ -240,7 +243,7 @@ impl Claimer {
     async fn serve(&self, item: PolledWork) -> ItemEnd {
         let own = self.item_client(&item);
         let client = own.as_ref().unwrap_or(&self.client);
-        if let Err(error) = self.queue().ack(&item.id).await {
+        if let Err(error) = self.queue().ack(&item.id, Some(&self.worker_id)).await {
             let again = !error.is_permanent();
             tracing::error!(work = item.id, again, %error, "item could not be acknowledged; not served");
             if !again {
