@@ -124,13 +124,13 @@ async fn stop_reasons_and_refusals() {
         .unwrap();
         assert_eq!(answer.stop_reason, Some(reason));
     }
-    // A limit that falls into a tool call leaves the call out.
+    // A limit that falls into a tool call leaves the call's place only.
     let mut cut = request(
         json!([{"say": [{"text": "I run"}, {"tool_use": {"name": "bash", "input": {"command": "x".repeat(100)}}}]}]),
     );
     cut.max_tokens = 10;
     let answer = ask(&client, &cut).await.unwrap();
-    assert_eq!(answer.content, [json!({"type": "text", "text": "I run"})]);
+    assert_eq!(answer.content, [json!({"type": "text", "text": "I run"}), json!(null)]);
     assert_eq!(answer.stop_reason, Some(StopReason::MaxTokens));
     // Anywhere else it is the provider's mistake.
     let broken = request(json!([{"say": [{"tool_use": {"name": "bash", "input_json": "{\"command\": "}}]}]));
