@@ -178,8 +178,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Takes a polled item off the queue. With the worker's id a server knows a repetition, so it is repeated then if
-    /// its answer is lost.
+    /// Takes a polled item off the queue. The worker's id lets a server tell a repetition from a second worker.
     pub async fn ack(&self, work_id: &str, worker_id: Option<&str>) -> Result<()> {
         let path = match &self.environment_id {
             Some(_) => self.path(&[work_id, "ack"])?,
@@ -187,7 +186,7 @@ impl<'a> Work<'a> {
         };
         let mut request = self.client.request(Method::POST, path);
         if let Some(worker_id) = worker_id {
-            request = request.header("anthropic-worker-id", worker_id)?.idempotent();
+            request = request.header("anthropic-worker-id", worker_id)?;
         }
         request.send_unit().await
     }
