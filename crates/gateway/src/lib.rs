@@ -1,0 +1,2 @@
+//! The gateway beside private MCP servers.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The hash-chained evidence log.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The MCP connector.
+#![forbid(unsafe_code)]
