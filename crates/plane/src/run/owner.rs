@@ -104,6 +104,10 @@ const COMMIT_RETRY: [Duration; 5] = [
     Duration::from_secs(5),
 ];
 
+/// A worker that beats does so every 30 s, or more often. One that gave no sign for this long is taken for dead when
+/// somebody interrupts its session.
+const SILENT_WORKER: Duration = Duration::from_secs(45);
+
 impl Owner {
     pub(crate) fn new(
         shared: Arc<Shared>,
@@ -412,6 +416,9 @@ impl Owner {
                     if appended.work_enqueued {
                         self.shared.bells.ring(&held.environment);
                     }
+                    if append.entries.iter().any(|e| is_interrupt(&e.event)) {
+                        self.requeue_if_silent(&held.environment).await;
+                    }
                     return Ok(());
                 }
                 // What nobody waits for cannot be refused: it is kept and tried again.
@@ -437,6 +444,22 @@ impl Owner {
                     }
                     return Err(Leaving::LostTrack);
                 }
+            }
+        }
+    }
+
+    /// An interrupt takes the work item back from a worker that has gone silent, before its lease ends by itself.
+    async fn requeue_if_silent(&self, environment: &EnvironmentId) {
+        let now = Time::now();
+        let silent_since = Time::from_micros(now.as_micros() - SILENT_WORKER.as_micros() as i64);
+        match self.shared.store.requeue_silent_work(&self.id, silent_since, now).await {
+            Ok(taken_back) if taken_back.is_empty() => {}
+            Ok(_) => {
+                tracing::info!(session = %self.id, "the session's worker is silent; its work item is queued again");
+                self.shared.bells.ring(environment);
+            }
+            Err(error) => {
+                tracing::warn!(session = %self.id, %error, "the work item was not taken back; its lease has to end");
             }
         }
     }
@@ -532,6 +555,10 @@ impl Owner {
             }
         }
     }
+}
+
+fn is_interrupt(event: &Event) -> bool {
+    event.processed_at.is_some() && matches!(event.body, EventBody::UserInterrupt { .. })
 }
 
 /// The same error, for another caller.
