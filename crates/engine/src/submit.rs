@@ -15,7 +15,7 @@ use outwork_wire::{ContentBlock, Event, EventBody, EventParams};
 use serde_json::{Map, Value};
 
 use crate::Context;
-use crate::session::{Call, CallState, Session, Status};
+use crate::session::{Call, CallState, Doer, Session, Status};
 
 /// The most pairs of metadata.
 const MAX_METADATA: usize = 16;
@@ -316,10 +316,18 @@ impl Session {
                     ));
                 }
                 let call = self.find_call("tool_use_id", tool_use_id)?;
-                if call.custom {
-                    return Err(Refused::Invalid(format!(
-                        "tool_use_id: {tool_use_id} is a custom tool call; answer it with user.custom_tool_result"
-                    )));
+                match call.doer {
+                    Doer::Worker => {}
+                    Doer::Client => {
+                        return Err(Refused::Invalid(format!(
+                            "tool_use_id: {tool_use_id} is a custom tool call; answer it with user.custom_tool_result"
+                        )));
+                    }
+                    Doer::Owner(_) => {
+                        return Err(Refused::Invalid(format!(
+                            "tool_use_id: {tool_use_id} is a call to an MCP server; this server makes it itself"
+                        )));
+                    }
                 }
                 check_answer("tool_use_id", call, batch.entry(tool_use_id).or_default())?;
                 check_content(content, true)
@@ -332,7 +340,7 @@ impl Session {
             } => {
                 self.check_thread(session_thread_id.as_ref())?;
                 let call = self.find_call("custom_tool_use_id", custom_tool_use_id)?;
-                if !call.custom {
+                if call.doer != Doer::Client {
                     return Err(Refused::Invalid(format!(
                         "custom_tool_use_id: {custom_tool_use_id} is not a custom tool call; answer it with user.tool_result"
                     )));

@@ -22,7 +22,27 @@ pub fn policy(tools: &[Tool], name: &str) -> Option<PermissionPolicy> {
                 });
             enabled.then_some(policy)
         }
-        Tool::Custom(_) => None,
+        Tool::McpToolset { .. } | Tool::Custom(_) => None,
+    })
+}
+
+/// The policy of a tool of an MCP server, or `None` if the agent may not call it.
+pub(crate) fn mcp_policy(tools: &[Tool], server: &str, name: &str) -> Option<PermissionPolicy> {
+    tools.iter().find_map(|entry| match entry {
+        Tool::McpToolset {
+            mcp_server_name,
+            configs,
+            default_config,
+        } if mcp_server_name == server => {
+            let (enabled, policy) = configs
+                .iter()
+                .find(|c| c.name == name)
+                .map_or((default_config.enabled, default_config.permission_policy), |c| {
+                    (c.enabled, c.permission_policy)
+                });
+            enabled.then_some(policy)
+        }
+        Tool::McpToolset { .. } | Tool::AgentToolset { .. } | Tool::Custom(_) => None,
     })
 }
 
@@ -38,7 +58,7 @@ pub fn definitions(tools: &[Tool]) -> Vec<Value> {
             "description": custom.description,
             "input_schema": custom.input_schema,
         })),
-        Tool::AgentToolset { .. } => None,
+        Tool::AgentToolset { .. } | Tool::McpToolset { .. } => None,
     });
     builtin.chain(custom).collect()
 }
