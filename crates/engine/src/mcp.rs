@@ -144,16 +144,16 @@ impl Session {
         self.calls.iter().filter_map(of_owner).collect()
     }
 
-    /// Takes in what a call gave, unless it was ended before.
+    /// Takes in what a call gave. False, and nothing more, if the call was ended before.
     pub fn mcp_answered(
         &mut self,
         call: &EventId,
         content: Vec<ContentBlock>,
         is_error: bool,
         context: &mut Context<'_>,
-    ) {
+    ) -> bool {
         if !self.calls.iter().any(|c| c.event_id == *call && c.is_owners()) {
-            return;
+            return false;
         }
         let body = EventBody::AgentMcpToolResult {
             mcp_tool_use_id: call.clone(),
@@ -161,6 +161,7 @@ impl Session {
             is_error: Some(is_error),
         };
         self.emit(body, None, context);
+        true
     }
 
     /// Ends the calls that an owner before this one may have begun, unless a repetition does no harm.

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use outwork_wire::agent::{CustomTool, EnvironmentKind, Tool};
+use outwork_wire::agent::{CustomTool, EnvironmentKind, McpServer, Tool};
 use outwork_wire::content::SearchText;
 use outwork_wire::event::{Decision, IdleReason, SystemBlock};
 use outwork_wire::id::{EventId, ThreadId};
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::Context;
 use crate::session::{Call, CallState, Doer, Session, Status};
+use crate::toolset;
 
 /// The most pairs of metadata.
 const MAX_METADATA: usize = 16;
@@ -52,6 +53,8 @@ pub struct SessionChange {
     pub metadata: Option<Map<String, Value>>,
     /// The agent's whole new list of tools.
     pub tools: Option<Vec<Tool>>,
+    /// The agent's whole new list of MCP servers.
+    pub mcp_servers: Option<Vec<McpServer>>,
 }
 
 /// What an earlier event of the same batch did to a call.
@@ -87,20 +90,23 @@ impl Session {
             Some(patch) => Some(self.merged_metadata(patch)?).filter(|m| *m != self.metadata),
             None => None,
         };
-        let tools = change.tools.filter(|t| *t != self.agent.tools);
-        if title.is_none() && metadata.is_none() && tools.is_none() {
+        let mut agent = self.agent.clone();
+        agent.tools = change.tools.unwrap_or(agent.tools);
+        agent.mcp_servers = change.mcp_servers.unwrap_or(agent.mcp_servers);
+        let agent = Some(agent).filter(|agent| *agent != self.agent);
+        if title.is_none() && metadata.is_none() && agent.is_none() {
             return Ok(false);
         }
-        let agent = match tools {
+        let agent = match agent {
             Some(_) if self.interruptible() => {
                 return Err(Refused::Invalid(format!(
                     "agent: the session is {}; its agent can only be changed while it is idle and no tool call waits for an answer. Interrupt it, or wait for session.status_idle with stop_reason end_turn",
                     self.status.as_str()
                 )));
             }
-            Some(tools) => {
-                let mut agent = self.agent.clone();
-                agent.tools = tools;
+            Some(agent) => {
+                toolset::check_servers(&agent.tools, &agent.mcp_servers)
+                    .map_err(|message| Refused::Invalid(format!("agent.{message}")))?;
                 Some(Box::new(agent))
             }
             None => None,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use outwork_engine::{PromptOptions, RetryPolicy};
 use secrecy::SecretString;
 
+use crate::mcp::McpOptions;
+
 /// What a plane is started with.
 pub struct PlaneOptions {
     /// Where the API is served; port 0 takes a free one.
@@ -23,6 +25,8 @@ pub struct PlaneOptions {
     pub prompt: PromptOptions,
     /// When failed model requests are tried again.
     pub retry: RetryPolicy,
+    /// How MCP servers are reached.
+    pub mcp: McpOptions,
     /// Limits of requests and streams.
     pub limits: Limits,
     /// How long requests and model calls may still take after a shutdown was asked for.
@@ -40,6 +44,7 @@ impl PlaneOptions {
             model: None,
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
+            mcp: McpOptions::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(20),
         }

@@ -20,6 +20,7 @@ use crate::app::guard::Guard;
 use crate::auth::{API_KEY_PREFIX, Role, SecretText, WORKER_KEY_PREFIX};
 use crate::error::PlaneError;
 use crate::http::{self, server::Server};
+use crate::mcp::Reach;
 use crate::metrics::Metrics;
 use crate::options::{ModelProvider, PlaneOptions};
 use crate::reconcile;
@@ -101,6 +102,7 @@ impl Plane {
             hub: hub.clone(),
             bells: bells.clone(),
             model: model.clone(),
+            reach: Arc::new(Reach::new(options.mcp)?),
             prompt: options.prompt,
             retry: options.retry,
             metrics: metrics.clone(),

@@ -184,6 +184,7 @@ impl Life {
                         tools.extend(genesis_with_mcp(EnvironmentKind::Cloud).agent.tools.pop());
                         tools
                     }),
+                    mcp_servers: None,
                 };
                 // A refusal is as good as an acceptance here: the world checks that it changed nothing.
                 let _ = self.world.update(change);

@@ -261,7 +261,8 @@ impl World {
 
     /// An MCP server answers a call.
     pub fn mcp_answer_only(&mut self, call: &EventId, text: &str, is_error: bool) {
-        self.with(|session, context| session.mcp_answered(call, vec![ContentBlock::text(text)], is_error, context));
+        let content = vec![ContentBlock::text(text)];
+        self.with(|session, context| session.mcp_answered(call, content, is_error, context));
         self.commit();
     }
 
