@@ -21,17 +21,30 @@ pub(crate) struct Page {
 
 pub(crate) fn page(result: ListToolsResult) -> Page {
     let bytes = result.tools.iter().map(size).sum();
-    Page { tools: result.tools.into_iter().map(tool).collect(), bytes, next: result.next_cursor }
+    Page {
+        tools: result.tools.into_iter().map(tool).collect(),
+        bytes,
+        next: result.next_cursor,
+    }
 }
 
 /// A page that the SDK could not read.
 pub(crate) fn loose_page(mut value: Value) -> Option<Page> {
     let object = value.as_object_mut()?;
     let next = object.get("nextCursor").and_then(Value::as_str).map(str::to_owned);
-    let Some(Value::Array(tools)) = object.remove("tools") else { return None };
-    let tools: Vec<WireTool> = tools.into_iter().filter_map(|tool| serde_json::from_value(tool).ok()).collect();
+    let Some(Value::Array(tools)) = object.remove("tools") else {
+        return None;
+    };
+    let tools: Vec<WireTool> = tools
+        .into_iter()
+        .filter_map(|tool| serde_json::from_value(tool).ok())
+        .collect();
     let bytes = tools.iter().map(size).sum();
-    Some(Page { tools: tools.into_iter().map(tool).collect(), bytes, next })
+    Some(Page {
+        tools: tools.into_iter().map(tool).collect(),
+        bytes,
+        next,
+    })
 }
 
 fn size(tool: &WireTool) -> usize {
@@ -64,11 +77,19 @@ pub(crate) fn result(result: CallToolResult) -> CallResult {
 /// A result that the SDK could not read.
 pub(crate) fn loose_result(mut value: Value) -> Option<CallResult> {
     let object = value.as_object_mut()?;
-    let Some(Value::Array(content)) = object.remove("content") else { return None };
+    let Some(Value::Array(content)) = object.remove("content") else {
+        return None;
+    };
     let content = content
         .into_iter()
         .map(|value| {
-            let kind = value.get("type").and_then(Value::as_str).unwrap_or("none").chars().take(MAX_KIND).collect();
+            let kind = value
+                .get("type")
+                .and_then(Value::as_str)
+                .unwrap_or("none")
+                .chars()
+                .take(MAX_KIND)
+                .collect();
             serde_json::from_value(value).map_or(Block::Unknown { kind }, block)
         })
         .collect();
@@ -82,8 +103,14 @@ pub(crate) fn loose_result(mut value: Value) -> Option<CallResult> {
 fn block(block: ContentBlock) -> Block {
     match block {
         ContentBlock::Text(text) => Block::Text(text.text),
-        ContentBlock::Image(image) => Block::Image { data: image.data, media_type: image.mime_type },
-        ContentBlock::Audio(audio) => Block::Audio { data: audio.data, media_type: audio.mime_type },
+        ContentBlock::Image(image) => Block::Image {
+            data: image.data,
+            media_type: image.mime_type,
+        },
+        ContentBlock::Audio(audio) => Block::Audio {
+            data: audio.data,
+            media_type: audio.mime_type,
+        },
         ContentBlock::ResourceLink(link) => Block::ResourceLink {
             uri: link.uri,
             name: link.name,
@@ -91,13 +118,23 @@ fn block(block: ContentBlock) -> Block {
             media_type: link.mime_type,
         },
         ContentBlock::Resource(resource) => match resource.resource {
-            ResourceContents::TextResourceContents { uri, mime_type, text, .. } => {
-                Block::ResourceText { uri, media_type: mime_type, text }
-            }
-            ResourceContents::BlobResourceContents { uri, mime_type, blob, .. } => {
-                Block::ResourceBlob { uri, media_type: mime_type, data: blob }
-            }
-            _ => Block::Unknown { kind: "resource".into() },
+            ResourceContents::TextResourceContents {
+                uri, mime_type, text, ..
+            } => Block::ResourceText {
+                uri,
+                media_type: mime_type,
+                text,
+            },
+            ResourceContents::BlobResourceContents {
+                uri, mime_type, blob, ..
+            } => Block::ResourceBlob {
+                uri,
+                media_type: mime_type,
+                data: blob,
+            },
+            _ => Block::Unknown {
+                kind: "resource".into(),
+            },
         },
         _ => Block::Unknown { kind: "unknown".into() },
     }

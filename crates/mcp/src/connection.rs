@@ -1,6 +1,7 @@
 //! A connection to one server: listing its tools and calling them.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +20,8 @@ use rmcp::{
         serve_client_with_lifecycle_and_ct,
     },
     transport::{
-        StreamableHttpClientTransport, common::client_side_sse::ExponentialBackoff,
+        StreamableHttpClientTransport,
+        common::client_side_sse::ExponentialBackoff,
         streamable_http_client::{StreamableHttpClientTransportConfig, StreamableHttpError},
     },
 };
@@ -60,10 +62,18 @@ pub struct Connection {
     tasks: TaskTracker,
 }
 
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("name", &self.name).field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
 impl Connector {
     /// A connector that presents itself to servers under this name and version.
     pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
-        Self { implementation: Implementation::new(name, version) }
+        Self {
+            implementation: Implementation::new(name, version),
+        }
     }
 
     /// Connects and agrees on the revision of the protocol.
@@ -86,7 +96,10 @@ impl Connector {
         };
         let http = HttpClient::new(&spec).map_err(|error| refused(&error))?;
         let tools_changed = Arc::new(AtomicBool::new(false));
-        let handler = Handler { implementation: self.implementation.clone(), tools_changed: tools_changed.clone() };
+        let handler = Handler {
+            implementation: self.implementation.clone(),
+            tools_changed: tools_changed.clone(),
+        };
         let transport = StreamableHttpClientTransport::with_client(http.clone(), transport_config(&spec));
         // Whoever drops this future leaves nothing behind that still talks to the server.
         let abandoned = http.clone();
@@ -122,7 +135,11 @@ impl Connector {
             watching: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let tells = info.capabilities.tools.as_ref().is_some_and(|tools| tools.list_changed == Some(true));
+        let tells = info
+            .capabilities
+            .tools
+            .as_ref()
+            .is_some_and(|tools| tools.list_changed == Some(true));
         if spec.watch_tools && tells && !connection.version.has_initialize() {
             let peer = connection.service.peer().clone();
             let (changed, stop) = (connection.tools_changed.clone(), connection.watching.clone());
@@ -189,10 +206,19 @@ impl Connection {
         cancel: &CancellationToken,
     ) -> Result<Page, CallError> {
         let params = PaginatedRequestParams::default().with_cursor(cursor);
-        let request = ListToolsRequest { method: Default::default(), params: Some(params), extensions: Default::default() };
-        let asked = Asked { what: LISTING.into(), tool: false };
+        let request = ListToolsRequest {
+            method: Default::default(),
+            params: Some(params),
+            extensions: Default::default(),
+        };
+        let asked = Asked {
+            what: LISTING.into(),
+            tool: false,
+        };
         let request = ClientRequest::ListToolsRequest(request);
-        let answer = self.ask(request, &asked, CallContext::default(), deadline, cancel).await?;
+        let answer = self
+            .ask(request, &asked, CallContext::default(), deadline, cancel)
+            .await?;
         let page = match answer {
             ServerResult::ListToolsResult(result) => Some(answer::page(result)),
             ServerResult::CustomResult(result) => answer::loose_page(result.0),
@@ -224,7 +250,10 @@ impl Connection {
             ClientRequest::CallToolRequest(CallToolRequest::new(params))
         };
         let answer = match self.ask(request(), &asked, context.clone(), deadline, cancel).await {
-            Err(Failed { code: Some(ErrorCode::HEADER_MISMATCH), .. }) if !self.version.has_initialize() => {
+            Err(Failed {
+                code: Some(ErrorCode::HEADER_MISMATCH),
+                ..
+            }) if !self.version.has_initialize() => {
                 self.tools(deadline, cancel).await?;
                 self.ask(request(), &asked, context, deadline, cancel).await?
             }
@@ -349,23 +378,42 @@ impl Connection {
                     _ => self.failed(CallErrorKind::Connection, trace, asked, "the request could not be sent"),
                 }
             }
-            ServiceError::Cancelled { .. } => {
-                self.failed(CallErrorKind::Protocol, trace, asked, "the server cancelled the request")
-            }
-            ServiceError::TransportClosed => {
-                self.failed(CallErrorKind::Connection, trace, asked, "the connection broke before the answer")
-            }
-            _ => self.failed(CallErrorKind::Protocol, trace, asked, "the answer is not one to this request"),
+            ServiceError::Cancelled { .. } => self.failed(
+                CallErrorKind::Protocol,
+                trace,
+                asked,
+                "the server cancelled the request",
+            ),
+            ServiceError::TransportClosed => self.failed(
+                CallErrorKind::Connection,
+                trace,
+                asked,
+                "the connection broke before the answer",
+            ),
+            _ => self.failed(
+                CallErrorKind::Protocol,
+                trace,
+                asked,
+                "the answer is not one to this request",
+            ),
         }
     }
 
     fn failed(&self, kind: CallErrorKind, trace: &Trace, asked: &Asked, what: &str) -> Failed {
-        Failed { error: self.error(kind, trace.sent(), &asked.what, what), code: None }
+        Failed {
+            error: self.error(kind, trace.sent(), &asked.what, what),
+            code: None,
+        }
     }
 
     fn error(&self, kind: CallErrorKind, sent: bool, asked: &str, what: &str) -> CallError {
         let message = format!("{asked} of the MCP server {:?} failed: {what}", self.name);
-        CallError { kind, sent, message, server_message: None }
+        CallError {
+            kind,
+            sent,
+            message,
+            server_message: None,
+        }
     }
 }
 

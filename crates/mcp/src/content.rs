@@ -35,7 +35,11 @@ pub fn to_wire(result: &CallResult) -> Vec<ContentBlock> {
         blocks.push(ContentBlock::text(structured.to_string()));
     }
     if blocks.is_empty() {
-        let text = if result.is_error { "The tool failed without saying why." } else { "The tool returned nothing." };
+        let text = if result.is_error {
+            "The tool failed without saying why."
+        } else {
+            "The tool returned nothing."
+        };
         blocks.push(ContentBlock::text(text));
     }
     blocks
@@ -51,7 +55,12 @@ fn block(block: &Block) -> Option<ContentBlock> {
             None => left_out("A picture", media_type, data, None),
         },
         Block::Audio { data, media_type } => left_out("A sound", media_type, data, None),
-        Block::ResourceLink { uri, name, description, media_type } => {
+        Block::ResourceLink {
+            uri,
+            name,
+            description,
+            media_type,
+        } => {
             let mut text = format!("[Resource \"{name}\" at {uri}");
             if let Some(media_type) = media_type {
                 text.push_str(&format!(", {media_type}"));
@@ -66,7 +75,10 @@ fn block(block: &Block) -> Option<ContentBlock> {
             ContentBlock::text(format!("[Resource {uri} is empty]"))
         }
         Block::ResourceText { uri, text, .. } => ContentBlock::Document {
-            source: DocumentSource::Text { data: text.clone(), media_type: "text/plain".into() },
+            source: DocumentSource::Text {
+                data: text.clone(),
+                media_type: "text/plain".into(),
+            },
             context: None,
             title: Some(uri.clone()),
         },
@@ -76,7 +88,10 @@ fn block(block: &Block) -> Option<ContentBlock> {
                 block
             } else if essence(media_type) == "application/pdf" && !data.is_empty() {
                 ContentBlock::Document {
-                    source: DocumentSource::Base64 { data: data.clone(), media_type: "application/pdf".into() },
+                    source: DocumentSource::Base64 {
+                        data: data.clone(),
+                        media_type: "application/pdf".into(),
+                    },
                     context: None,
                     title: Some(uri.clone()),
                 }
@@ -84,29 +99,43 @@ fn block(block: &Block) -> Option<ContentBlock> {
                 left_out("A resource", media_type, data, Some(uri))
             }
         }
-        Block::Unknown { kind } => {
-            ContentBlock::text(format!("[A block of the type \"{kind}\", which cannot be shown, was left out]"))
-        }
+        Block::Unknown { kind } => ContentBlock::text(format!(
+            "[A block of the type \"{kind}\", which cannot be shown, was left out]"
+        )),
     })
 }
 
 fn image(data: &str, media_type: &str) -> Option<ContentBlock> {
     let media_type = essence(media_type);
-    let media_type = if media_type == "image/jpg" { "image/jpeg".to_owned() } else { media_type };
+    let media_type = if media_type == "image/jpg" {
+        "image/jpeg".to_owned()
+    } else {
+        media_type
+    };
     (!data.is_empty() && IMAGE_TYPES.contains(&media_type.as_str())).then(|| ContentBlock::Image {
-        source: ImageSource::Base64 { data: data.to_owned(), media_type },
+        source: ImageSource::Base64 {
+            data: data.to_owned(),
+            media_type,
+        },
     })
 }
 
 /// The type without parameters, in lower case.
 fn essence(media_type: &str) -> String {
-    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }
 
 fn left_out(what: &str, media_type: &str, data: &str, uri: Option<&str>) -> ContentBlock {
     let bytes = data.trim_end_matches('=').len() * 3 / 4;
     let at = uri.map(|uri| format!(" at {uri}")).unwrap_or_default();
-    ContentBlock::text(format!("[{what}{at} of the type {media_type}, {bytes} bytes, which cannot be shown, was left out]"))
+    ContentBlock::text(format!(
+        "[{what}{at} of the type {media_type}, {bytes} bytes, which cannot be shown, was left out]"
+    ))
 }
 
 /// The text of a result, if it has over [`OVERSIZE_CHARS`] characters in all.

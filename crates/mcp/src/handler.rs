@@ -3,6 +3,9 @@
 //! No capability is declared, so a server that asks nevertheless is told that there is no such method; its call goes
 //! on without. Of what it tells, only the change of its tools counts.
 
+// Sampling and roots are deprecated in the newest revision; servers of older ones ask for them all the same.
+#![expect(deprecated)]
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -25,11 +28,13 @@ pub(crate) struct Handler {
 }
 
 fn refuse(method: &'static str) -> ErrorData {
-    ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("{method} is not supported by this client"), None)
+    ErrorData::new(
+        ErrorCode::METHOD_NOT_FOUND,
+        format!("{method} is not supported by this client"),
+        None,
+    )
 }
 
-// Sampling and roots are deprecated in the newest revision; servers of older ones ask for them all the same.
-#[expect(deprecated)]
 impl ClientHandler for Handler {
     async fn create_message(
         &self,

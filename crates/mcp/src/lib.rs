@@ -27,10 +27,10 @@ mod tool;
 mod watch;
 
 pub use connection::{Connection, Connector};
-pub use content::{OVERSIZE_CHARS, PREVIEW_CHARS, Oversize, oversize};
+pub use content::{OVERSIZE_CHARS, Oversize, PREVIEW_CHARS, oversize};
 pub use dial::{AddressPolicy, BoxStream, Dial, DialError, Direct, Target};
 pub use error::{CallError, CallErrorKind, ConnectError, ConnectErrorKind};
-pub use spec::{CallContext, Credentials, Limits, RequestHeaders, RequestInfo, Rejected, ServerSpec};
+pub use spec::{CallContext, Credentials, Limits, Rejected, RequestHeaders, RequestInfo, ServerSpec};
 pub use tool::{Block, CallResult, Tool};
 
 /// The log target of the SDK, which logs notifications and errors as servers send them.

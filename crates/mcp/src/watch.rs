@@ -45,7 +45,9 @@ pub(crate) async fn watch(peer: Peer<RoleClient>, changed: Arc<AtomicBool>, stop
 /// Listens until the stream ends; false if there was none.
 async fn listen(peer: &Peer<RoleClient>, changed: &AtomicBool, first: bool) -> bool {
     let filter = SubscriptionFilter::builder().tools_list_changed().build();
-    let Ok(mut subscription) = peer.listen(filter).await else { return false };
+    let Ok(mut subscription) = peer.listen(filter).await else {
+        return false;
+    };
     if !first {
         // Nobody knows what happened between two streams.
         changed.store(true, Ordering::SeqCst);

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use outwork_plane::{Limits, PromptOptions, RetryPolicy};
+use outwork_plane::{Limits, McpOptions, PromptOptions, RetryPolicy};
 use secrecy::SecretString;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
+mod mcp;
 mod settings;
 
 pub(crate) use settings::{DEFAULTS, Span};
@@ -39,6 +40,7 @@ pub(crate) struct PlaneConfig {
     pub(crate) model: Option<ModelConfig>,
     pub(crate) prompt: PromptOptions,
     pub(crate) retry: RetryPolicy,
+    pub(crate) mcp: McpOptions,
     pub(crate) limits: Limits,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
@@ -136,6 +138,7 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         model: model_provider(model, environment)?,
         prompt: prompt(model)?,
         retry: retry(model)?,
+        mcp: layers.settings.mcp.resolve()?,
         limits: request_limits(&layers.settings.limits)?,
         drain_timeout: args
             .drain_timeout

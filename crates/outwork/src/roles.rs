@@ -39,6 +39,7 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     });
     options.prompt = config.prompt.clone();
     options.retry = config.retry;
+    options.mcp = config.mcp.clone();
     options.limits = config.limits.clone();
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)

@@ -107,7 +107,9 @@ pub fn refusal(ip: IpAddr, allow: &[IpNet]) -> Option<&'static str> {
 
 fn judge(ip: IpAddr, allow: &[IpNet]) -> Option<&'static str> {
     if METADATA_TABLE.iter().any(|net| net.contains(&ip)) {
-        let named = allow.iter().any(|net| net.prefix_len() == net.max_prefix_len() && net.contains(&ip));
+        let named = allow
+            .iter()
+            .any(|net| net.prefix_len() == net.max_prefix_len() && net.contains(&ip));
         return (!named).then_some(METADATA);
     }
     let (_, reason) = TABLE.iter().find(|(net, _)| net.contains(&ip))?;
@@ -129,7 +131,10 @@ fn carried(ip: Ipv6Addr) -> Carried {
     let bits = ip.to_bits();
     let high = (bits >> 64) as u64;
     let last = Ipv4Addr::from_bits(bits as u32);
-    let one = |inner, transparent| Carried { addresses: [Some(inner), None], transparent };
+    let one = |inner, transparent| Carried {
+        addresses: [Some(inner), None],
+        transparent,
+    };
     // ::ffff:0:0/96 mapped, and 64:ff9b::/96 translated (RFC 6052): the connection goes to the inner address.
     if bits >> 32 == 0xffff || bits >> 32 == 0x0064_ff9b_u128 << 64 {
         return one(last, true);
@@ -137,7 +142,11 @@ fn carried(ip: Ipv6Addr) -> Carried {
     // 64:ff9b:1::/48, a translator of the network's own (RFC 8215), stays refused by the table whatever it carries,
     // as do ::/96 (compatible) and ::ffff:0:0:0/96 (SIIT).
     if high >> 16 == 0x0064_ff9b_0001 || bits >> 32 == 0 || bits >> 32 == 0xffff_0000 {
-        return if bits <= 1 { Carried::default() } else { one(last, false) };
+        return if bits <= 1 {
+            Carried::default()
+        } else {
+            one(last, false)
+        };
     }
     // 2002::/16, 6to4.
     if high >> 48 == 0x2002 {
@@ -146,7 +155,10 @@ fn carried(ip: Ipv6Addr) -> Carried {
     // 2001::/32, Teredo: the server's address and, inverted, the client's.
     if high >> 32 == 0x2001_0000 {
         return Carried {
-            addresses: [Some(Ipv4Addr::from_bits(high as u32)), Some(Ipv4Addr::from_bits(!(bits as u32)))],
+            addresses: [
+                Some(Ipv4Addr::from_bits(high as u32)),
+                Some(Ipv4Addr::from_bits(!(bits as u32))),
+            ],
             transparent: false,
         };
     }

@@ -39,7 +39,12 @@ pub struct SystemResolver;
 
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect()) })
+        Box::pin(async move {
+            Ok(tokio::net::lookup_host((host, 0))
+                .await?
+                .map(|address| address.ip())
+                .collect())
+        })
     }
 }
 
@@ -67,7 +72,9 @@ impl Direct {
         resolver: Arc<dyn Resolve>,
         extra: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, DirectError> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
         for root in extra {
             roots.add(root).map_err(DirectError::Root)?;
         }
@@ -78,26 +85,43 @@ impl Direct {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { resolver, tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self {
+            resolver,
+            tls: TlsConnector::from(Arc::new(config)),
+        })
     }
 
     async fn addresses(&self, target: &Target) -> Result<Vec<SocketAddr>, DialError> {
         let ips = match target.host.parse::<IpAddr>() {
             Ok(ip) => vec![ip],
-            Err(_) => self.resolver.resolve(&target.host).await.map_err(|error| DialError::Resolve {
-                host: target.host.clone(),
-                reason: error.to_string(),
-            })?,
+            Err(_) => self
+                .resolver
+                .resolve(&target.host)
+                .await
+                .map_err(|error| DialError::Resolve {
+                    host: target.host.clone(),
+                    reason: error.to_string(),
+                })?,
         };
         if ips.is_empty() {
-            return Err(DialError::Resolve { host: target.host.clone(), reason: "it has no address".into() });
+            return Err(DialError::Resolve {
+                host: target.host.clone(),
+                reason: "it has no address".into(),
+            });
         }
         for ip in &ips {
             if let Some(reason) = address::refusal(*ip, &target.policy.allow) {
-                return Err(DialError::Refused { host: target.host.clone(), reason });
+                return Err(DialError::Refused {
+                    host: target.host.clone(),
+                    reason,
+                });
             }
         }
-        Ok(ips.into_iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, target.port)).collect())
+        Ok(ips
+            .into_iter()
+            .take(MAX_ADDRESSES)
+            .map(|ip| SocketAddr::new(ip, target.port))
+            .collect())
     }
 
     async fn open(&self, target: &Target, deadline: Instant) -> Result<BoxStream, DialError> {
@@ -105,7 +129,11 @@ impl Direct {
         let mut last = None;
         let count = addresses.len();
         for (index, address) in addresses.into_iter().enumerate() {
-            let until = if index + 1 == count { deadline } else { deadline.min(Instant::now() + ATTEMPT) };
+            let until = if index + 1 == count {
+                deadline
+            } else {
+                deadline.min(Instant::now() + ATTEMPT)
+            };
             match timeout_at(until, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return self.secure(target, stream).await,
                 Ok(Err(error)) => last = Some(error.kind()),
@@ -114,11 +142,17 @@ impl Direct {
         }
         // The kind and not the error: that one may carry the address.
         let reason = last.unwrap_or(io::ErrorKind::NotFound).to_string();
-        Err(DialError::Connect { host: target.host.clone(), reason })
+        Err(DialError::Connect {
+            host: target.host.clone(),
+            reason,
+        })
     }
 
     async fn secure(&self, target: &Target, stream: TcpStream) -> Result<BoxStream, DialError> {
-        let tls = |reason: String| DialError::Tls { host: target.host.clone(), reason };
+        let tls = |reason: String| DialError::Tls {
+            host: target.host.clone(),
+            reason,
+        };
         // Small requests wait for answers: nothing is gained by gathering them. A failure costs only time.
         let _ = stream.set_nodelay(true);
         match target.scheme {
@@ -126,7 +160,11 @@ impl Direct {
             Scheme::Https => {
                 let name = ServerName::try_from(target.host.clone())
                     .map_err(|_| tls("the host is neither a name nor an address".into()))?;
-                let stream = self.tls.connect(name, stream).await.map_err(|error| tls(error.to_string()))?;
+                let stream = self
+                    .tls
+                    .connect(name, stream)
+                    .await
+                    .map_err(|error| tls(error.to_string()))?;
                 Ok(BoxStream::new(stream))
             }
         }
@@ -137,11 +175,16 @@ impl Dial for Direct {
     fn dial<'a>(&'a self, target: &'a Target, deadline: Instant) -> BoxFuture<'a, Result<BoxStream, DialError>> {
         Box::pin(async move {
             if target.scheme == Scheme::Http && !target.policy.plain_http {
-                return Err(DialError::Refused { host: target.host.clone(), reason: "without TLS" });
+                return Err(DialError::Refused {
+                    host: target.host.clone(),
+                    reason: "without TLS",
+                });
             }
             match timeout_at(deadline, self.open(target, deadline)).await {
                 Ok(result) => result,
-                Err(_) => Err(DialError::Timeout { host: target.host.clone() }),
+                Err(_) => Err(DialError::Timeout {
+                    host: target.host.clone(),
+                }),
             }
         })
     }
@@ -162,14 +205,31 @@ mod tests {
 
     async fn dial(addresses: Vec<&'static str>, host: &str, scheme: Scheme, policy: AddressPolicy) -> DialError {
         let direct = Direct::new(Arc::new(Fixed(addresses)), []).unwrap();
-        let target = Target { scheme, host: host.into(), port: 1, policy };
-        direct.dial(&target, Instant::now() + Duration::from_secs(5)).await.unwrap_err()
+        let target = Target {
+            scheme,
+            host: host.into(),
+            port: 1,
+            policy,
+        };
+        direct
+            .dial(&target, Instant::now() + Duration::from_secs(5))
+            .await
+            .unwrap_err()
     }
 
     #[tokio::test]
     async fn one_forbidden_address_spoils_the_name() {
-        let error = dial(vec!["1.1.1.1", "10.0.0.1"], "a.test", Scheme::Https, AddressPolicy::default()).await;
-        assert!(matches!(error, DialError::Refused { reason: "private", .. }), "{error:?}");
+        let error = dial(
+            vec!["1.1.1.1", "10.0.0.1"],
+            "a.test",
+            Scheme::Https,
+            AddressPolicy::default(),
+        )
+        .await;
+        assert!(
+            matches!(error, DialError::Refused { reason: "private", .. }),
+            "{error:?}"
+        );
         assert!(!error.to_string().contains("10.0.0.1"), "{error}");
     }
 
@@ -177,14 +237,26 @@ mod tests {
     async fn an_address_in_the_url_is_checked_too() {
         for host in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
             let error = dial(vec![], host, Scheme::Https, AddressPolicy::default()).await;
-            assert!(matches!(error, DialError::Refused { reason: "loopback", .. }), "{error:?}");
+            assert!(
+                matches!(error, DialError::Refused { reason: "loopback", .. }),
+                "{error:?}"
+            );
         }
     }
 
     #[tokio::test]
     async fn plain_http_needs_leave() {
         let error = dial(vec!["1.1.1.1"], "a.test", Scheme::Http, AddressPolicy::default()).await;
-        assert!(matches!(error, DialError::Refused { reason: "without TLS", .. }), "{error:?}");
+        assert!(
+            matches!(
+                error,
+                DialError::Refused {
+                    reason: "without TLS",
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]

@@ -20,7 +20,10 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(body: Bytes, trace: Option<Trace>) -> Self {
-        Self { body: Full::new(body), trace }
+        Self {
+            body: Full::new(body),
+            trace,
+        }
     }
 }
 
@@ -28,10 +31,7 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if let Some(trace) = self.trace.take() {
             trace.sending();
         }

@@ -11,7 +11,8 @@ use http::{
 use hyper::body::Incoming;
 use rmcp::{
     model::{
-        ClientJsonRpcMessage, ClientRequest, ErrorData, GetExtensions, RequestId, ServerJsonRpcMessage,
+        ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorData, GetExtensions, RequestId,
+        ServerJsonRpcMessage,
     },
     transport::streamable_http_client::{
         SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
@@ -60,7 +61,10 @@ struct State {
 
 impl HttpClient {
     pub(crate) fn new(spec: &ServerSpec) -> Result<Self, HttpError> {
-        Ok(Self(Arc::new(State { server: Server::new(spec)?, reopen: Default::default() })))
+        Ok(Self(Arc::new(State {
+            server: Server::new(spec)?,
+            reopen: Default::default(),
+        })))
     }
 
     /// What failed last. The SDK does not hand on every error of the handshake.
@@ -123,7 +127,11 @@ impl HttpClient {
         if !status.is_success() {
             return self.refused(response, kind, posted).await;
         }
-        let session = response.headers().get(SESSION_ID).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let session = response
+            .headers()
+            .get(SESSION_ID)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let limits = &self.server().limits;
         let Some(request) = posted.request else {
             // Nothing but a status is expected, and servers send all sorts of things with it.
@@ -131,12 +139,20 @@ impl HttpClient {
         };
         match kind {
             _ if matches!(status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT) => {
-                Err(Failure::Client(HttpError::protocol(format!("the server took the request with HTTP {} and answered nothing", status.as_u16()))))
+                Err(Failure::Client(HttpError::protocol(format!(
+                    "the server took the request with HTTP {} and answered nothing",
+                    status.as_u16()
+                ))))
             }
             Content::Json => {
-                let body = collect(response.into_body(), limits.response_bytes).await.map_err(Failure::Client)?;
+                let body = collect(response.into_body(), limits.response_bytes)
+                    .await
+                    .map_err(Failure::Client)?;
                 let message = sse::parse(&body).and_then(|message| sse::answer_to(message, request));
-                Ok(StreamableHttpPostResponse::Json(message.map_err(Failure::Client)?, session))
+                Ok(StreamableHttpPostResponse::Json(
+                    message.map_err(Failure::Client)?,
+                    session,
+                ))
             }
             Content::EventStream => {
                 let purpose = Purpose {
@@ -194,20 +210,28 @@ impl HttpClient {
         all.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
         insert(&mut all, SESSION_ID, session)?;
         insert(&mut all, LAST_EVENT_ID, last_event)?;
-        let response = self.server().send(plain(Method::GET, all)).await.map_err(Failure::Client)?;
+        let response = self
+            .server()
+            .send(plain(Method::GET, all))
+            .await
+            .map_err(Failure::Client)?;
         match response.status() {
             StatusCode::METHOD_NOT_ALLOWED => Err(Failure::ServerDoesNotSupportSse),
             status if !status.is_success() => Err(Failure::Client(of_status(status))),
-            _ if Content::of(response.headers()) != Content::EventStream => {
-                Err(Failure::Client(HttpError::protocol("the answer is no stream of events")))
-            }
+            _ if Content::of(response.headers()) != Content::EventStream => Err(Failure::Client(HttpError::protocol(
+                "the answer is no stream of events",
+            ))),
             _ => Ok(response),
         }
     }
 
     /// Waits until a stream of this sort may be opened again.
     async fn pace(&self, resumes: bool) {
-        let (slot, gap) = if resumes { (&self.0.reopen[0], REOPEN_CALL) } else { (&self.0.reopen[1], REOPEN_IDLE) };
+        let (slot, gap) = if resumes {
+            (&self.0.reopen[0], REOPEN_CALL)
+        } else {
+            (&self.0.reopen[1], REOPEN_IDLE)
+        };
         let at = {
             let mut next = slot.lock().await;
             let now = Instant::now();
@@ -224,18 +248,26 @@ impl HttpClient {
     fn events(&self, response: Response<Incoming>, purpose: Purpose) -> BoxStream<'static, Result<Sse, SseError>> {
         // Weak: a stream must not keep alive what ends it.
         let state = Arc::downgrade(&self.0);
-        sse::events(response.into_body(), purpose, self.server().closed.clone(), move |error| {
-            if let Some(state) = state.upgrade() {
-                state.server.note(error);
-            }
-        })
+        sse::events(
+            response.into_body(),
+            purpose,
+            self.server().closed.clone(),
+            move |error| {
+                if let Some(state) = state.upgrade() {
+                    state.server.note(error);
+                }
+            },
+        )
     }
 
     /// Holds an exchange that belongs to no call to the time for those.
     async fn within<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         match timeout(self.server().limits.request, work).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::Client(HttpError::new(HttpErrorKind::Timeout, "the server did not answer in time"))),
+            Err(_) => Err(Failure::Client(HttpError::new(
+                HttpErrorKind::Timeout,
+                "the server did not answer in time",
+            ))),
         }
     }
 
@@ -284,7 +316,12 @@ impl StreamableHttpClient for HttpClient {
     ) -> Result<(), Failure> {
         let mut all = HeaderMap::from_iter(custom_headers);
         insert(&mut all, SESSION_ID, Some(&session_id))?;
-        let send = async { self.server().send(plain(Method::DELETE, all)).await.map_err(Failure::Client) };
+        let send = async {
+            self.server()
+                .send(plain(Method::DELETE, all))
+                .await
+                .map_err(Failure::Client)
+        };
         let response = self.within(send).await?;
         match response.status() {
             status if status.is_success() => Ok(()),
@@ -306,7 +343,12 @@ impl StreamableHttpClient for HttpClient {
         let response = self.note(self.within(work).await, None)?;
         let limits = &self.server().limits;
         let total = last_event_id.is_some().then_some(limits.response_bytes);
-        let purpose = Purpose { request: None, trace: None, total, event: limits.event_bytes };
+        let purpose = Purpose {
+            request: None,
+            trace: None,
+            total,
+            event: limits.event_bytes,
+        };
         Ok(self.events(response, purpose))
     }
 }
@@ -322,7 +364,11 @@ struct Posted<'a> {
 
 impl<'a> Posted<'a> {
     fn of(message: &'a ClientJsonRpcMessage) -> Self {
-        let none = RequestInfo { method: "", tool: None, call_id: None };
+        let none = RequestInfo {
+            method: "",
+            tool: None,
+            call_id: None,
+        };
         match message {
             ClientJsonRpcMessage::Request(request) => {
                 let trace = request.request.extensions().get::<Trace>();
@@ -331,20 +377,40 @@ impl<'a> Posted<'a> {
                     _ => None,
                 };
                 Self {
-                    info: RequestInfo { method: request.request.method(), tool, call_id: trace.and_then(Trace::call_id) },
+                    info: RequestInfo {
+                        method: request.request.method(),
+                        tool,
+                        call_id: trace.and_then(Trace::call_id),
+                    },
                     request: Some(&request.id),
                     trace,
                     discovers: matches!(request.request, ClientRequest::DiscoverRequest(_)),
                     subscribes: matches!(request.request, ClientRequest::SubscriptionsListenRequest(_)),
                 }
             }
-            ClientJsonRpcMessage::Notification(_) => {
-                let info = RequestInfo { method: "notifications", ..none };
-                Self { info, request: None, trace: None, discovers: false, subscribes: false }
+            ClientJsonRpcMessage::Notification(notification) => {
+                let method = match &notification.notification {
+                    ClientNotification::InitializedNotification(_) => "notifications/initialized",
+                    ClientNotification::CancelledNotification(_) => "notifications/cancelled",
+                    // No other is ever sent from here.
+                    _ => "notifications",
+                };
+                let info = RequestInfo { method, ..none };
+                Self {
+                    info,
+                    request: None,
+                    trace: None,
+                    discovers: false,
+                    subscribes: false,
+                }
             }
-            ClientJsonRpcMessage::Response(_) | ClientJsonRpcMessage::Error(_) => {
-                Self { info: none, request: None, trace: None, discovers: false, subscribes: false }
-            }
+            ClientJsonRpcMessage::Response(_) | ClientJsonRpcMessage::Error(_) => Self {
+                info: none,
+                request: None,
+                trace: None,
+                discovers: false,
+                subscribes: false,
+            },
         }
     }
 }
@@ -358,7 +424,10 @@ enum Content {
 
 impl Content {
     fn of(headers: &HeaderMap) -> Self {
-        let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let value = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let essence = value.split(';').next().unwrap_or_default().trim();
         if essence.eq_ignore_ascii_case(JSON) {
             Self::Json
@@ -371,15 +440,28 @@ impl Content {
 }
 
 fn plain(method: Method, headers: HeaderMap) -> Outbound<'static> {
-    let info = RequestInfo { method: "", tool: None, call_id: None };
-    Outbound { method, info, headers, body: Bytes::new(), trace: None }
+    let info = RequestInfo {
+        method: "",
+        tool: None,
+        call_id: None,
+    };
+    Outbound {
+        method,
+        info,
+        headers,
+        body: Bytes::new(),
+        trace: None,
+    }
 }
 
 /// Sets a field to a value that a server chose.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) -> Result<(), Failure> {
     if let Some(value) = value {
-        let value = HeaderValue::from_str(value)
-            .map_err(|_| Failure::Client(HttpError::protocol(format!("the server chose a {name} that a header cannot hold"))))?;
+        let value = HeaderValue::from_str(value).map_err(|_| {
+            Failure::Client(HttpError::protocol(format!(
+                "the server chose a {name} that a header cannot hold"
+            )))
+        })?;
         headers.insert(name, value);
     }
     Ok(())
@@ -404,7 +486,9 @@ fn of_status(status: StatusCode) -> HttpError {
     HttpError::connection(match status.as_u16() {
         404 => "nothing answers at this URL (HTTP 404)".into(),
         code if status.is_redirection() => {
-            format!("the server redirects with HTTP {code}, which is not followed; only 307 and 308 within its origin are")
+            format!(
+                "the server redirects with HTTP {code}, which is not followed; only 307 and 308 within its origin are"
+            )
         }
         code => format!("the server answered HTTP {code}"),
     })

@@ -45,7 +45,9 @@ impl tower::Service<Uri> for Dialer {
             // A dial that does not keep its deadline is held to it.
             match tokio::time::timeout_at(deadline, dial.dial(&target, deadline)).await {
                 Ok(stream) => Ok(Dialled(TokioIo::new(stream?))),
-                Err(_) => Err(DialError::Timeout { host: target.host.clone() }),
+                Err(_) => Err(DialError::Timeout {
+                    host: target.host.clone(),
+                }),
             }
         })
     }

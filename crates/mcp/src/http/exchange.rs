@@ -8,10 +8,7 @@ use http::{
     header::{self, AUTHORIZATION},
 };
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::Client,
-    rt::TokioTimer,
-};
+use hyper_util::{client::legacy::Client, rt::TokioTimer};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -75,7 +72,10 @@ impl Server {
         let target = target(spec)?;
         let closed = CancellationToken::new();
         let tracker = TaskTracker::new();
-        let mut builder = Client::builder(Tasks { tracker: tracker.clone(), closed: closed.clone() });
+        let mut builder = Client::builder(Tasks {
+            tracker: tracker.clone(),
+            closed: closed.clone(),
+        });
         builder
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -131,10 +131,16 @@ impl Server {
             match status {
                 StatusCode::UNAUTHORIZED => {
                     let Some((credentials, rejected)) = self.credentials.as_ref().zip(token.take()) else {
-                        return Err(unauthorized("the server wants a credential, and there is none", &response));
+                        return Err(unauthorized(
+                            "the server wants a credential, and there is none",
+                            &response,
+                        ));
                     };
                     if refreshed {
-                        return Err(unauthorized("the server does not take the renewed credential", &response));
+                        return Err(unauthorized(
+                            "the server does not take the renewed credential",
+                            &response,
+                        ));
                     }
                     refreshed = true;
                     match credentials.refresh_after_rejection(&rejected).await {
@@ -146,7 +152,8 @@ impl Server {
                             ));
                         }
                         Err(rejected) => {
-                            let what = format!("the server does not take the credential, and renewing failed: {rejected}");
+                            let what =
+                                format!("the server does not take the credential, and renewing failed: {rejected}");
                             return Err(unauthorized(&what, &response));
                         }
                     }
@@ -154,7 +161,9 @@ impl Server {
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
                     redirects += 1;
                     if redirects > MAX_REDIRECTS {
-                        return Err(HttpError::protocol(format!("the server redirects over {MAX_REDIRECTS} times")));
+                        return Err(HttpError::protocol(format!(
+                            "the server redirects over {MAX_REDIRECTS} times"
+                        )));
                     }
                     url = redirect(&url, response.headers())?;
                 }
@@ -179,7 +188,10 @@ impl Server {
         }
         if let Some(token) = token {
             let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret())).map_err(|_| {
-                HttpError::new(HttpErrorKind::Authentication, "the credential holds bytes that a header cannot")
+                HttpError::new(
+                    HttpErrorKind::Authentication,
+                    "the credential holds bytes that a header cannot",
+                )
             })?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
@@ -187,16 +199,25 @@ impl Server {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut message = Request::new(Outgoing::new(request.body.clone(), request.trace.cloned()));
         *message.method_mut() = request.method.clone();
-        *message.uri_mut() =
-            url.as_str().parse().map_err(|_| HttpError::connection("the URL cannot be written in a request"))?;
+        *message.uri_mut() = url
+            .as_str()
+            .parse()
+            .map_err(|_| HttpError::connection("the URL cannot be written in a request"))?;
         *message.headers_mut() = headers;
         let response = tokio::select! {
             _ = self.closed.cancelled() => return Err(HttpError::connection("the connection was closed")),
             response = self.client.request(message) => response.map_err(transport)?,
         };
         let identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-        if !response.headers().get_all(header::CONTENT_ENCODING).iter().all(identity) {
-            return Err(HttpError::protocol("the answer is compressed although that was not asked for"));
+        if !response
+            .headers()
+            .get_all(header::CONTENT_ENCODING)
+            .iter()
+            .all(identity)
+        {
+            return Err(HttpError::protocol(
+                "the answer is compressed although that was not asked for",
+            ));
         }
         Ok(response)
     }
@@ -206,11 +227,17 @@ fn target(spec: &ServerSpec) -> Result<Target, HttpError> {
     let scheme = match spec.url.scheme() {
         "https" => Scheme::Https,
         "http" if spec.policy.plain_http => Scheme::Http,
-        "http" => return Err(HttpError::connection("its URL is http://, and only https:// is allowed here")),
+        "http" => {
+            return Err(HttpError::connection(
+                "its URL is http://, and only https:// is allowed here",
+            ));
+        }
         _ => return Err(HttpError::connection("its URL is neither https:// nor http://")),
     };
     if !spec.url.username().is_empty() || spec.url.password().is_some() {
-        return Err(HttpError::connection("its URL holds a user or a password; credentials belong into a vault"));
+        return Err(HttpError::connection(
+            "its URL holds a user or a password; credentials belong into a vault",
+        ));
     }
     let host = match spec.url.host() {
         Some(url::Host::Domain(name)) => name.trim_end_matches('.').to_owned(),
@@ -218,14 +245,24 @@ fn target(spec: &ServerSpec) -> Result<Target, HttpError> {
         Some(url::Host::Ipv6(ip)) => ip.to_string(),
         None => return Err(HttpError::connection("its URL has no host")),
     };
-    let port = spec.url.port_or_known_default().ok_or_else(|| HttpError::connection("its URL has no port"))?;
-    Ok(Target { scheme, host, port, policy: spec.policy.clone() })
+    let port = spec
+        .url
+        .port_or_known_default()
+        .ok_or_else(|| HttpError::connection("its URL has no port"))?;
+    Ok(Target {
+        scheme,
+        host,
+        port,
+        policy: spec.policy.clone(),
+    })
 }
 
 fn add(headers: &mut HeaderMap, extra: HeaderMap, has_token: bool) -> Result<(), HttpError> {
     for (name, value) in &extra {
         if RESERVED.contains(name) || name.as_str().starts_with("mcp-") || (has_token && name == AUTHORIZATION) {
-            return Err(HttpError::connection(format!("the request was not made: the header {name} may not be set")));
+            return Err(HttpError::connection(format!(
+                "the request was not made: the header {name} may not be set"
+            )));
         }
         let mut value = value.clone();
         if name == AUTHORIZATION {
@@ -263,7 +300,9 @@ fn unauthorized(what: &str, response: &Response<Incoming>) -> HttpError {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .find_map(resource_metadata);
-    let hint = hint.map(|url| format!(" (it describes how to get one at {url})")).unwrap_or_default();
+    let hint = hint
+        .map(|url| format!(" (it describes how to get one at {url})"))
+        .unwrap_or_default();
     HttpError::new(HttpErrorKind::Authentication, format!("{what}{hint}"))
 }
 
@@ -276,7 +315,9 @@ fn resource_metadata(challenge: &str) -> Option<Url> {
         Some(quoted) => quoted.split('"').next()?,
         None => value.split([',', ' ']).next()?,
     };
-    let mut url = Url::parse(value).ok().filter(|url| matches!(url.scheme(), "https" | "http"))?;
+    let mut url = Url::parse(value)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "https" | "http"))?;
     url.set_query(None);
     url.set_fragment(None);
     url.set_username("").ok()?;
@@ -295,7 +336,9 @@ fn transport(error: hyper_util::client::legacy::Error) -> HttpError {
     }
     let hyper = error.source().and_then(|source| source.downcast_ref::<hyper::Error>());
     match hyper {
-        Some(error) if error.is_parse_too_large() => HttpError::new(HttpErrorKind::TooLarge, "the header of the answer is too large"),
+        Some(error) if error.is_parse_too_large() => {
+            HttpError::new(HttpErrorKind::TooLarge, "the header of the answer is too large")
+        }
         Some(error) if error.is_parse() => HttpError::protocol("what answers does not speak HTTP/1.1"),
         _ => HttpError::connection("the connection broke before the answer"),
     }
@@ -312,9 +355,22 @@ mod tests {
 
     #[test]
     fn a_redirect_stays_within_the_origin() {
-        assert_eq!(to("https://a.test/mcp", "/mcp/").unwrap().as_str(), "https://a.test/mcp/");
-        assert_eq!(to("https://a.test/mcp", "https://a.test:443/x").unwrap().as_str(), "https://a.test/x");
-        for other in ["https://b.test/", "http://a.test/", "https://a.test:8443/", "//b.test/", "https://u@a.test/", "file:///x"] {
+        assert_eq!(
+            to("https://a.test/mcp", "/mcp/").unwrap().as_str(),
+            "https://a.test/mcp/"
+        );
+        assert_eq!(
+            to("https://a.test/mcp", "https://a.test:443/x").unwrap().as_str(),
+            "https://a.test/x"
+        );
+        for other in [
+            "https://b.test/",
+            "http://a.test/",
+            "https://a.test:8443/",
+            "//b.test/",
+            "https://u@a.test/",
+            "file:///x",
+        ] {
             assert!(to("https://a.test/mcp", other).is_err(), "{other}");
         }
     }
@@ -326,7 +382,10 @@ mod tests {
             of(r#"Bearer realm="x", resource_metadata="https://a.test/.well-known/x?token=1", error="y""#).as_deref(),
             Some("https://a.test/.well-known/x")
         );
-        assert_eq!(of("Bearer resource_metadata=https://a.test/x, a=b").as_deref(), Some("https://a.test/x"));
+        assert_eq!(
+            of("Bearer resource_metadata=https://a.test/x, a=b").as_deref(),
+            Some("https://a.test/x")
+        );
         assert_eq!(of(r#"Bearer resource_metadata="javascript:x""#), None);
         assert_eq!(of("Bearer"), None);
     }

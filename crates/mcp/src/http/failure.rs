@@ -23,7 +23,10 @@ pub(crate) enum HttpErrorKind {
 
 impl HttpError {
     pub(crate) fn new(kind: HttpErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn connection(message: impl Into<String>) -> Self {
@@ -35,7 +38,10 @@ impl HttpError {
     }
 
     pub(crate) fn too_large(what: &str, limit: u64) -> Self {
-        Self::new(HttpErrorKind::TooLarge, format!("{what} is over the limit of {limit} bytes"))
+        Self::new(
+            HttpErrorKind::TooLarge,
+            format!("{what} is over the limit of {limit} bytes"),
+        )
     }
 }
 

@@ -36,7 +36,12 @@ pub(super) fn events(
     closed: CancellationToken,
     note: impl Fn(&HttpError) + Send + Clone + 'static,
 ) -> BoxStream<'static, Result<Sse, SseError>> {
-    let Purpose { request, trace, total, event } = purpose;
+    let Purpose {
+        request,
+        trace,
+        total,
+        event,
+    } = purpose;
     let fail = move |error: HttpError| {
         if let Some(trace) = &trace {
             trace.fail(&error);
@@ -84,7 +89,8 @@ pub(super) fn events(
             let sse = item?;
             match &request {
                 Some(request) if !answered => {
-                    let (sse, is_answer) = check(sse, request).map_err(|error| SseError::Body(Box::new(fail(error))))?;
+                    let (sse, is_answer) =
+                        check(sse, request).map_err(|error| SseError::Body(Box::new(fail(error))))?;
                     answered = is_answer;
                     Ok(sse)
                 }
@@ -138,9 +144,7 @@ pub(super) fn answer_to(message: ServerJsonRpcMessage, request: &RequestId) -> R
         ServerJsonRpcMessage::Response(_)
         | ServerJsonRpcMessage::Error(_)
         | ServerJsonRpcMessage::Request(_)
-        | ServerJsonRpcMessage::Notification(_) => {
-            Err(HttpError::protocol("the answer belongs to another request"))
-        }
+        | ServerJsonRpcMessage::Notification(_) => Err(HttpError::protocol("the answer belongs to another request")),
     }
 }
 
@@ -155,7 +159,13 @@ struct EventLimit {
 
 impl EventLimit {
     fn new(limit: usize) -> Self {
-        Self { limit, kept: 0, line: 0, comment: false, after_cr: false }
+        Self {
+            limit,
+            kept: 0,
+            line: 0,
+            comment: false,
+            after_cr: false,
+        }
     }
 
     /// False if the event is over the limit.

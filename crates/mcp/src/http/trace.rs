@@ -55,7 +55,11 @@ impl Trace {
 
     /// The request has failed; the first failure stays.
     pub(crate) fn fail(&self, error: &HttpError) {
-        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+        self.0
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| error.clone());
         self.0.failed.cancel();
     }
 

@@ -12,6 +12,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Table;
 
+use super::mcp::McpSettings;
 use crate::cli::plane::LogFormat;
 use crate::cli::worker::Isolation;
 
@@ -62,6 +63,7 @@ pub(crate) struct Settings {
     pub(super) plane: PlaneSettings,
     pub(super) limits: LimitSettings,
     pub(super) model: ModelSettings,
+    pub(super) mcp: McpSettings,
     pub(super) up: UpSettings,
     pub(super) worker: WorkerSettings,
     pub(super) log: LogSettings,
