@@ -68,6 +68,10 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error in `file` at no particular line.
     pub(crate) fn new(file: &str, message: impl Into<String>) -> ConfigError {
-        ConfigError { file: file.to_owned(), line: None, message: message.into() }
+        ConfigError {
+            file: file.to_owned(),
+            line: None,
+            message: message.into(),
+        }
     }
 }

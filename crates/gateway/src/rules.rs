@@ -24,6 +24,8 @@ pub struct Rules {
     pub(crate) limits: Limits,
     pub(crate) request_max: usize,
     pub(crate) response_max: usize,
+    /// The owner set the limit on answers, so events of streams are measured too.
+    measured: bool,
     pub(crate) headers: HeaderRules,
     pub(crate) preserve_host: bool,
     pub(crate) approvals: Vec<ApprovalRule>,
@@ -37,12 +39,27 @@ impl Rules {
     pub(crate) fn compile(keys: &RouteKeys) -> Result<Rules, String> {
         Ok(Rules {
             tools: keys.tools.as_ref().map(ToolRules::compile).transpose()?,
-            limits: keys.limits.as_ref().map(Limits::compile).transpose()?.unwrap_or_default(),
+            limits: keys
+                .limits
+                .as_ref()
+                .map(Limits::compile)
+                .transpose()?
+                .unwrap_or_default(),
             request_max: keys.request_max.map_or(REQUEST_MAX, |size| size.0),
             response_max: keys.response_max.map_or(RESPONSE_MAX, |size| size.0),
-            headers: keys.headers.as_ref().map(HeaderRules::compile).transpose()?.unwrap_or_default(),
+            measured: keys.response_max.is_some(),
+            headers: keys
+                .headers
+                .as_ref()
+                .map(HeaderRules::compile)
+                .transpose()?
+                .unwrap_or_default(),
             preserve_host: keys.preserve_host,
-            approvals: keys.approvals.iter().map(ApprovalRule::compile).collect::<Result<_, _>>()?,
+            approvals: keys
+                .approvals
+                .iter()
+                .map(ApprovalRule::compile)
+                .collect::<Result<_, _>>()?,
             arguments: Redactor::compile(&keys.redact, Direction::Arguments)?,
             results: Redactor::compile(&keys.redact, Direction::Results)?,
             callers: keys.callers.as_ref().map(Callers::compile).transpose()?,
@@ -52,7 +69,7 @@ impl Rules {
 
     /// Whether a rule has to read what the upstream answers.
     pub(crate) fn reads_results(&self) -> bool {
-        self.tools.is_some() || self.results.is_some()
+        self.tools.is_some() || self.results.is_some() || self.measured
     }
 
     /// Whether a rule depends on what a request's body says, so that no body may pass unread.
@@ -78,7 +95,11 @@ impl ToolRules {
             return Err("tools says nothing: give allow, deny or read_only: true".to_owned());
         }
         Ok(ToolRules {
-            allow: file.allow.as_deref().map(|list| patterns("tools.allow", list)).transpose()?,
+            allow: file
+                .allow
+                .as_deref()
+                .map(|list| patterns("tools.allow", list))
+                .transpose()?,
             deny: patterns("tools.deny", &file.deny)?,
             read_only: file.read_only,
         })
@@ -111,7 +132,11 @@ impl Limits {
         for (text, rate) in file.per_tool.iter().flat_map(|rates| &rates.0) {
             per_tool.push((pattern("limits.per_tool", text)?, *rate));
         }
-        Ok(Limits { per_tool, per_session: file.per_session, per_route: file.per_route })
+        Ok(Limits {
+            per_tool,
+            per_session: file.per_session,
+            per_route: file.per_route,
+        })
     }
 }
 
@@ -125,7 +150,9 @@ pub(crate) struct HeaderRules {
 
 /// Headers without which no MCP request is one: `allow` does not have to list them.
 fn needed(name: &HeaderName) -> bool {
-    matches!(*name, header::ACCEPT | header::CONTENT_TYPE) || name.as_str().starts_with("mcp-") || name == "last-event-id"
+    matches!(*name, header::ACCEPT | header::CONTENT_TYPE)
+        || name.as_str().starts_with("mcp-")
+        || name == "last-event-id"
 }
 
 /// Headers that the gateway makes itself or has checked, so that no rule may touch them.
@@ -143,29 +170,40 @@ fn fixed(name: &HeaderName) -> bool {
             | header::CONTENT_TYPE
             | header::CONTENT_ENCODING
             | header::ACCEPT_ENCODING
-    ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "mcp-method" | "mcp-name" | "mcp-protocol-version" | IDENTITY)
+    ) || matches!(
+        name.as_str(),
+        "keep-alive" | "proxy-connection" | "mcp-method" | "mcp-name" | "mcp-protocol-version" | IDENTITY
+    )
 }
 
 impl HeaderRules {
     fn compile(file: &HeadersFile) -> Result<HeaderRules, String> {
         let name = |key: &str, text: &str| {
-            let name: HeaderName =
-                text.parse().map_err(|_| format!("headers.{key}: `{text}` is not the name of a header"))?;
+            let name: HeaderName = text
+                .parse()
+                .map_err(|_| format!("headers.{key}: `{text}` is not the name of a header"))?;
             if fixed(&name) && key != "allow" {
-                return Err(format!("headers.{key}: `{name}` is the gateway's own and cannot be changed"));
+                return Err(format!(
+                    "headers.{key}: `{name}` is the gateway's own and cannot be changed"
+                ));
             }
             Ok(name)
         };
         let mut set = Vec::new();
         for (text, value) in &file.set {
-            let mut value: HeaderValue =
-                value.parse().map_err(|_| format!("headers.set.{text}: the value cannot be in a header"))?;
+            let mut value: HeaderValue = value
+                .parse()
+                .map_err(|_| format!("headers.set.{text}: the value cannot be in a header"))?;
             value.set_sensitive(true);
             set.push((name("set", text)?, value));
         }
         Ok(HeaderRules {
             set,
-            remove: file.remove.iter().map(|text| name("remove", text)).collect::<Result<_, _>>()?,
+            remove: file
+                .remove
+                .iter()
+                .map(|text| name("remove", text))
+                .collect::<Result<_, _>>()?,
             allow: file
                 .allow
                 .as_ref()
@@ -177,8 +215,11 @@ impl HeaderRules {
     /// Applies the rules to the headers of a request.
     pub fn apply(&self, headers: &mut http::HeaderMap) {
         if let Some(allow) = &self.allow {
-            let dropped: Vec<HeaderName> =
-                headers.keys().filter(|name| !allow.contains(*name) && !needed(name)).cloned().collect();
+            let dropped: Vec<HeaderName> = headers
+                .keys()
+                .filter(|name| !allow.contains(*name) && !needed(name))
+                .cloned()
+                .collect();
             for name in dropped {
                 headers.remove(name);
             }
@@ -206,7 +247,10 @@ impl ApprovalRule {
             .iter()
             .map(|(name, text)| Ok((name.to_lowercase(), pattern("approvals.arguments", text)?)))
             .collect::<Result<_, String>>()?;
-        Ok(ApprovalRule { tool: pattern("approvals.tool", &file.tool)?, arguments })
+        Ok(ApprovalRule {
+            tool: pattern("approvals.tool", &file.tool)?,
+            arguments,
+        })
     }
 }
 
@@ -230,7 +274,9 @@ impl Callers {
 
 /// A pattern with `*` and `?`.
 pub(crate) fn pattern(key: &str, text: &str) -> Result<GlobMatcher, String> {
-    Ok(Glob::new(text).map_err(|error| format!("{key}: `{text}` is not a pattern: {}", error.kind()))?.compile_matcher())
+    Ok(Glob::new(text)
+        .map_err(|error| format!("{key}: `{text}` is not a pattern: {}", error.kind()))?
+        .compile_matcher())
 }
 
 fn patterns(key: &str, list: &[String]) -> Result<GlobSet, String> {

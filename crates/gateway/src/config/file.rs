@@ -201,13 +201,18 @@ impl<'de> Deserialize<'de> for RouteFile {
                 out.write_str("scheme://host:port, or a mapping with url and rules")
             }
             fn visit_str<E: de::Error>(self, url: &str) -> Result<RouteFile, E> {
-                Ok(RouteFile(RouteKeys { url: url.to_owned(), ..RouteKeys::default() }))
+                Ok(RouteFile(RouteKeys {
+                    url: url.to_owned(),
+                    ..RouteKeys::default()
+                }))
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RouteFile, A::Error> {
                 RouteKeys::deserialize(MapAccessDeserializer::new(map)).map(RouteFile)
             }
             fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> Result<RouteFile, A::Error> {
-                Err(de::Error::custom("cannot unmarshal !!seq into a route: write scheme://host:port"))
+                Err(de::Error::custom(
+                    "cannot unmarshal !!seq into a route: write scheme://host:port",
+                ))
             }
         }
         from.deserialize_any(Either)

@@ -4,6 +4,7 @@
 //! is answered with a notice, what does not exist is refused by name and line, and nothing is guessed. Every path in
 //! the file is relative to the file's own folder.
 
+mod check;
 mod file;
 mod route;
 pub mod text;
@@ -201,6 +202,21 @@ impl Config {
         Ok(Config::parse(&text, path)?)
     }
 
+    /// The files that a gateway is made of, this one first.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.path.clone(), self.tls.cert.clone(), self.tls.key.clone()];
+        files.extend(self.upstream_tls.ca_file.clone());
+        files.extend(self.approvals_file.clone());
+        if let Some(Identity {
+            keys: KeySource::File(path),
+            ..
+        }) = &self.identity
+        {
+            files.push(path.clone());
+        }
+        files
+    }
+
     /// Checks the text of a file at `path`. Reads no other file.
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let name = path.display().to_string();
@@ -211,7 +227,10 @@ impl Config {
 
 /// What a YAML error says, in one line, with the line that it is about.
 pub(crate) fn yaml_error(file: &str, error: &serde_saphyr::Error) -> ConfigError {
-    let line = error.location().and_then(|location| usize::try_from(location.line()).ok()).filter(|line| *line > 0);
+    let line = error
+        .location()
+        .and_then(|location| usize::try_from(location.line()).ok())
+        .filter(|line| *line > 0);
     let text = error.without_snippet().to_string();
     // The position is said in front; the parser's own mention of it would double it.
     let text = text.lines().next().unwrap_or_default();
@@ -220,7 +239,11 @@ pub(crate) fn yaml_error(file: &str, error: &serde_saphyr::Error) -> ConfigError
         (None, Some(end)) => &text[..end],
         (None, None) => text,
     };
-    ConfigError { file: file.to_owned(), line, message: text.to_owned() }
+    ConfigError {
+        file: file.to_owned(),
+        line,
+        message: text.to_owned(),
+    }
 }
 
 fn check(file: file::File, path: &Path, name: &str) -> Result<Config, ConfigError> {
@@ -240,14 +263,21 @@ fn check(file: file::File, path: &Path, name: &str) -> Result<Config, ConfigErro
         None => None,
     };
     let tls = file.tls.as_ref().ok_or_else(|| {
-        refuse("tls is missing: name tls.cert_file and tls.key_file, the certificate for the names of the routes".into())
+        refuse(
+            "tls is missing: name tls.cert_file and tls.key_file, the certificate for the names of the routes".into(),
+        )
     })?;
-    let identity = file.identity.as_ref().map(|identity| check_identity(identity, &at, &refuse)).transpose()?;
+    let identity = file
+        .identity
+        .as_ref()
+        .map(|identity| check::identity(identity, &at, &refuse))
+        .transpose()?;
     let approvals_file = file.approvals_file.as_ref().map(&at);
 
-    let routes = file.routes.as_ref().ok_or_else(|| {
-        refuse("routes is missing: map at least one name to scheme://host:port".into())
-    })?;
+    let routes = file
+        .routes
+        .as_ref()
+        .ok_or_else(|| refuse("routes is missing: map at least one name to scheme://host:port".into()))?;
     let mut checked = BTreeMap::new();
     for (key, keys) in &routes.0 {
         let surroundings = route::Surroundings {
@@ -256,14 +286,16 @@ fn check(file: file::File, path: &Path, name: &str) -> Result<Config, ConfigErro
             identity_required: identity.as_ref().is_some_and(|identity| identity.required),
             has_approvals: approvals_file.is_some(),
         };
-        let route = Route::check(key, keys.0.clone(), &surroundings)
-            .map_err(|why| refuse(format!("routes.{key}: {why}")))?;
+        let route =
+            Route::check(key, keys.0.clone(), &surroundings).map_err(|why| refuse(format!("routes.{key}: {why}")))?;
         if checked.insert(route.name.clone(), route).is_some() {
             return Err(refuse(format!("routes.{key}: this name is there twice")));
         }
     }
     if checked.is_empty() {
-        return Err(refuse("routes is empty: map at least one name to scheme://host:port".into()));
+        return Err(refuse(
+            "routes is empty: map at least one name to scheme://host:port".into(),
+        ));
     }
 
     let addresses = match (&file.upstream.allowed_ips, file.upstream.disable_ip_validation) {
@@ -273,9 +305,11 @@ fn check(file: file::File, path: &Path, name: &str) -> Result<Config, ConfigErro
             ));
         }
         (None, true) => {
-            notices.push("upstream.disable_ip_validation is on: a route may lead to any address, this machine's own \
+            notices.push(
+                "upstream.disable_ip_validation is on: a route may lead to any address, this machine's own \
                           and its metadata service included"
-                .to_owned());
+                    .to_owned(),
+            );
             AddressPolicy::any()
         }
         (None, false) => AddressPolicy::private(),
@@ -286,14 +320,22 @@ fn check(file: file::File, path: &Path, name: &str) -> Result<Config, ConfigErro
                     range
                         .parse::<ipnet::IpNet>()
                         .or_else(|_| range.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
-                        .map_err(|_| refuse(format!("upstream.allowed_ips: `{range}` is not a range like 10.0.0.0/8")))
+                        .map_err(|_| {
+                            refuse(format!(
+                                "upstream.allowed_ips: `{range}` is not a range like 10.0.0.0/8"
+                            ))
+                        })
                 })
                 .collect::<Result<Vec<_>, _>>()?;
             AddressPolicy::ranges(ranges)
         }
     };
 
-    let edge = file.edge.as_ref().map(|edge| check_edge(edge, &at, &refuse)).transpose()?;
+    let edge = file
+        .edge
+        .as_ref()
+        .map(|edge| check::edge(edge, &at, &refuse))
+        .transpose()?;
     if let Some(health) = &file.health
         && !health.listen_addr.ip().is_loopback()
     {
@@ -317,7 +359,10 @@ fn check(file: file::File, path: &Path, name: &str) -> Result<Config, ConfigErro
         log_level: file.log_level.unwrap_or_default(),
         shutdown_timeout: file.shutdown_timeout.map_or(Duration::from_secs(30), |span| span.0),
         tunnel_domain,
-        tls: TlsFiles { cert: at(&tls.cert_file), key: at(&tls.key_file) },
+        tls: TlsFiles {
+            cert: at(&tls.cert_file),
+            key: at(&tls.key_file),
+        },
         routes: checked,
         addresses,
         upstream_tls: UpstreamTls {
@@ -328,118 +373,17 @@ fn check(file: file::File, path: &Path, name: &str) -> Result<Config, ConfigErro
         token_file: file.token_file.as_ref().map(&at),
         identity,
         health: file.health.map(|health| health.listen_addr),
-        ledger: file.ledger.map(|ledger| LedgerPlace { dir: at(&ledger.dir), record_payloads: ledger.record_payloads }),
+        ledger: file.ledger.map(|ledger| LedgerPlace {
+            dir: at(&ledger.dir),
+            record_payloads: ledger.record_payloads,
+        }),
         state_dir: file.state_dir.as_ref().map_or_else(|| folder.clone(), &at),
         approvals_file,
-        timeouts: check_timeouts(&file.timeouts, &refuse)?,
+        timeouts: check::timeouts(&file.timeouts, &refuse)?,
         tunnel_id: file.tunnel_id,
         notices,
         fixed,
     })
-}
-
-fn check_identity(
-    identity: &file::IdentityFile,
-    at: &impl Fn(&PathBuf) -> PathBuf,
-    refuse: &impl Fn(String) -> ConfigError,
-) -> Result<Identity, ConfigError> {
-    if identity.issuer.is_empty() {
-        return Err(refuse("identity.issuer is empty: give the issuer's URL".into()));
-    }
-    let keys = match (&identity.jwks_file, &identity.jwks_url) {
-        (Some(file), None) => KeySource::File(at(file)),
-        (None, Some(text)) => {
-            let bad = |why: &str| refuse(format!("identity.jwks_url `{text}` {why}"));
-            let url: url::Url = text.parse().map_err(|_| bad("is not a URL"))?;
-            let loopback = match url.host() {
-                Some(url::Host::Ipv4(address)) => address.is_loopback(),
-                Some(url::Host::Ipv6(address)) => address.is_loopback(),
-                Some(url::Host::Domain(name)) => name == "localhost",
-                None => return Err(bad("has no host")),
-            };
-            match url.scheme() {
-                "https" => {}
-                "http" if loopback => {}
-                _ => return Err(bad("is not https: keys that come in the clear prove nothing")),
-            }
-            KeySource::Url(url)
-        }
-        (None, None) => {
-            return Err(refuse("identity needs the issuer's keys: give identity.jwks_file or identity.jwks_url".into()));
-        }
-        (Some(_), Some(_)) => {
-            return Err(refuse("identity.jwks_file and identity.jwks_url exclude each other: leave one out".into()));
-        }
-    };
-    if identity.ca_file.is_some() && matches!(keys, KeySource::File(_)) {
-        return Err(refuse("identity.ca_file is for identity.jwks_url, which is not there".into()));
-    }
-    Ok(Identity {
-        issuer: identity.issuer.clone(),
-        keys,
-        ca_file: identity.ca_file.as_ref().map(at),
-        required: identity.required,
-    })
-}
-
-fn check_edge(
-    edge: &file::EdgeFile,
-    at: &impl Fn(&PathBuf) -> PathBuf,
-    refuse: &impl Fn(String) -> ConfigError,
-) -> Result<Edge, ConfigError> {
-    if edge.addresses.is_empty() {
-        return Err(refuse("edge.addresses is empty: give at least one host:port".into()));
-    }
-    for address in &edge.addresses {
-        let parsed = format!("tcp://{address}").parse::<text::Target>();
-        parsed.map_err(|_| refuse(format!("edge.addresses: `{address}` is not host:port")))?;
-    }
-    if edge.ca_file.is_some() && edge.fingerprint.is_some() {
-        return Err(refuse("edge.ca_file and edge.fingerprint exclude each other: leave one out".into()));
-    }
-    let fingerprint = match &edge.fingerprint {
-        Some(text) => {
-            let plain: String = text.chars().filter(|c| *c != ':').collect::<String>().to_ascii_lowercase();
-            if plain.len() != 64 || !plain.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(refuse("edge.fingerprint is not the SHA-256 of a certificate: 64 hex digits".into()));
-            }
-            Some(plain)
-        }
-        None => None,
-    };
-    let connections = edge.connections.unwrap_or(2);
-    if !(2..=16).contains(&connections) {
-        return Err(refuse(format!("edge.connections is {connections}: it is from 2 to 16")));
-    }
-    Ok(Edge {
-        addresses: edge.addresses.clone(),
-        server_name: edge.server_name.clone(),
-        ca_file: edge.ca_file.as_ref().map(at),
-        fingerprint,
-        transport: edge.transport,
-        connections,
-    })
-}
-
-fn check_timeouts(file: &file::TimeoutsFile, refuse: &impl Fn(String) -> ConfigError) -> Result<Timeouts, ConfigError> {
-    let mut timeouts = Timeouts::default();
-    for (key, value, place) in [
-        ("handshake", file.handshake, &mut timeouts.handshake),
-        ("keep_alive", file.keep_alive, &mut timeouts.keep_alive),
-        ("body", file.body, &mut timeouts.body),
-        ("connect", file.connect, &mut timeouts.connect),
-        ("response", file.response, &mut timeouts.response),
-        ("idle", file.idle, &mut timeouts.idle),
-        ("stream_idle", file.stream_idle, &mut timeouts.stream_idle),
-    ] {
-        if let Some(span) = value {
-            if span.0.is_zero() {
-                return Err(refuse(format!("timeouts.{key} is 0: nothing could ever arrive in time")));
-            }
-            *place = span.0;
-        }
-    }
-    Ok(timeouts)
 }
 
 #[cfg(test)]

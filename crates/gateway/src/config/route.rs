@@ -42,13 +42,22 @@ impl Route {
         }
         let target: Target = keys.url.parse()?;
         if target.scheme == Scheme::Tcp {
-            if keys != (RouteKeys { url: keys.url.clone(), ..RouteKeys::default() }) {
-                return Err("a tcp:// route carries bytes that nobody reads, so it can have no rules; leave only url, or \
+            if keys
+                != (RouteKeys {
+                    url: keys.url.clone(),
+                    ..RouteKeys::default()
+                })
+            {
+                return Err(
+                    "a tcp:// route carries bytes that nobody reads, so it can have no rules; leave only url, or \
                             use http:// or https://"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             if around.identity_required {
-                return Err("a tcp:// route cannot carry the caller's identity, which identity.required asks for".to_owned());
+                return Err(
+                    "a tcp:// route cannot carry the caller's identity, which identity.required asks for".to_owned(),
+                );
             }
         }
         if keys.callers.is_some() && !around.has_identity {
@@ -61,6 +70,11 @@ impl Route {
             return Err("approvals needs approvals_file, where the owner writes them".to_owned());
         }
         let rules = Arc::new(Rules::compile(&keys)?);
-        Ok(Route { name: shown, target, rules, keys })
+        Ok(Route {
+            name: shown,
+            target,
+            rules,
+            keys,
+        })
     }
 }

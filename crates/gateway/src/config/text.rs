@@ -65,12 +65,20 @@ impl FromStr for Rate {
         let (count, per) = rate.trim().split_once('/').ok_or_else(refuse)?;
         let count: NonZeroU32 = count.trim().parse().map_err(|_| refuse())?;
         let per = per.trim();
-        let per = if per.starts_with(|c: char| c.is_ascii_digit()) { per.to_owned() } else { format!("1{per}") };
+        let per = if per.starts_with(|c: char| c.is_ascii_digit()) {
+            per.to_owned()
+        } else {
+            format!("1{per}")
+        };
         let per = per.parse::<Span>().map_err(|_| refuse())?.0;
         if per.is_zero() {
             return Err(refuse());
         }
-        Ok(Rate { count, per, burst: burst.unwrap_or(count) })
+        Ok(Rate {
+            count,
+            per,
+            burst: burst.unwrap_or(count),
+        })
     }
 }
 
@@ -162,8 +170,9 @@ impl FromStr for Target {
             _ => return Err(refuse("the port is not a number from 1 to 65535")),
         };
         let host = if rest.starts_with('[') {
-            let address: std::net::Ipv6Addr =
-                host.parse().map_err(|_| refuse("the part in brackets is not an IPv6 address"))?;
+            let address: std::net::Ipv6Addr = host
+                .parse()
+                .map_err(|_| refuse("the part in brackets is not an IPv6 address"))?;
             address.to_string()
         } else if let Ok(address) = host.parse::<std::net::Ipv4Addr>() {
             address.to_string()
@@ -182,11 +191,16 @@ pub fn host_name(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let last_is_number = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let last_is_number = name
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     if name.len() > 253 || !name.split('.').all(label) || (last_is_number && name.contains('.')) {
         return Err("the host is not a name of letters, digits and hyphens".to_owned());
     }
@@ -222,7 +236,11 @@ mod tests {
     #[test]
     fn times() {
         for (text, millis) in [("500ms", 500), ("30s", 30_000), ("1m30s", 90_000), ("24h", 86_400_000)] {
-            assert_eq!(text.parse::<Span>().map(|span| span.0.as_millis()), Ok(millis), "{text}");
+            assert_eq!(
+                text.parse::<Span>().map(|span| span.0.as_millis()),
+                Ok(millis),
+                "{text}"
+            );
         }
         for text in ["", "30", "s", "30d", "-1s", "1.5s", "30 s", "18446744073709551615h"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
@@ -255,12 +273,28 @@ mod tests {
             ("http://[FD00::1]:80", "http://[fd00::1]:80"),
             ("http://my_service:80", "http://my_service:80"),
         ] {
-            assert_eq!(text.parse::<Target>().map(|target| target.to_string()), Ok(shown.to_owned()));
+            assert_eq!(
+                text.parse::<Target>().map(|target| target.to_string()),
+                Ok(shown.to_owned())
+            );
         }
         for text in [
-            "wiki:8080", "http://wiki", "http://wiki:8080/", "http://wiki:8080/mcp", "http://wiki:8080?a", "ftp://wiki:21",
-            "http://u@wiki:80", "http://wiki:0", "http://wiki:65536", "http://wiki:+80", "http://:80", "http://[::1]", "http://[x]:80",
-            "http://999.1.1.1:80", "http://a b:80", "http://1.2.3:80",
+            "wiki:8080",
+            "http://wiki",
+            "http://wiki:8080/",
+            "http://wiki:8080/mcp",
+            "http://wiki:8080?a",
+            "ftp://wiki:21",
+            "http://u@wiki:80",
+            "http://wiki:0",
+            "http://wiki:65536",
+            "http://wiki:+80",
+            "http://:80",
+            "http://[::1]",
+            "http://[x]:80",
+            "http://999.1.1.1:80",
+            "http://a b:80",
+            "http://1.2.3:80",
         ] {
             let error = text.parse::<Target>().unwrap_err();
             assert!(error.starts_with("invalid upstream"), "{error}");

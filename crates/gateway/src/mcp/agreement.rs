@@ -21,7 +21,11 @@ pub type Mismatch = &'static str;
 
 /// Whether the headers agree with the body.
 pub fn check(headers: &HeaderMap, message: &Message<'_>) -> Result<(), Mismatch> {
-    let revision = single(headers, "mcp-protocol-version", "MCP-Protocol-Version is there twice or not text")?;
+    let revision = single(
+        headers,
+        "mcp-protocol-version",
+        "MCP-Protocol-Version is there twice or not text",
+    )?;
     if let Some(named) = &message.params.revision {
         match revision {
             Some(revision) if revision == named => {}
@@ -77,7 +81,11 @@ pub(crate) fn encode(text: &str) -> String {
     let plain = text.bytes().all(|b| (0x20..=0x7e).contains(&b))
         && text.trim() == text
         && !(text.starts_with("=?base64?") && text.ends_with("?="));
-    if plain { text.to_owned() } else { format!("=?base64?{}?=", BASE64_STANDARD.encode(text)) }
+    if plain {
+        text.to_owned()
+    } else {
+        format!("=?base64?{}?=", BASE64_STANDARD.encode(text))
+    }
 }
 
 #[cfg(test)]
@@ -98,8 +106,17 @@ mod tests {
 
     #[test]
     fn the_new_revision_needs_them() {
-        assert_eq!(judge(&[NEW, ("mcp-method", "tools/call"), ("mcp-name", "echo")], CALL), Ok(()));
-        assert_eq!(judge(&[NEW, ("mcp-method", "tools/call"), ("mcp-name", "=?base64?ZWNobw==?=")], CALL), Ok(()));
+        assert_eq!(
+            judge(&[NEW, ("mcp-method", "tools/call"), ("mcp-name", "echo")], CALL),
+            Ok(())
+        );
+        assert_eq!(
+            judge(
+                &[NEW, ("mcp-method", "tools/call"), ("mcp-name", "=?base64?ZWNobw==?=")],
+                CALL
+            ),
+            Ok(())
+        );
         for headers in [
             &[NEW][..],
             &[NEW, ("mcp-method", "tools/call")],
@@ -107,7 +124,12 @@ mod tests {
             &[NEW, ("mcp-method", "tools/list"), ("mcp-name", "echo")],
             &[NEW, ("mcp-method", "tools/call"), ("mcp-name", "other")],
             &[NEW, ("mcp-method", "tools/call"), ("mcp-name", "=?base64?!?=")],
-            &[NEW, ("mcp-method", "tools/call"), ("mcp-method", "tools/call"), ("mcp-name", "echo")],
+            &[
+                NEW,
+                ("mcp-method", "tools/call"),
+                ("mcp-method", "tools/call"),
+                ("mcp-name", "echo"),
+            ],
             &[NEW, NEW, ("mcp-method", "tools/call"), ("mcp-name", "echo")],
         ] {
             assert!(judge(headers, CALL).is_err(), "{headers:?}");

@@ -66,7 +66,9 @@ impl Approvals {
         let parsed: ApprovalsFile = serde_saphyr::from_str(text).map_err(|error| yaml_error(&file, &error))?;
         let entries = parsed.approvals.into_iter().map(|entry| {
             let name = entry.name.clone();
-            entry.check().map_err(|why| ConfigError::new(&file, format!("approval `{name}`: {why}")))
+            entry
+                .check()
+                .map_err(|why| ConfigError::new(&file, format!("approval `{name}`: {why}")))
         });
         Ok(Approvals(entries.collect::<Result<_, _>>()?))
     }
@@ -103,8 +105,18 @@ impl Entry {
             ),
             _ => return Err("give either arguments_sha256 or arguments".to_owned()),
         };
-        let expires = self.expires.parse().map_err(|_| "expires is not a time like 2027-01-31T12:00:00Z".to_owned())?;
-        Ok(Approval { name: self.name, approver: self.approver, route: self.route, tool: self.tool, grounds, expires })
+        let expires = self
+            .expires
+            .parse()
+            .map_err(|_| "expires is not a time like 2027-01-31T12:00:00Z".to_owned())?;
+        Ok(Approval {
+            name: self.name,
+            approver: self.approver,
+            route: self.route,
+            tool: self.tool,
+            grounds,
+            expires,
+        })
     }
 }
 
@@ -112,10 +124,11 @@ impl Grounds {
     fn cover(&self, arguments: &Arguments) -> bool {
         match self {
             Grounds::Exactly(hash) => *hash == arguments.hash,
-            Grounds::Matching(patterns) => arguments
-                .values
-                .iter()
-                .all(|(name, value)| patterns.get(name).is_some_and(|pattern| pattern.is_match(shown(value)))),
+            Grounds::Matching(patterns) => arguments.values.iter().all(|(name, value)| {
+                patterns
+                    .get(name)
+                    .is_some_and(|pattern| pattern.is_match(&*shown(value)))
+            }),
         }
     }
 }
@@ -126,8 +139,12 @@ impl ApprovalRule {
     pub(crate) fn applies(&self, tool: &str, arguments: &Arguments) -> bool {
         self.tool.is_match(tool)
             && self.arguments.iter().all(|(name, pattern)| {
-                let mut found = arguments.values.iter().filter(|(key, _)| key.to_lowercase() == *name).peekable();
-                found.peek().is_none() || found.any(|(_, value)| pattern.is_match(shown(value)))
+                let mut found = arguments
+                    .values
+                    .iter()
+                    .filter(|(key, _)| key.to_lowercase() == *name)
+                    .peekable();
+                found.peek().is_none() || found.any(|(_, value)| pattern.is_match(&*shown(value)))
             })
     }
 }
@@ -152,7 +169,10 @@ impl Arguments {
         };
         let mut canonical = String::new();
         write_object(&values, &mut canonical);
-        let hash = Sha256::digest(canonical.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = Sha256::digest(canonical.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         Ok(Arguments { values, hash })
     }
 }
@@ -258,20 +278,32 @@ mod tests {
     }
 
     fn approvals(body: &str) -> Result<Approvals, ConfigError> {
-        Approvals::parse(&format!("approvals:\n- name: CHG-1\n  approver: alice\n  tool: deploy\n{body}"), Path::new("a.yaml"))
+        Approvals::parse(
+            &format!("approvals:\n- name: CHG-1\n  approver: alice\n  tool: deploy\n{body}"),
+            Path::new("a.yaml"),
+        )
     }
 
     #[test]
     fn the_hash_is_of_what_is_said_not_how() {
         let hash = |text| arguments(text).unwrap().hash;
-        assert_eq!(hash(r#"{"b":[1,{"d":null,"c":"x"}],"a":true}"#), hash(r#"{ "a": true, "b": [1, {"c":"\u0078","d":null}] }"#));
+        assert_eq!(
+            hash(r#"{"b":[1,{"d":null,"c":"x"}],"a":true}"#),
+            hash(r#"{ "a": true, "b": [1, {"c":"\u0078","d":null}] }"#)
+        );
         assert_ne!(hash(r#"{"a":1}"#), hash(r#"{"a":"1"}"#));
         assert_eq!(Arguments::parse(None).unwrap().hash, hash("{}"));
     }
 
     #[test]
     fn a_key_that_is_there_twice_is_refused() {
-        for text in [r#"{"a":1,"a":2}"#, r#"{"a":{"b":1,"b":1}}"#, r#"{"a":[{"b":1,"\u0062":1}]}"#, "[]", "7"] {
+        for text in [
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":{"b":1,"b":1}}"#,
+            r#"{"a":[{"b":1,"\u0062":1}]}"#,
+            "[]",
+            "7",
+        ] {
             assert!(arguments(text).is_err(), "{text}");
         }
     }
@@ -281,21 +313,33 @@ mod tests {
         let before: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
         let after: Timestamp = "2028-01-01T00:00:00Z".parse().unwrap();
         let call = arguments(r#"{"env":"staging-1","force":true}"#).unwrap();
-        let exact = approvals(&format!("  arguments_sha256: {}\n  expires: 2027-01-01T00:00:00Z\n", call.hash)).unwrap();
+        let exact = approvals(&format!(
+            "  arguments_sha256: {}\n  expires: 2027-01-01T00:00:00Z\n",
+            call.hash
+        ))
+        .unwrap();
         let found = exact.covering("any", "deploy", &call, before).unwrap();
         assert_eq!((&*found.name, &*found.approver), ("CHG-1", "alice"));
         assert!(exact.covering("any", "deploy", &call, after).is_none());
         assert!(exact.covering("any", "destroy", &call, before).is_none());
-        assert!(exact.covering("any", "deploy", &arguments("{}").unwrap(), before).is_none());
+        assert!(
+            exact
+                .covering("any", "deploy", &arguments("{}").unwrap(), before)
+                .is_none()
+        );
 
-        let loose = approvals(
-            "  route: wiki\n  arguments: {env: 'staging*', force: '*'}\n  expires: 2027-01-01T00:00:00Z\n",
-        )
-        .unwrap();
+        let loose =
+            approvals("  route: wiki\n  arguments: {env: 'staging*', force: '*'}\n  expires: 2027-01-01T00:00:00Z\n")
+                .unwrap();
         assert!(loose.covering("wiki", "deploy", &call, before).is_some());
         assert!(loose.covering("other", "deploy", &call, before).is_none());
         for text in [r#"{"env":"prod"}"#, r#"{"env":"staging","more":1}"#] {
-            assert!(loose.covering("wiki", "deploy", &arguments(text).unwrap(), before).is_none(), "{text}");
+            assert!(
+                loose
+                    .covering("wiki", "deploy", &arguments(text).unwrap(), before)
+                    .is_none(),
+                "{text}"
+            );
         }
     }
 

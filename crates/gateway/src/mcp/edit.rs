@@ -32,7 +32,12 @@ pub struct ResultEditor {
 impl ResultEditor {
     /// An editor for an answer on a route with these rules.
     pub fn new(rules: Arc<Rules>, hints: Arc<Hints>) -> ResultEditor {
-        ResultEditor { rules, hints, blocked: None, cursor: None }
+        ResultEditor {
+            rules,
+            hints,
+            blocked: None,
+            cursor: None,
+        }
     }
 
     /// A message of the server.
@@ -41,8 +46,14 @@ impl ResultEditor {
         let mut current: Cow<'_, str> = Cow::Borrowed(text);
         let mut id = None;
         if let Ok(object) = serde_json::from_str::<RawObject<'_>>(text) {
-            id = object.get("id").filter(|_| object.get("method").is_none()).map(|id| id.get().to_owned());
-            if object.get("method").is_some_and(|method| method.get() == "\"notifications/tools/list_changed\"") {
+            id = object
+                .get("id")
+                .filter(|_| object.get("method").is_none())
+                .map(|id| id.get().to_owned());
+            if object
+                .get("method")
+                .is_some_and(|method| method.get() == "\"notifications/tools/list_changed\"")
+            {
                 self.hints.forget();
             }
             if let Some(tools) = &rules.tools
@@ -94,7 +105,9 @@ impl ResultEditor {
             let Ok(result) = serde_json::from_str::<RawObject<'_>>(value.get()) else {
                 return (key.as_ref(), Cow::Borrowed(value.get()));
             };
-            self.cursor = result.get("nextCursor").and_then(|cursor| serde_json::from_str(cursor.get()).ok());
+            self.cursor = result
+                .get("nextCursor")
+                .and_then(|cursor| serde_json::from_str(cursor.get()).ok());
             let inner: Vec<(&str, Cow<'_, str>)> = result
                 .0
                 .iter()
@@ -120,7 +133,10 @@ impl ResultEditor {
                     (key.as_ref(), Cow::Owned(format!("[{}]", kept.join(","))))
                 })
                 .collect();
-            (key.as_ref(), Cow::Owned(object(inner.iter().map(|(key, value)| (*key, value.as_ref())))))
+            (
+                key.as_ref(),
+                Cow::Owned(object(inner.iter().map(|(key, value)| (*key, value.as_ref())))),
+            )
         });
         let entries: Vec<(&str, Cow<'_, str>)> = entries.collect();
         changed.then(|| object(entries.iter().map(|(key, value)| (*key, value.as_ref()))))
@@ -141,11 +157,18 @@ impl ResultEditor {
 
 impl Editor for ResultEditor {
     fn data(&mut self, data: &str) -> Edited {
-        if data.is_empty() { Edited::Same } else { self.message(data) }
+        if data.is_empty() {
+            Edited::Same
+        } else {
+            self.message(data)
+        }
     }
 
     fn line(&mut self, line: &str) -> bool {
-        self.rules.results.as_ref().is_none_or(|redactor| matches!(redactor.text(line), Ok(None)))
+        self.rules
+            .results
+            .as_ref()
+            .is_none_or(|redactor| matches!(redactor.text(line), Ok(None)))
     }
 }
 
@@ -221,7 +244,9 @@ mod tests {
     #[test]
     fn lists_are_filtered_and_learnt() {
         let mut edit = editor("tools: {deny: [drop], read_only: true}\n");
-        let Edited::Changed(text) = edit.message(LIST) else { panic!() };
+        let Edited::Changed(text) = edit.message(LIST) else {
+            panic!()
+        };
         assert_eq!(
             text,
             r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"read","annotations":{"readOnlyHint":true},"x":1.50}],"nextCursor":"c"}}"#
@@ -240,11 +265,15 @@ mod tests {
     #[test]
     fn a_blocked_answer_becomes_an_error_of_the_same_request() {
         let mut edit = editor("redact: [{detector: card_number, action: block}]\n");
-        let Edited::Changed(text) = edit.message(r#"{"jsonrpc":"2.0","id":"q","result":{"t":"4111111111111111"}}"#) else {
+        let Edited::Changed(text) = edit.message(r#"{"jsonrpc":"2.0","id":"q","result":{"t":"4111111111111111"}}"#)
+        else {
             panic!()
         };
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&value["id"], &value["error"]["data"]["rule"]), (&"q".into(), &"redact.card_number".into()));
+        assert_eq!(
+            (&value["id"], &value["error"]["data"]["rule"]),
+            (&"q".into(), &"redact.card_number".into())
+        );
         let note = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"t":"4111111111111111"}}"#;
         assert_eq!(edit.message(note), Edited::Dropped);
         assert_eq!(edit.message("not json 4111111111111111"), Edited::Dropped);
@@ -252,6 +281,9 @@ mod tests {
 
     #[test]
     fn a_batch_of_answers_does_not_pass_where_tools_are_ruled() {
-        assert_eq!(editor("tools: {read_only: true}\n").message(&format!("[{LIST}]")), Edited::Dropped);
+        assert_eq!(
+            editor("tools: {read_only: true}\n").message(&format!("[{LIST}]")),
+            Edited::Dropped
+        );
     }
 }

@@ -47,7 +47,11 @@ impl Hints {
         let state = self.state();
         match state.tools.get(tool) {
             Some((read_only, since)) if now.duration_since(*since) < BELIEVED => {
-                if *read_only { Hint::ReadOnly } else { Hint::Writes }
+                if *read_only {
+                    Hint::ReadOnly
+                } else {
+                    Hint::Writes
+                }
             }
             _ if state.complete.is_some_and(|at| now.duration_since(at) < ABSENT) => Hint::Absent,
             _ => Hint::Unknown,
@@ -58,7 +62,9 @@ impl Hints {
     pub fn learn(&self, tool: &str, read_only: bool, now: Instant) {
         let mut state = self.state();
         if state.tools.len() >= TOOLS && !state.tools.contains_key(tool) {
-            state.tools.retain(|_, (_, since)| now.duration_since(*since) < BELIEVED);
+            state
+                .tools
+                .retain(|_, (_, since)| now.duration_since(*since) < BELIEVED);
             if state.tools.len() >= TOOLS {
                 return;
             }

@@ -105,7 +105,11 @@ impl<'a> Message<'a> {
 
     /// The tool that is called, when one is.
     pub fn tool(&self) -> Option<&str> {
-        if self.method == "tools/call" { self.params.name.as_deref() } else { None }
+        if self.method == "tools/call" {
+            self.params.name.as_deref()
+        } else {
+            None
+        }
     }
 
     /// The value that the header `Mcp-Name` must have, for methods that have one.
@@ -122,8 +126,17 @@ impl<'a> Message<'a> {
     pub fn repeatable(&self) -> bool {
         matches!(
             &*self.method,
-            "ping" | "server/discover" | "tools/list" | "resources/list" | "resources/templates/list" | "resources/read"
-                | "prompts/list" | "prompts/get" | "completion/complete" | "tasks/get" | "tasks/list"
+            "ping"
+                | "server/discover"
+                | "tools/list"
+                | "resources/list"
+                | "resources/templates/list"
+                | "resources/read"
+                | "prompts/list"
+                | "prompts/get"
+                | "completion/complete"
+                | "tasks/get"
+                | "tasks/list"
         )
     }
 }
@@ -169,19 +182,33 @@ impl<'a> Fields<'a> {
         };
         match (self.method, self.result, self.error) {
             (Some(Text::Is(method)), None, None) => {
-                let kind = if self.id.is_some() { Kind::Request } else { Kind::Notification };
+                let kind = if self.id.is_some() {
+                    Kind::Request
+                } else {
+                    Kind::Notification
+                };
                 if method == "tools/call" && params.name.is_none() {
                     return Err(Invalid("tools/call names no tool"));
                 }
-                Ok(Message { kind, id: self.id, method, params, result: None })
+                Ok(Message {
+                    kind,
+                    id: self.id,
+                    method,
+                    params,
+                    result: None,
+                })
             }
             (Some(Text::Other), _, _) => Err(Invalid("method is not a string")),
             (Some(_), _, _) => Err(Invalid("it has a method and a result or error")),
             (None, None, None) => Err(Invalid("it has neither a method nor a result nor an error")),
             (None, Some(_), Some(_)) => Err(Invalid("it has a result and an error")),
-            (None, result, _) => {
-                Ok(Message { kind: Kind::Response, id: self.id, method: Cow::Borrowed(""), params: Params::default(), result })
-            }
+            (None, result, _) => Ok(Message {
+                kind: Kind::Response,
+                id: self.id,
+                method: Cow::Borrowed(""),
+                params: Params::default(),
+                result,
+            }),
         }
     }
 }
@@ -283,7 +310,9 @@ impl<'de> Deserialize<'de> for ParamsField<'de> {
         if !raw.get().starts_with('{') {
             return Ok(ParamsField::Fault("params is not an object"));
         }
-        serde_json::from_str::<ParamsObject<'de>>(raw.get()).map(|object| object.0).map_err(D::Error::custom)
+        serde_json::from_str::<ParamsObject<'de>>(raw.get())
+            .map(|object| object.0)
+            .map_err(D::Error::custom)
     }
 }
 
@@ -298,20 +327,26 @@ impl<'de> Deserialize<'de> for ParamsObject<'de> {
                 out.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ParamsObject<'de>, A::Error> {
-                const KNOWN: &[&str] =
-                    &["name", "uri", "taskId", "arguments", "argument", "inputResponses", "_meta"];
+                const KNOWN: &[&str] = &[
+                    "name",
+                    "uri",
+                    "taskId",
+                    "arguments",
+                    "argument",
+                    "inputResponses",
+                    "_meta",
+                ];
                 let mut params = Params::default();
                 let mut fault = None;
                 while let Some(Key(key)) = map.next_key()? {
-                    let mut string = |place: &mut Option<Cow<'de, str>>, raw: &'de RawValue, other: &'static str| {
-                        match text(raw) {
+                    let mut string =
+                        |place: &mut Option<Cow<'de, str>>, raw: &'de RawValue, other: &'static str| match text(raw) {
                             Text::Is(text) => place.replace(text).is_some(),
                             Text::Other => {
                                 fault = Some(other);
                                 false
                             }
-                        }
-                    };
+                        };
                     let twice = match &*key {
                         "name" => string(&mut params.name, map.next_value()?, "params.name is not a string"),
                         "uri" => string(&mut params.uri, map.next_value()?, "params.uri is not a string"),
@@ -379,75 +414,4 @@ impl<'de> Deserialize<'de> for Meta<'de> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_is_read() {
-        let body = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"e\u0063ho","arguments":{"a":[1, 2]},
-            "_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"},"progress":1}}"#;
-        let message = Message::parse(body).unwrap();
-        assert_eq!((message.kind, message.tool()), (Kind::Request, Some("echo")));
-        assert_eq!(message.params.arguments.unwrap().get(), r#"{"a":[1, 2]}"#);
-        assert_eq!(message.params.revision.as_deref(), Some("2026-07-28"));
-        assert_eq!(message.id.unwrap().get(), "7");
-    }
-
-    #[test]
-    fn kinds() {
-        for (body, kind) in [
-            (r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, Kind::Notification),
-            (r#"{"jsonrpc":"2.0","id":"a","result":{}}"#, Kind::Response),
-            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}"#, Kind::Response),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","extra":true}"#, Kind::Request),
-        ] {
-            assert_eq!(Message::parse(body.as_bytes()).unwrap().kind, kind, "{body}");
-        }
-    }
-
-    #[test]
-    fn what_two_parsers_may_read_differently_is_refused() {
-        for body in [
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","m\u0065thod":"tools/call"}"#,
-            "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"param\u{17f}\":{\"name\":\"x\"}}",
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","NAME":"b"}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","Arguments":{}}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":7}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["a"]}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":["tools/call"]}"#,
-            r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
-            r#"{"jsonrpc":"2.0","id":{},"method":"ping"}"#,
-            r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#,
-            r#"{"id":1,"method":"ping"}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#,
-            r#"{"jsonrpc":"2.0","id":1}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":1}}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":[]}}"#,
-        ] {
-            assert!(matches!(Message::parse(body.as_bytes()), Err(NotAMessage::Invalid(_))), "{body}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_message() {
-        for (body, why) in [
-            ("", NotAMessage::NotJson),
-            ("{", NotAMessage::NotJson),
-            ("{} {}", NotAMessage::NotJson),
-            ("\u{feff}{}", NotAMessage::NotJson),
-            ("[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}]", NotAMessage::Batch),
-            ("[", NotAMessage::NotJson),
-            ("{\"client_name\":\"x\"}", NotAMessage::NotJsonRpc),
-            ("\"text\"", NotAMessage::NotJsonRpc),
-            ("a=b", NotAMessage::NotJson),
-        ] {
-            assert_eq!(Message::parse(body.as_bytes()).err(), Some(why), "{body}");
-        }
-        assert_eq!(Message::parse(b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}").err(), Some(NotAMessage::NotJson));
-    }
-}
+mod tests;

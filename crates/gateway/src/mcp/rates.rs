@@ -55,7 +55,10 @@ impl Rates {
 
     /// Counts one call. A call without a session shares one bucket with all others that have none.
     pub fn count(&self, tool: Option<&str>, session: Option<&str>) -> Result<(), Exceeded> {
-        let refuse = |rule, until: governor::NotUntil<_>| Exceeded { rule, wait: until.wait_time_from(self.clock.now()) };
+        let refuse = |rule, until: governor::NotUntil<_>| Exceeded {
+            rule,
+            wait: until.wait_time_from(self.clock.now()),
+        };
         if let Some(route) = &self.per_route {
             route.check().map_err(|until| refuse("limits.per_route", until))?;
         }
@@ -128,6 +131,9 @@ mod tests {
             let _ = rates.count(None, Some(&key.to_string()));
         }
         assert!(rates.per_session.as_ref().unwrap().len() <= KEYS + 1);
-        assert!(rates.count(None, Some("one more")).is_err(), "new keys share a bucket that is used up");
+        assert!(
+            rates.count(None, Some("one more")).is_err(),
+            "new keys share a bucket that is used up"
+        );
     }
 }

@@ -39,9 +39,20 @@ pub struct Refusal {
     pub message: String,
     /// When to try again.
     pub retry_after: Option<Duration>,
+    /// The message tells the caller something of its own payload (a digest), so it is not logged.
+    pub private: bool,
 }
 
 impl Refusal {
+    /// The message as it may be logged.
+    pub fn logged(&self) -> &str {
+        if self.private {
+            "(the reason was told to the caller)"
+        } else {
+            &self.message
+        }
+    }
+
     /// A rule refused the call.
     pub fn rule(rule: impl Into<String>, message: impl Into<String>) -> Refusal {
         Refusal {
@@ -51,6 +62,7 @@ impl Refusal {
             code: REFUSED,
             message: message.into(),
             retry_after: None,
+            private: false,
         }
     }
 
@@ -63,12 +75,21 @@ impl Refusal {
             code: UNAVAILABLE,
             message: message.into(),
             retry_after: None,
+            private: false,
         }
     }
 
     /// The request is malformed.
     pub fn request(rule: impl Into<String>, status: StatusCode, code: i64, message: impl Into<String>) -> Refusal {
-        Refusal { rule: rule.into(), status, whole: true, code, message: message.into(), retry_after: None }
+        Refusal {
+            rule: rule.into(),
+            status,
+            whole: true,
+            code,
+            message: message.into(),
+            retry_after: None,
+            private: false,
+        }
     }
 
     /// The body that a caller gets; `id` is the request's, as it was written.
@@ -88,7 +109,11 @@ impl Refusal {
 
     /// The status for a request with (`true`) or without an id.
     pub fn status_for(&self, is_request: bool) -> StatusCode {
-        if is_request && !self.whole { StatusCode::OK } else { self.status }
+        if is_request && !self.whole {
+            StatusCode::OK
+        } else {
+            self.status
+        }
     }
 
     /// The head of the answer.
@@ -106,7 +131,10 @@ mod tests {
 
     #[test]
     fn the_body_is_json_whatever_the_message() {
-        let refusal = Refusal { retry_after: Some(Duration::from_millis(1500)), ..Refusal::rule("a\"b", "say \"no\"\n") };
+        let refusal = Refusal {
+            retry_after: Some(Duration::from_millis(1500)),
+            ..Refusal::rule("a\"b", "say \"no\"\n")
+        };
         let value: serde_json::Value = serde_json::from_slice(&refusal.body(Some("\"x\""))).unwrap();
         assert_eq!(value["id"], "x");
         assert_eq!(value["error"]["message"], "say \"no\"\n");

@@ -33,7 +33,11 @@ pub const DETECTORS: &[Detector] = &[
         pattern: r"AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,}|GOCSPX-[0-9A-Za-z_-]{28}",
         confirm: AS_IT_IS,
     },
-    Detector { name: "azure_key", pattern: r"AccountKey=[A-Za-z0-9+/]{86}==", confirm: AS_IT_IS },
+    Detector {
+        name: "azure_key",
+        pattern: r"AccountKey=[A-Za-z0-9+/]{86}==",
+        confirm: AS_IT_IS,
+    },
     Detector {
         name: "github_token",
         pattern: r"gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255}",
@@ -44,13 +48,26 @@ pub const DETECTORS: &[Detector] = &[
         pattern: r"xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{10,}|https://hooks\.slack\.com/services/[A-Za-z0-9/]{20,}",
         confirm: AS_IT_IS,
     },
-    Detector { name: "card_number", pattern: r"[2-6][0-9](?:[ -]?[0-9]){11,17}", confirm: card },
-    Detector { name: "iban", pattern: r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}", confirm: iban },
+    Detector {
+        name: "card_number",
+        pattern: r"[2-6][0-9](?:[ -]?[0-9]){11,17}",
+        confirm: card,
+    },
+    Detector {
+        name: "iban",
+        pattern: r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}",
+        confirm: iban,
+    },
 ];
 
 /// The detectors that a name stands for: one, `cloud_key` for those of the clouds, or `all`.
 pub fn named(name: &str) -> Option<Vec<&'static Detector>> {
-    let of = |names: &[&str]| DETECTORS.iter().filter(|detector| names.contains(&detector.name)).collect::<Vec<_>>();
+    let of = |names: &[&str]| {
+        DETECTORS
+            .iter()
+            .filter(|detector| names.contains(&detector.name))
+            .collect::<Vec<_>>()
+    };
     let found = match name {
         "all" => DETECTORS.iter().collect(),
         "cloud_key" => of(&["aws_key", "gcp_key", "azure_key"]),
@@ -61,7 +78,11 @@ pub fn named(name: &str) -> Option<Vec<&'static Detector>> {
 
 /// The names that a configuration may use.
 pub fn names() -> Vec<&'static str> {
-    DETECTORS.iter().map(|detector| detector.name).chain(["cloud_key", "all"]).collect()
+    DETECTORS
+        .iter()
+        .map(|detector| detector.name)
+        .chain(["cloud_key", "all"])
+        .collect()
 }
 
 /// A card number of 13 to 19 digits, not in the middle of a longer one. Digits may follow after a space (a date), so the
@@ -72,22 +93,32 @@ fn card(text: &str, start: usize, end: usize) -> Option<usize> {
     if start > 0 && digit_at(bytes.get(start - 1)) {
         return None;
     }
-    (start + 13..=end).rev().find(|end| {
-        digit_at(bytes.get(end - 1)) && !digit_at(bytes.get(*end)) && luhn(&bytes[start..*end])
-    })
+    (start + 13..=end)
+        .rev()
+        .find(|end| digit_at(bytes.get(end - 1)) && !digit_at(bytes.get(*end)) && luhn(&bytes[start..*end]))
 }
 
 /// The checksum of card numbers (ISO/IEC 7812).
 fn luhn(text: &[u8]) -> bool {
-    let digits: Vec<u32> = text.iter().filter(|b| b.is_ascii_digit()).map(|b| u32::from(b - b'0')).collect();
+    let digits: Vec<u32> = text
+        .iter()
+        .filter(|b| b.is_ascii_digit())
+        .map(|b| u32::from(b - b'0'))
+        .collect();
     let same = digits.windows(2).all(|pair| pair[0] == pair[1]);
     let sum: u32 = digits
         .iter()
         .rev()
         .enumerate()
-        .map(|(place, digit)| if place % 2 == 0 { *digit } else { digit * 2 - if *digit > 4 { 9 } else { 0 } })
+        .map(|(place, digit)| {
+            if place % 2 == 0 {
+                *digit
+            } else {
+                digit * 2 - if *digit > 4 { 9 } else { 0 }
+            }
+        })
         .sum();
-    (13..=19).contains(&digits.len()) && !same && sum % 10 == 0
+    (13..=19).contains(&digits.len()) && !same && sum.is_multiple_of(10)
 }
 
 /// An account number with the checksum of ISO 13616: the rearranged number is 1 modulo 97. Words may follow, so only
@@ -102,10 +133,13 @@ fn iban(text: &str, start: usize, end: usize) -> Option<usize> {
     if places.len() < length {
         return None;
     }
-    let remainder = places[4..].iter().chain(&places[..4]).fold(0u32, |sum, at| match bytes[*at] {
-        digit @ b'0'..=b'9' => (sum * 10 + u32::from(digit - b'0')) % 97,
-        letter => (sum * 100 + u32::from(letter - b'A') + 10) % 97,
-    });
+    let remainder = places[4..]
+        .iter()
+        .chain(&places[..4])
+        .fold(0u32, |sum, at| match bytes[*at] {
+            digit @ b'0'..=b'9' => (sum * 10 + u32::from(digit - b'0')) % 97,
+            letter => (sum * 100 + u32::from(letter - b'A') + 10) % 97,
+        });
     let end = places[length - 1] + 1;
     (remainder == 1).then_some(end)
 }
@@ -133,7 +167,10 @@ fn country_length(country: &[u8]) -> Option<usize> {
         (33, "RU"),
     ];
     let country = std::str::from_utf8(country).ok()?;
-    LENGTHS.iter().find(|(_, countries)| countries.split(' ').any(|one| one == country)).map(|(length, _)| *length)
+    LENGTHS
+        .iter()
+        .find(|(_, countries)| countries.split(' ').any(|one| one == country))
+        .map(|(length, _)| *length)
 }
 
 #[cfg(test)]
@@ -151,9 +188,17 @@ mod tests {
                 "-----BEGIN RSA PRIVATE KEY-----\nMIIB\n-----END RSA PRIVATE KEY-----",
                 "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----",
             ),
-            ("private_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blb", "-----BEGIN CERTIFICATE-----"),
+            (
+                "private_key",
+                "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blb",
+                "-----BEGIN CERTIFICATE-----",
+            ),
             ("aws_key", "AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7"),
-            ("aws_key", "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "aws_secret_access_key = x"),
+            (
+                "aws_key",
+                "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+                "aws_secret_access_key = x",
+            ),
             ("gcp_key", "AIzaSyA1234567890abcdefghijklmnopqrstuv", "AIzaShort"),
             ("azure_key", &key, "AccountKey=short"),
             ("github_token", &github, "ghp_short"),
@@ -167,7 +212,12 @@ mod tests {
         ] {
             let redactor = redactor(name, Action::Redact);
             let found = redactor.text(&format!("it is {secret}")).unwrap();
-            assert!(found.as_deref().is_some_and(|text| text.starts_with("it is [redacted:")), "{name}: {found:?}");
+            assert!(
+                found
+                    .as_deref()
+                    .is_some_and(|text| text.starts_with("it is [redacted:")),
+                "{name}: {found:?}"
+            );
             assert!(!found.unwrap_or_default().contains(secret), "{name}");
             assert_eq!(redactor.text(harmless), Ok(None), "{name}: {harmless}");
         }
@@ -175,7 +225,10 @@ mod tests {
 
     #[test]
     fn an_iban_before_a_word_is_found() {
-        let text = redactor("iban", Action::Redact).text("DE89370400440532013000 PAID BY").unwrap().unwrap();
+        let text = redactor("iban", Action::Redact)
+            .text("DE89370400440532013000 PAID BY")
+            .unwrap()
+            .unwrap();
         assert!(!text.contains("DE8937"), "{text}");
     }
 
@@ -186,9 +239,17 @@ mod tests {
 
     #[test]
     fn what_stands_around_a_card_does_not_hide_it() {
-        for text in ["4111111111111111 12/29", "card_4111111111111111x", "2 4111111111111111", "4111-1111-1111-1111-12"] {
+        for text in [
+            "4111111111111111 12/29",
+            "card_4111111111111111x",
+            "2 4111111111111111",
+            "4111-1111-1111-1111-12",
+        ] {
             let left = redactor("card_number", Action::Redact).text(text).unwrap();
-            assert!(left.as_deref().is_some_and(|left| !left.contains("1111")), "{text}: {left:?}");
+            assert!(
+                left.as_deref().is_some_and(|left| !left.contains("1111")),
+                "{text}: {left:?}"
+            );
         }
         for text in ["84111111111111111", "41111111111111118888888"] {
             assert_eq!(redactor("card_number", Action::Redact).text(text), Ok(None), "{text}");

@@ -16,11 +16,17 @@ pub fn redact(redactor: &Redactor, text: &str) -> Result<Option<String>, Blocked
             b'"' => {
                 let (end, escaped) = string_end(bytes, at + 1);
                 let inner = &text[at + 1..end];
-                let changed = if escaped { redactor.text(&unescape(inner))? } else { redactor.text(inner)? };
+                let changed = if escaped {
+                    redactor.text(&unescape(inner))?
+                } else {
+                    redactor.text(inner)?
+                };
                 ((end + 1).min(bytes.len()), changed)
             }
             b'-' | b'0'..=b'9' => {
-                let length = bytes[at..].iter().take_while(|b| matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9'));
+                let length = bytes[at..]
+                    .iter()
+                    .take_while(|b| matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9'));
                 let end = at + length.count();
                 (end, redactor.text(&text[at..end])?)
             }
@@ -127,7 +133,8 @@ mod tests {
     #[test]
     fn strings_numbers_and_keys_and_nothing_else() {
         let cards = redactor("card_number", Action::Redact);
-        let text = r#"{ "a": "4111111111111111", "n": 4111111111111111, "4111 1111 1111 1111": [1.50, -2e+3, true, null] }"#;
+        let text =
+            r#"{ "a": "4111111111111111", "n": 4111111111111111, "4111 1111 1111 1111": [1.50, -2e+3, true, null] }"#;
         let left = redact(&cards, text).unwrap().unwrap();
         assert_eq!(
             left,
@@ -139,13 +146,24 @@ mod tests {
     #[test]
     fn an_escape_hides_nothing() {
         let cards = redactor("card_number", Action::Redact);
-        for text in [r#""\u0034111111111111111""#, r#""\n4111111111111111\n""#, r#""\ud8004111111111111111""#] {
+        for text in [
+            r#""\u0034111111111111111""#,
+            r#""\n4111111111111111\n""#,
+            r#""\ud8004111111111111111""#,
+        ] {
             let left = redact(&cards, text).unwrap();
-            assert!(left.as_deref().is_some_and(|left| left.contains("redacted") && !left.contains("1111")), "{left:?}");
+            assert!(
+                left.as_deref()
+                    .is_some_and(|left| left.contains("redacted") && !left.contains("1111")),
+                "{left:?}"
+            );
         }
         let keys = redactor("private_key", Action::Redact);
         let text = r#""-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\nrest""#;
-        assert_eq!(redact(&keys, text).unwrap().unwrap(), r#""[redacted:private_key]\nrest""#);
+        assert_eq!(
+            redact(&keys, text).unwrap().unwrap(),
+            r#""[redacted:private_key]\nrest""#
+        );
     }
 
     #[test]

@@ -75,15 +75,25 @@ impl Redactor {
                         .build()
                         .map_err(|error| at(format!("the pattern does not compile: {error}")))?;
                     if pattern.is_match("") {
-                        return Err(at("the pattern matches the empty text, so it would match everywhere".to_owned()));
+                        return Err(at(
+                            "the pattern matches the empty text, so it would match everywhere".to_owned()
+                        ));
                     }
                     if looks {
-                        rules.push(Rule { name, pattern, confirm: detector::AS_IT_IS, action: file.action });
+                        rules.push(Rule {
+                            name,
+                            pattern,
+                            confirm: detector::AS_IT_IS,
+                            action: file.action,
+                        });
                     }
                 }
                 (None, Some(name)) => {
                     let found = detector::named(name).ok_or_else(|| {
-                        at(format!("there is no detector `{name}`; there are {}", detector::names().join(", ")))
+                        at(format!(
+                            "there is no detector `{name}`; there are {}",
+                            detector::names().join(", ")
+                        ))
                     })?;
                     for detector in found.into_iter().filter(|_| looks) {
                         rules.push(Rule {
@@ -139,7 +149,11 @@ impl Rule {
                 continue;
             };
             match self.action {
-                Action::Block => return Err(Blocked { rule: self.name.clone() }),
+                Action::Block => {
+                    return Err(Blocked {
+                        rule: self.name.clone(),
+                    });
+                }
                 Action::Truncate => {
                     out.push_str(&text[kept..found.start()]);
                     out.push_str(&format!("[truncated:{}]", self.name));
@@ -193,15 +207,34 @@ pub(crate) mod tests {
             redactor("card_number", Action::Redact).text(text).unwrap().unwrap(),
             "before [redacted:card_number] after"
         );
-        assert_eq!(redactor("card_number", Action::Truncate).text(text).unwrap().unwrap(), "before [truncated:card_number]");
-        assert_eq!(redactor("card_number", Action::Block).text(text), Err(Blocked { rule: "card_number".into() }));
-        assert_eq!(redactor("card_number", Action::Block).text("4111 1111 1111 1112"), Ok(None));
+        assert_eq!(
+            redactor("card_number", Action::Truncate).text(text).unwrap().unwrap(),
+            "before [truncated:card_number]"
+        );
+        assert_eq!(
+            redactor("card_number", Action::Block).text(text),
+            Err(Blocked {
+                rule: "card_number".into()
+            })
+        );
+        assert_eq!(
+            redactor("card_number", Action::Block).text("4111 1111 1111 1112"),
+            Ok(None)
+        );
     }
 
     #[test]
     fn a_rule_looks_one_way_only() {
-        assert!(Redactor::compile(&[pattern("x")], Direction::Arguments).unwrap().is_none());
-        assert!(Redactor::compile(&[pattern("x")], Direction::Results).unwrap().is_some());
+        assert!(
+            Redactor::compile(&[pattern("x")], Direction::Arguments)
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            Redactor::compile(&[pattern("x")], Direction::Results)
+                .unwrap()
+                .is_some()
+        );
     }
 
     #[test]
@@ -209,14 +242,25 @@ pub(crate) mod tests {
         for bad in ["(", "x*", ""] {
             assert!(Redactor::compile(&[pattern(bad)], Direction::Results).is_err(), "{bad}");
         }
-        let unknown = RedactFile { pattern: None, detector: Some("dna".into()), ..pattern("") };
-        assert!(Redactor::compile(&[unknown], Direction::Results).unwrap_err().contains("private_key"));
+        let unknown = RedactFile {
+            pattern: None,
+            detector: Some("dna".into()),
+            ..pattern("")
+        };
+        assert!(
+            Redactor::compile(&[unknown], Direction::Results)
+                .err()
+                .unwrap()
+                .contains("private_key")
+        );
     }
 
     #[test]
     fn a_number_that_begins_inside_another_is_found() {
         // Sixteen digits that fail the checksum come first; the card begins after the space.
-        let text = redactor("card_number", Action::Redact).text("2 4111111111111111").unwrap();
+        let text = redactor("card_number", Action::Redact)
+            .text("2 4111111111111111")
+            .unwrap();
         assert_eq!(text.unwrap(), "2 [redacted:card_number]");
     }
 }

@@ -46,7 +46,15 @@ pub struct Stream {
 impl Stream {
     /// A stream whose events have at most `limit` bytes.
     pub fn new(limit: usize) -> Stream {
-        Stream { held: Vec::new(), lines: Vec::new(), line: 0, searched: 0, after_cr: false, first: true, limit }
+        Stream {
+            held: Vec::new(),
+            lines: Vec::new(),
+            line: 0,
+            searched: 0,
+            after_cr: false,
+            first: true,
+            limit,
+        }
     }
 
     /// Takes a chunk and appends to `out` what may pass.
@@ -90,7 +98,11 @@ impl Stream {
         for line in &mut self.lines {
             *line = line.start - start..line.end - start;
         }
-        if self.held.len() > self.limit { Err(TooLong) } else { Ok(()) }
+        if self.held.len() > self.limit {
+            Err(TooLong)
+        } else {
+            Ok(())
+        }
     }
 
     /// The stream has ended: an event without its blank line passes too, looked at like the others.
@@ -239,7 +251,10 @@ mod tests {
     fn an_event_without_end_is_cut() {
         let mut cards = Cards(redactor("card_number", Action::Redact));
         let mut stream = Stream::new(16);
-        assert_eq!(stream.push(b"data: 0123456789abcdef", &mut cards, &mut Vec::new()), Err(TooLong));
+        assert_eq!(
+            stream.push(b"data: 0123456789abcdef", &mut cards, &mut Vec::new()),
+            Err(TooLong)
+        );
     }
 
     proptest! {

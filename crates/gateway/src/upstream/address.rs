@@ -19,12 +19,18 @@ pub struct Class {
 }
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8, name: &'static str) -> Class {
-    Class { net: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)), name }
+    Class {
+        net: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)),
+        name,
+    }
 }
 
 const fn v6(s: [u16; 8], prefix: u8, name: &'static str) -> Class {
     let address = Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
-    Class { net: IpNet::V6(Ipv6Net::new_assert(address, prefix)), name }
+    Class {
+        net: IpNet::V6(Ipv6Net::new_assert(address, prefix)),
+        name,
+    }
 }
 
 /// Every special kind, the narrow before the wide ones that contain them.
@@ -88,7 +94,9 @@ impl AddressPolicy {
 
     /// These ranges and nothing else; none at all allows nothing.
     pub fn ranges(ranges: Vec<IpNet>) -> AddressPolicy {
-        AddressPolicy { ranges: Some(ranges.iter().map(IpNet::trunc).collect()) }
+        AddressPolicy {
+            ranges: Some(ranges.iter().map(IpNet::trunc).collect()),
+        }
     }
 
     /// The address to dial, or the kind of address that was refused.
@@ -101,7 +109,11 @@ impl AddressPolicy {
         let open = |range: &IpNet| {
             range.contains(&address) && class.is_none_or(|class| class.net == *range || class.net.contains(range))
         };
-        if ranges.iter().any(open) { Ok(address) } else { Err(class.map_or("outside upstream.allowed_ips", |class| class.name)) }
+        if ranges.iter().any(open) {
+            Ok(address)
+        } else {
+            Err(class.map_or("outside upstream.allowed_ips", |class| class.name))
+        }
     }
 }
 
@@ -116,7 +128,14 @@ mod tests {
     #[test]
     fn the_default_is_private_addresses() {
         let policy = AddressPolicy::private();
-        for allowed in ["10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.255.255", "192.168.1.1", "::ffff:10.0.0.1"] {
+        for allowed in [
+            "10.0.0.1",
+            "10.255.255.255",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "::ffff:10.0.0.1",
+        ] {
             assert!(policy.check(allowed.parse().unwrap()).is_ok(), "{allowed}");
         }
         for (refused, class) in [
@@ -149,23 +168,45 @@ mod tests {
         let all = policy(&["0.0.0.0/0", "::/0"]);
         assert!(all.check("8.8.8.8".parse().unwrap()).is_ok());
         assert!(all.check("fd00::1".parse().unwrap()).is_ok());
-        for refused in ["127.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "fe80::1"] {
+        for refused in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "fe80::1",
+        ] {
             assert!(all.check(refused.parse().unwrap()).is_err(), "{refused}");
         }
-        assert!(policy(&["169.254.0.0/16"]).check("169.254.169.254".parse().unwrap()).is_err());
+        assert!(
+            policy(&["169.254.0.0/16"])
+                .check("169.254.169.254".parse().unwrap())
+                .is_err()
+        );
     }
 
     #[test]
     fn a_range_inside_a_special_one_opens_it() {
         assert!(policy(&["127.0.0.0/8"]).check("127.0.0.1".parse().unwrap()).is_ok());
-        assert!(policy(&["127.0.0.1/32"]).check("::ffff:127.0.0.1".parse().unwrap()).is_ok());
+        assert!(
+            policy(&["127.0.0.1/32"])
+                .check("::ffff:127.0.0.1".parse().unwrap())
+                .is_ok()
+        );
         assert!(policy(&["::1/128"]).check("::1".parse().unwrap()).is_ok());
-        assert!(policy(&["169.254.169.254/32"]).check("169.254.169.254".parse().unwrap()).is_ok());
+        assert!(
+            policy(&["169.254.169.254/32"])
+                .check("169.254.169.254".parse().unwrap())
+                .is_ok()
+        );
     }
 
     #[test]
     fn the_mapped_form_is_dialled_as_what_it_is() {
-        assert_eq!(AddressPolicy::private().check("::ffff:10.0.0.1".parse().unwrap()), Ok("10.0.0.1".parse().unwrap()));
+        assert_eq!(
+            AddressPolicy::private().check("::ffff:10.0.0.1".parse().unwrap()),
+            Ok("10.0.0.1".parse().unwrap())
+        );
     }
 
     #[test]
