@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::entry::{Checkpoint, Entry, KeyEntry, Receipt, Redacted};
 use crate::hash::Hash;
-use crate::line::{EntryType, Line};
+use crate::line::{Body, EntryType, Line};
 use crate::verify::{Expect, Fault, FaultKind};
 
 /// Where a line stands.
@@ -18,7 +18,12 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn fault(&self, sequence: Option<u64>, kind: FaultKind) -> Fault {
-        Fault { file: self.file.to_string(), line: self.line, sequence, kind }
+        Fault {
+            file: self.file.to_string(),
+            line: self.line,
+            sequence,
+            kind,
+        }
     }
 }
 
@@ -47,7 +52,11 @@ impl Keys {
 
     /// The key that signs at `sequence`, and whether it is trusted.
     pub(crate) fn at(&self, sequence: u64) -> Option<(&KeyEntry, bool)> {
-        self.known.iter().rev().find(|(at, ..)| *at < sequence).map(|(_, entry, trusted)| (entry, *trusted))
+        self.known
+            .iter()
+            .rev()
+            .find(|(at, ..)| *at < sequence)
+            .map(|(_, entry, trusted)| (entry, *trusted))
     }
 
     /// The newest key, and whether it is trusted.
@@ -68,7 +77,10 @@ impl Keys {
             return Err(FaultKind::Checkpoint("no key comes before it".into()));
         };
         if key.key != checkpoint.key {
-            return Err(FaultKind::Checkpoint(format!("it names the key {}, not {}", checkpoint.key, key.key)));
+            return Err(FaultKind::Checkpoint(format!(
+                "it names the key {}, not {}",
+                checkpoint.key, key.key
+            )));
         }
         if !checkpoint.verify(&key.public_key) {
             return Err(FaultKind::Signature);
@@ -158,9 +170,19 @@ pub(crate) struct Counts {
     pub(crate) interrupted: u64,
 }
 
+/// How closely lines are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// The hashes of all, and the content of what the ledger says of itself.
+    Hashes,
+    /// The content of records as well.
+    Records,
+}
+
 /// A chain from the first line of a ledger on.
 pub(crate) struct Chain<'e> {
     expect: &'e Expect,
+    depth: Depth,
     last: Receipt,
     /// The last line that a checkpoint of any key covers, the checkpoint included.
     covered: u64,
@@ -177,16 +199,22 @@ pub(crate) struct Chain<'e> {
 }
 
 impl<'e> Chain<'e> {
-    pub(crate) fn new(expect: &'e Expect, head: Option<Receipt>) -> Result<Self, FaultKind> {
+    pub(crate) fn new(expect: &'e Expect, depth: Depth, head: Option<Receipt>) -> Result<Self, FaultKind> {
         let mut witnesses = expect.witnesses().clone();
         if let Some(head) = head
-            && witnesses.insert(head.sequence, head.hash).is_some_and(|other| other != head.hash)
+            && witnesses
+                .insert(head.sequence, head.hash)
+                .is_some_and(|other| other != head.hash)
         {
             return Err(FaultKind::Witness);
         }
         Ok(Self {
             expect,
-            last: Receipt { sequence: 0, hash: Hash::ZERO },
+            depth,
+            last: Receipt {
+                sequence: 0,
+                hash: Hash::ZERO,
+            },
             covered: 0,
             vouched: 0,
             keys: Keys::default(),
@@ -215,7 +243,7 @@ impl<'e> Chain<'e> {
         self.vouched
     }
 
-    /// Takes the next line and gives what it holds, if it still does.
+    /// Takes the next line and gives what it holds, if it still does and was looked at.
     pub(crate) fn accept(&mut self, place: &Place, line: &Line<'_>) -> Result<Option<Entry>, FaultKind> {
         if line.sequence != self.next() {
             return Err(FaultKind::Sequence { found: line.sequence });
@@ -226,10 +254,19 @@ impl<'e> Chain<'e> {
         if !line.is_intact() {
             return Err(FaultKind::Hash);
         }
-        if self.witnesses.remove(&line.sequence).is_some_and(|hash| hash != line.hash) {
+        if self
+            .witnesses
+            .remove(&line.sequence)
+            .is_some_and(|hash| hash != line.hash)
+        {
             return Err(FaultKind::Witness);
         }
-        let entry = line.entry().map_err(FaultKind::Entry)?;
+        let is_kept = matches!(line.body, Body::Kept { .. });
+        let is_record = line.entry_type == EntryType::Record;
+        let entry = match self.depth {
+            Depth::Hashes if is_record => None,
+            Depth::Hashes | Depth::Records => line.entry().map_err(FaultKind::Entry)?,
+        };
         if self.keys.newest().is_none() && line.entry_type != EntryType::Key {
             return Err(FaultKind::Key("a ledger begins with its key".into()));
         }
@@ -247,7 +284,8 @@ impl<'e> Chain<'e> {
             Some(Entry::Recovered(_)) => self.counts.recovered += 1,
             Some(Entry::Interrupted(_)) => self.counts.interrupted += 1,
             Some(Entry::Redacted(redacted)) => self.redact(line.sequence, redacted)?,
-            None if line.entry_type == EntryType::Record => {
+            None if is_record && is_kept => self.counts.records += 1,
+            None if is_record => {
                 self.counts.dropped += 1;
                 match (self.bare.0.last_mut(), self.bare_at.last()) {
                     (Some((_, last)), Some(at)) if *last + 1 == line.sequence && at.file == place.file => {
@@ -259,7 +297,12 @@ impl<'e> Chain<'e> {
                     }
                 }
             }
-            None => return Err(FaultKind::Entry(format!("a {} always has its body", line.entry_type.name()))),
+            None => {
+                return Err(FaultKind::Entry(format!(
+                    "a {} always has its body",
+                    line.entry_type.name()
+                )));
+            }
         }
         self.last = line.receipt();
         Ok(entry)
@@ -286,7 +329,10 @@ impl<'e> Chain<'e> {
         if let Some(&(first, _)) = missing.0.first() {
             let run = self.bare.0.partition_point(|(from, _)| *from <= first) - 1;
             let place = &self.bare_at[run];
-            let place = Place { file: place.file.clone(), line: place.line + (first - self.bare.0[run].0) };
+            let place = Place {
+                file: place.file.clone(),
+                line: place.line + (first - self.bare.0[run].0),
+            };
             return Some(place.fault(Some(first), FaultKind::BodyMissing));
         }
         if let Some((&sequence, _)) = self.witnesses.first_key_value() {
@@ -307,7 +353,10 @@ mod tests {
     fn runs_are_subtracted() {
         let runs = |list: &[(u64, u64)]| Runs(list.to_vec()).normal();
         let all = runs(&[(1, 10), (20, 30)]);
-        assert_eq!(all.minus(&runs(&[(3, 4), (9, 21), (25, 25), (30, 40)])).0, [(1, 2), (5, 8), (22, 24), (26, 29)]);
+        assert_eq!(
+            all.minus(&runs(&[(3, 4), (9, 21), (25, 25), (30, 40)])).0,
+            [(1, 2), (5, 8), (22, 24), (26, 29)]
+        );
         assert_eq!(all.minus(&runs(&[(1, 40)])).0, []);
         assert_eq!(all.minus(&Runs::default()).0, all.0);
         assert_eq!(runs(&[(5, 6), (1, 4), (8, 9)]).0, [(1, 6), (8, 9)]);

@@ -7,11 +7,11 @@ use outwork_wire::Time;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::hash::{Hash, Hex};
 use crate::key::{KeyId, PublicKey, Signer};
 use crate::line::EntryType;
 use crate::record::Record;
-use crate::Error;
 
 /// Where a record was put: enough to show later that it is still there ([`Expect::witness`](crate::Expect::witness)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,8 +45,8 @@ impl Entry {
     /// Reads a body; refuses what is unknown and what is not in the one form that the ledger writes.
     pub(crate) fn parse(entry_type: EntryType, body: &[u8]) -> Result<Self, String> {
         fn read<T: DeserializeOwned + Serialize>(body: &[u8]) -> Result<T, String> {
-            let value: T = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-            let again = serde_json::to_vec(&value).map_err(|e| e.to_string())?;
+            let value: T = serde_json::from_slice(body).map_err(|e| describe(&e))?;
+            let again = serde_json::to_vec(&value).map_err(|e| describe(&e))?;
             if again != body {
                 return Err("it is not in the form that the ledger writes".into());
             }
@@ -61,6 +61,16 @@ impl Entry {
             EntryType::Redacted => Self::Redacted(read(body)?),
         })
     }
+}
+
+/// Where JSON is wrong, and never what is there: it could be a payload.
+pub(crate) fn describe(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    let what = match error.classify() {
+        Category::Syntax | Category::Eof | Category::Io => "it is not JSON",
+        Category::Data => "a field is unknown, missing, doubled or has an impossible value",
+    };
+    format!("{what} (byte {})", error.column())
 }
 
 /// A signature over the chain up to the line before it.
@@ -91,7 +101,10 @@ impl Checkpoint {
     }
 
     pub(crate) fn verify(&self, key: &PublicKey) -> bool {
-        let covered = Receipt { sequence: self.sequence, hash: self.hash };
+        let covered = Receipt {
+            sequence: self.sequence,
+            hash: self.hash,
+        };
         key.verify(&Self::message(covered, self.at, self.key), &self.signature.0)
     }
 
@@ -136,8 +149,14 @@ impl KeyEntry {
     }
 
     fn signed(public_key: PublicKey, predecessor: Option<KeyId>, ledger: Hex<16>, at: Time, signer: &Signer) -> Self {
-        let mut entry =
-            Self { key: public_key.id(), public_key, ledger, at, predecessor, signature: Hex([0; 64]) };
+        let mut entry = Self {
+            key: public_key.id(),
+            public_key,
+            ledger,
+            at,
+            predecessor,
+            signature: Hex([0; 64]),
+        };
         entry.signature = Hex(signer.sign(&entry.message()));
         entry
     }
@@ -163,7 +182,7 @@ impl KeyEntry {
         message.extend_from_slice(&self.ledger.0);
         message.extend_from_slice(self.public_key.as_bytes());
         message.extend_from_slice(&self.at.as_micros().to_be_bytes());
-        message.extend_from_slice(self.predecessor.as_ref().map_or(&[0; 16], KeyId::as_bytes));
+        message.extend_from_slice(self.predecessor.map_or([0; 16], |key| *key.as_bytes()).as_slice());
         message
     }
 

@@ -55,7 +55,9 @@ pub enum Error {
         problem: String,
     },
     /// A record is larger than a ledger takes.
-    #[error("the record has {bytes} bytes, and at most {limit} are kept: leave payloads out, or keep their hash instead")]
+    #[error(
+        "the record has {bytes} bytes, and at most {limit} are kept: leave payloads out, or keep their hash instead"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -98,7 +100,11 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
-        move |cause| Error::Io { action, path: path.as_ref().to_owned(), cause: Arc::new(cause) }
+        move |cause| Error::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            cause: Arc::new(cause),
+        }
     }
 }
 
@@ -110,5 +116,8 @@ impl From<Fault> for Error {
 
 /// A path for people: only its last part, as bundles and reports go to other machines.
 pub(crate) fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

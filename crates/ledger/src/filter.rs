@@ -44,37 +44,59 @@ impl Filter {
 
     /// The records of one session.
     pub fn session(session: impl Into<String>) -> Self {
-        Self { session: Some(session.into()), ..Self::everything() }
+        Self {
+            session: Some(session.into()),
+            ..Self::everything()
+        }
     }
 
     /// The records of one tunnel.
     pub fn tunnel(tunnel: impl Into<String>) -> Self {
-        Self { tunnel: Some(tunnel.into()), ..Self::everything() }
+        Self {
+            tunnel: Some(tunnel.into()),
+            ..Self::everything()
+        }
     }
 
     /// Only those of this workspace.
     pub fn in_workspace(self, workspace: impl Into<String>) -> Self {
-        Self { workspace: Some(workspace.into()), ..self }
+        Self {
+            workspace: Some(workspace.into()),
+            ..self
+        }
     }
 
     /// Only those of this kind.
     pub fn of_kind(self, kind: Kind) -> Self {
-        Self { kind: Some(kind), ..self }
+        Self {
+            kind: Some(kind),
+            ..self
+        }
     }
 
     /// Only those with a sequence from `first` to `last`, both included.
     pub fn range(self, first: u64, last: u64) -> Self {
-        Self { first: Some(first), last: Some(last), ..self }
+        Self {
+            first: Some(first),
+            last: Some(last),
+            ..self
+        }
     }
 
     /// Only those whose time is `time` or later.
     pub fn since(self, time: Time) -> Self {
-        Self { since: Some(time), ..self }
+        Self {
+            since: Some(time),
+            ..self
+        }
     }
 
     /// Only those whose time is earlier than `time`.
     pub fn before(self, time: Time) -> Self {
-        Self { before: Some(time), ..self }
+        Self {
+            before: Some(time),
+            ..self
+        }
     }
 
     /// Whether the record at `sequence` is one of them.

@@ -27,7 +27,10 @@ pub(crate) struct Segment {
 
 impl Segment {
     pub(crate) fn new(dir: &Path, first: u64) -> Self {
-        Self { first, path: dir.join(format!("{PREFIX}{first:020}{SUFFIX}")) }
+        Self {
+            first,
+            path: dir.join(format!("{PREFIX}{first:020}{SUFFIX}")),
+        }
     }
 }
 
@@ -36,11 +39,21 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<Segment>, Error> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let path = entry.map_err(Error::io("list", dir))?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let Some(middle) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)) else { continue };
-        let first = middle.parse::<u64>().ok().filter(|first| middle == format!("{first:020}"));
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let Some(middle) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)) else {
+            continue;
+        };
+        let first = middle
+            .parse::<u64>()
+            .ok()
+            .filter(|first| middle == format!("{first:020}"));
         let Some(first) = first else {
-            return Err(Error::Stray { path, problem: "the name of a segment has 20 digits".into() });
+            return Err(Error::Stray {
+                path,
+                problem: "the name of a segment has 20 digits".into(),
+            });
         };
         found.push(Segment { first, path });
     }
@@ -50,17 +63,29 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<Segment>, Error> {
 
 /// Makes the folder, readable by its owner only, if it is not there.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), Error> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io("make the folder", dir))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(Error::io("make the folder", dir))
 }
 
 /// Waits until the names in the folder are durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(Error::io("sync the folder", dir))
+    File::open(dir)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io("sync the folder", dir))
 }
 
 /// Opens a segment for writing; makes it if it is not there.
 pub(crate) fn open_segment(segment: &Segment) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&segment.path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&segment.path)
 }
 
 /// The right to write. It ends with this value, or with the process.
@@ -101,10 +126,17 @@ pub(crate) fn read_head(dir: &Path) -> Result<Option<Receipt>, Error> {
     let receipt = (bytes.len() <= MAX_HEAD)
         .then(|| bytes.strip_suffix(b"\n"))
         .flatten()
-        .and_then(|line| serde_json::from_slice::<Receipt>(line).ok().filter(|r| encode_head(*r) == bytes));
+        .and_then(|line| {
+            serde_json::from_slice::<Receipt>(line)
+                .ok()
+                .filter(|r| encode_head(*r) == bytes)
+        });
     match receipt {
         Some(receipt) => Ok(Some(receipt)),
-        None => Err(Error::Stray { path, problem: "it does not name a checkpoint in the form that is written".into() }),
+        None => Err(Error::Stray {
+            path,
+            problem: "it does not name a checkpoint in the form that is written".into(),
+        }),
     }
 }
 
@@ -128,5 +160,10 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// A file that is going to replace another; what a crash left of it is overwritten.
 pub(crate) fn create_temporary(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
 }

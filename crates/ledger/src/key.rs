@@ -76,7 +76,9 @@ impl PublicKey {
     }
 
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        UnparsedPublicKey::new(&signature::ED25519, self.as_bytes()).verify(message, signature).is_ok()
+        UnparsedPublicKey::new(&signature::ED25519, self.as_bytes())
+            .verify(message, signature)
+            .is_ok()
     }
 }
 
@@ -128,7 +130,11 @@ impl Signer {
 
     fn of(pair: Ed25519KeyPair) -> Option<Self> {
         let public = PublicKey::from_bytes(pair.public_key().as_ref().try_into().ok()?);
-        Some(Self { pair, public, id: public.id() })
+        Some(Self {
+            pair,
+            public,
+            id: public.id(),
+        })
     }
 
     pub(crate) fn public_key(&self) -> PublicKey {
@@ -141,7 +147,10 @@ impl Signer {
 
     pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
         let signature = self.pair.sign(message);
-        signature.as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
+        signature
+            .as_ref()
+            .try_into()
+            .expect("an Ed25519 signature has 64 bytes")
     }
 }
 
@@ -158,7 +167,10 @@ pub(crate) fn next_key_file(dir: &Path) -> PathBuf {
 /// Writes the key into a new file and waits until it is durable.
 pub(crate) fn store_key(signer: &Signer, path: &Path) -> Result<(), Error> {
     // PKCS#8 version 1, which every tool reads. The document wipes itself.
-    let der = signer.pair.to_pkcs8v1().map_err(|_| Error::Crypto("write a signing key"))?;
+    let der = signer
+        .pair
+        .to_pkcs8v1()
+        .map_err(|_| Error::Crypto("write a signing key"))?;
     let text = Zeroizing::new(format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(der.as_ref())));
     let write = || -> io::Result<()> {
         // A file that a crash left half written is replaced.
@@ -167,7 +179,11 @@ pub(crate) fn store_key(signer: &Signer, path: &Path) -> Result<(), Error> {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -183,19 +199,30 @@ pub(crate) fn load_key(path: &Path) -> Result<Option<Signer>, Error> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("open the signing key", path)(e)),
     };
-    let wrong = |problem: &str| Error::Key { path: path.to_owned(), problem: problem.to_owned() };
+    let wrong = |problem: &str| Error::Key {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    };
     let mode = file.metadata().map_err(Error::io("read the mode of", path))?.mode();
     if mode & 0o007 != 0 {
-        return Err(wrong("is open to every user of this machine (chmod 600 it, and rotate the key)"));
+        return Err(wrong(
+            "is open to every user of this machine (chmod 600 it, and rotate the key)",
+        ));
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(MAX_KEY_FILE).read_to_string(&mut text).map_err(Error::io("read the signing key", path))?;
+    file.take(MAX_KEY_FILE)
+        .read_to_string(&mut text)
+        .map_err(Error::io("read the signing key", path))?;
     let body = text
         .trim()
         .strip_prefix(BEGIN)
         .and_then(|rest| rest.strip_suffix(END))
         .ok_or_else(|| wrong("is not a private key in PEM"))?;
-    let der = Zeroizing::new(STANDARD.decode(body.trim()).map_err(|_| wrong("is not a private key in PEM"))?);
+    let der = Zeroizing::new(
+        STANDARD
+            .decode(body.trim())
+            .map_err(|_| wrong("is not a private key in PEM"))?,
+    );
     let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| wrong("is not an Ed25519 key"))?;
     Signer::of(pair).map(Some).ok_or_else(|| wrong("is not an Ed25519 key"))
 }

@@ -41,7 +41,7 @@ pub struct Options {
     pub clock: fn() -> Time,
     /// Writes fail on demand.
     #[cfg(test)]
-    pub(crate) faults: crate::writer::Faults,
+    pub(crate) faults: crate::batch::Faults,
 }
 
 impl Default for Options {
@@ -113,7 +113,7 @@ impl Ledger {
     /// Opens the ledger in `dir`, or makes it there. Reads and verifies all of it; a line that a crash tore is cut,
     /// and an entry of the ledger says so.
     ///
-    /// Blocks. In an async program, call it before work begins or on a thread for blocking work.
+    /// Blocks, for a few seconds for each million records. In an async program, call it before work begins or on a thread for blocking work.
     ///
     /// # Errors
     /// [`Error::Locked`] if it is open elsewhere, [`Error::Damaged`] if it is not what was written, [`Error::Key`] if
@@ -163,7 +163,7 @@ impl Ledger {
         self.ask(Job::Flush)
     }
 
-    /// Signs everything that was queued before, and gives the last line that the signature covers.
+    /// Signs everything that was queued before, and gives the line of the signature.
     pub fn checkpoint(&self) -> Pending<Receipt> {
         self.ask(Job::Checkpoint)
     }
@@ -264,7 +264,10 @@ impl Drop for Inner {
 pub(crate) fn prepare(body: &impl Serialize) -> Result<Prepared, Error> {
     let bytes = serde_json::to_vec(body).expect("records and entries hold nothing that JSON cannot");
     if bytes.len() > MAX_BODY {
-        return Err(Error::TooLarge { bytes: bytes.len(), limit: MAX_BODY });
+        return Err(Error::TooLarge {
+            bytes: bytes.len(),
+            limit: MAX_BODY,
+        });
     }
     let mut salt = [0; 16];
     aws_lc_rs::rand::fill(&mut salt).map_err(|_| Error::Crypto("make a random number"))?;

@@ -49,6 +49,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod bundle;
 mod chain;
 mod entry;
@@ -64,6 +65,8 @@ mod queue;
 mod reader;
 mod record;
 mod redact;
+#[cfg(test)]
+mod stall_tests;
 mod verify;
 mod writer;
 

@@ -32,8 +32,14 @@ pub enum EntryType {
 }
 
 impl EntryType {
-    const ALL: [Self; 6] =
-        [Self::Record, Self::Checkpoint, Self::Key, Self::Recovered, Self::Interrupted, Self::Redacted];
+    const ALL: [Self; 6] = [
+        Self::Record,
+        Self::Checkpoint,
+        Self::Key,
+        Self::Recovered,
+        Self::Interrupted,
+        Self::Redacted,
+    ];
 
     /// Its name in a line.
     pub const fn name(self) -> &'static str {
@@ -142,10 +148,16 @@ impl<'a> Line<'a> {
             cursor.literal(b"\",\"body\":", "`\",\"body\":`")?;
             // `,"hash":"` and 64 digits and `"}` end the line.
             let end = bytes.len().checked_sub(75).filter(|&end| end > cursor.at);
-            let end = end.ok_or(InvalidLine { expected: "a body", at: cursor.at })?;
+            let end = end.ok_or(InvalidLine {
+                expected: "a body",
+                at: cursor.at,
+            })?;
             let body = &bytes[cursor.at..end];
             if !(body.starts_with(b"{") && body.ends_with(b"}")) || body.len() > MAX_BODY || body.contains(&b'\n') {
-                return Err(InvalidLine { expected: "a body in braces", at: cursor.at });
+                return Err(InvalidLine {
+                    expected: "a body in braces",
+                    at: cursor.at,
+                });
             }
             cursor.at = end;
             Body::Kept { salt, bytes: body }
@@ -159,16 +171,31 @@ impl<'a> Line<'a> {
         let hash = Hash::from_bytes(cursor.hex()?);
         cursor.literal(b"\"}", "`\"}`")?;
         if cursor.at != bytes.len() {
-            return Err(InvalidLine { expected: "the end of the line", at: cursor.at });
+            return Err(InvalidLine {
+                expected: "the end of the line",
+                at: cursor.at,
+            });
         }
-        Ok(Self { sequence, previous, entry_type, body, hash })
+        Ok(Self {
+            sequence,
+            previous,
+            entry_type,
+            body,
+            hash,
+        })
     }
 
     /// The line that follows `last`.
     pub(crate) fn following(last: Receipt, entry_type: EntryType, body: Body<'a>, body_hash: Hash) -> Self {
         let sequence = last.sequence + 1;
         let hash = hash_line(sequence, last.hash, entry_type, body_hash);
-        Self { sequence, previous: last.hash, entry_type, body, hash }
+        Self {
+            sequence,
+            previous: last.hash,
+            entry_type,
+            body,
+            hash,
+        }
     }
 
     /// Whether its parts give the hash that it names.
@@ -178,7 +205,10 @@ impl<'a> Line<'a> {
 
     /// Its place and hash.
     pub fn receipt(&self) -> Receipt {
-        Receipt { sequence: self.sequence, hash: self.hash }
+        Receipt {
+            sequence: self.sequence,
+            hash: self.hash,
+        }
     }
 
     /// The same line with nothing but the hash of its body.
@@ -240,7 +270,11 @@ pub fn check_round_trip(bytes: &[u8]) {
     line.write_to(&mut again);
     assert_eq!(again.strip_suffix(b"\n"), Some(bytes), "a line has one form");
     let bare = line.without_body();
-    assert_eq!(bare.is_intact(), line.is_intact(), "dropping a body does not change what is intact");
+    assert_eq!(
+        bare.is_intact(),
+        line.is_intact(),
+        "dropping a body does not change what is intact"
+    );
     again.clear();
     bare.write_to(&mut again);
     let read = Line::parse(again.strip_suffix(b"\n").unwrap_or_default());
@@ -272,7 +306,10 @@ impl<'a> Cursor<'a> {
     }
 
     fn number(&mut self) -> Result<u64, InvalidLine> {
-        let wrong = InvalidLine { expected: "a sequence", at: self.at };
+        let wrong = InvalidLine {
+            expected: "a sequence",
+            at: self.at,
+        };
         let digits = self.rest().iter().take(20).take_while(|b| b.is_ascii_digit()).count();
         let text = std::str::from_utf8(&self.rest()[..digits]).map_err(|_| wrong)?;
         if text.starts_with('0') {
@@ -283,17 +320,28 @@ impl<'a> Cursor<'a> {
     }
 
     fn hex<const N: usize>(&mut self) -> Result<[u8; N], InvalidLine> {
-        let wrong = InvalidLine { expected: "lower-case hexadecimal digits", at: self.at };
+        let wrong = InvalidLine {
+            expected: "lower-case hexadecimal digits",
+            at: self.at,
+        };
         let value = self.rest().get(..2 * N).and_then(decode_hex).ok_or(wrong)?;
         self.at += 2 * N;
         Ok(value)
     }
 
     fn entry_type(&mut self) -> Result<EntryType, InvalidLine> {
-        let length = self.rest().iter().take(16).take_while(|b| b.is_ascii_lowercase()).count();
+        let length = self
+            .rest()
+            .iter()
+            .take(16)
+            .take_while(|b| b.is_ascii_lowercase())
+            .count();
         let name = &self.rest()[..length];
         let found = EntryType::ALL.into_iter().find(|t| t.name().as_bytes() == name);
-        let found = found.ok_or(InvalidLine { expected: "a known type", at: self.at })?;
+        let found = found.ok_or(InvalidLine {
+            expected: "a known type",
+            at: self.at,
+        })?;
         self.at += length;
         Ok(found)
     }
@@ -326,9 +374,15 @@ mod tests {
 
     #[test]
     fn a_line_has_one_form() {
-        let body = Body::Kept { salt: [7; 16], bytes: b"{\"kind\":\"stop\",\"at\":\"2023-11-14T22:13:20.000001Z\"}" };
+        let body = Body::Kept {
+            salt: [7; 16],
+            bytes: b"{\"kind\":\"stop\",\"at\":\"2023-11-14T22:13:20.000001Z\"}",
+        };
         let line = Line::following(
-            Receipt { sequence: 41, hash: Hash::of(b"before") },
+            Receipt {
+                sequence: 41,
+                hash: Hash::of(b"before"),
+            },
             EntryType::Record,
             body,
             body.hash(),
@@ -362,7 +416,12 @@ mod tests {
             push_number(number, &mut out);
             assert_eq!(out, number.to_string().into_bytes());
         }
-        for bytes in [&b"{\"seq\":01,"[..], b"{\"seq\":,", b"{\"seq\":18446744073709551616,", b"{\"seq\":-1,"] {
+        for bytes in [
+            &b"{\"seq\":01,"[..],
+            b"{\"seq\":,",
+            b"{\"seq\":18446744073709551616,",
+            b"{\"seq\":-1,",
+        ] {
             assert!(Line::parse(bytes).is_err());
         }
     }

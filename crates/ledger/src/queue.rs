@@ -95,7 +95,13 @@ impl Queue {
             blocked: 0,
             next_waiter: 0,
         };
-        Self { state: Mutex::new(state), work: Condvar::new(), room: Condvar::new(), max_jobs, max_bytes }
+        Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            max_jobs,
+            max_bytes,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -147,7 +153,10 @@ impl Queue {
                     let Some(rest) = deadline.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) else {
                         break;
                     };
-                    self.work.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0
+                    self.work
+                        .wait_timeout(state, rest)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
                 }
             };
         }
@@ -231,7 +240,12 @@ struct Bringing {
 
 impl Bringing {
     fn start(queue: &Arc<Queue>, job: Result<Job, Error>) -> Self {
-        let mut this = Self { queue: queue.clone(), job: None, failure: None, waiter: None };
+        let mut this = Self {
+            queue: queue.clone(),
+            job: None,
+            failure: None,
+            waiter: None,
+        };
         match job {
             Ok(job) => {
                 let pushed = queue.push(&mut queue.lock(), job);
@@ -340,7 +354,9 @@ pub struct AppendLater {
 
 impl AppendLater {
     pub(crate) fn start(queue: &Arc<Queue>, body: Result<Prepared, Error>) -> Self {
-        Self { bringing: Bringing::start(queue, body.map(|body| Job::Record(body, None))) }
+        Self {
+            bringing: Bringing::start(queue, body.map(|body| Job::Record(body, None))),
+        }
     }
 
     /// Waits on this thread, if there is no room.
@@ -445,7 +461,10 @@ impl<T> Future for Pending<T> {
 
 /// A question and its answer.
 pub(crate) fn reply<T>() -> (Reply<T>, Pending<T>) {
-    let cell = Arc::new(Cell { slot: Mutex::new(Slot::Empty(None)), filled: Condvar::new() });
+    let cell = Arc::new(Cell {
+        slot: Mutex::new(Slot::Empty(None)),
+        filled: Condvar::new(),
+    });
     (Reply(cell.clone()), Pending(cell))
 }
 

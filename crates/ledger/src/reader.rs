@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Error;
-use crate::chain::Place;
+use crate::chain::{Depth, Place};
 use crate::entry::{Entry, Receipt};
 use crate::error::file_name;
 use crate::filter::Filter;
@@ -25,7 +25,7 @@ const BUFFER: usize = 256 << 10;
 pub fn scan(dir: impl AsRef<Path>, filter: &Filter, mut visit: impl FnMut(Receipt, &Record)) -> Result<u64, Error> {
     let expect = Expect::any_key();
     let mut matched = 0;
-    let found = examine(dir.as_ref(), &expect, &mut |line, entry| {
+    let found = examine(dir.as_ref(), &expect, Depth::Records, &mut |line, entry| {
         if let Some(Entry::Record(record)) = entry
             && filter.matches(line.sequence, record)
         {
@@ -75,7 +75,13 @@ pub(crate) enum Step<'a> {
     /// A line without its end.
     Line { place: &'a Place, bytes: &'a [u8] },
     /// A line that has no end, and whether its segment is the last one.
-    Fragment { place: &'a Place, bytes: &'a [u8], offset: u64, path: &'a Path, last: bool },
+    Fragment {
+        place: &'a Place,
+        bytes: &'a [u8],
+        offset: u64,
+        path: &'a Path,
+        last: bool,
+    },
     /// A line that is too long to be one.
     TooLong { place: &'a Place },
     /// The end: where the next line would stand, and at which length of the last segment.
@@ -103,7 +109,14 @@ pub(crate) struct FolderReader {
 impl FolderReader {
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
         let segments = segments(dir)?;
-        Ok(Self { dir: dir.to_owned(), segments, next: 0, open: None, line: Vec::new(), torn: false })
+        Ok(Self {
+            dir: dir.to_owned(),
+            segments,
+            next: 0,
+            open: None,
+            line: Vec::new(),
+            torn: false,
+        })
     }
 
     pub(crate) fn into_segments(self) -> Vec<Segment> {
@@ -111,36 +124,57 @@ impl FolderReader {
     }
 
     pub(crate) fn next(&mut self) -> Result<Step<'_>, Error> {
-        if !self.torn
-            && let Some(open) = &mut self.open
-        {
-            let was_last = self.next == self.segments.len();
-            let mut end = read_line(&mut open.file, &mut self.line).map_err(Error::io("read", &open.path))?;
-            if was_last && matches!(end, LineEnd::Fragment | LineEnd::Nothing) && self.has_newer()? {
-                // The writer has gone on since: what is here by now is all that this segment will have.
-                let open = self.open.as_mut().expect("it was open above");
-                open.file.seek(SeekFrom::Start(open.offset)).map_err(Error::io("read", &open.path))?;
-                end = read_line(&mut open.file, &mut self.line).map_err(Error::io("read", &open.path))?;
-            }
-            let open = self.open.as_mut().expect("it was open above");
-            if end != LineEnd::Nothing {
-                open.place.line += 1;
-            }
-            match end {
-                LineEnd::Whole => {
-                    open.offset += self.line.len() as u64 + 1;
-                    return Ok(Step::Line { place: &open.place, bytes: &self.line });
-                }
-                LineEnd::TooLong => return Ok(Step::TooLong { place: &open.place }),
-                LineEnd::Fragment => {
-                    self.torn = true;
-                    let last = self.next == self.segments.len();
-                    let (place, offset, path) = (&open.place, open.offset, &*open.path);
-                    return Ok(Step::Fragment { place, bytes: &self.line, offset, path, last });
-                }
-                LineEnd::Nothing => {}
-            }
+        let end = if self.torn { LineEnd::Nothing } else { self.read()? };
+        if end == LineEnd::Nothing {
+            return self.turn();
         }
+        let open = self.open.as_mut().expect("a line was read of it");
+        open.place.line += 1;
+        let place = &open.place;
+        Ok(match end {
+            LineEnd::Fragment => {
+                self.torn = true;
+                let last = self.next == self.segments.len();
+                Step::Fragment {
+                    place,
+                    bytes: &self.line,
+                    offset: open.offset,
+                    path: &open.path,
+                    last,
+                }
+            }
+            LineEnd::TooLong => Step::TooLong { place },
+            LineEnd::Whole | LineEnd::Nothing => {
+                open.offset += self.line.len() as u64 + 1;
+                Step::Line {
+                    place,
+                    bytes: &self.line,
+                }
+            }
+        })
+    }
+
+    fn read(&mut self) -> Result<LineEnd, Error> {
+        let was_last = self.next == self.segments.len();
+        let Some(open) = &mut self.open else {
+            return Ok(LineEnd::Nothing);
+        };
+        let end = read_line(&mut open.file, &mut self.line).map_err(Error::io("read", &open.path))?;
+        if was_last && matches!(end, LineEnd::Fragment | LineEnd::Nothing) && self.has_newer()? {
+            // The writer has gone on since: what is here by now is all that this segment will have.
+            let Some(open) = &mut self.open else {
+                return Ok(LineEnd::Nothing);
+            };
+            open.file
+                .seek(SeekFrom::Start(open.offset))
+                .map_err(Error::io("read", &open.path))?;
+            return read_line(&mut open.file, &mut self.line).map_err(Error::io("read", &open.path));
+        }
+        Ok(end)
+    }
+
+    /// Goes on with the next segment, if there is one.
+    fn turn(&mut self) -> Result<Step<'_>, Error> {
         if !self.has_newer()? {
             if let Some(open) = &mut self.open
                 && !self.torn
@@ -148,16 +182,30 @@ impl FolderReader {
                 open.place.line += 1;
             }
             let open = self.open.as_ref();
-            return Ok(Step::End { place: open.map(|open| &open.place), len: open.map_or(0, |open| open.offset) });
+            return Ok(Step::End {
+                place: open.map(|open| &open.place),
+                len: open.map_or(0, |open| open.offset),
+            });
         }
         let segment = &self.segments[self.next];
         let file = File::open(&segment.path).map_err(Error::io("open", &segment.path))?;
-        let place = Place { file: Arc::from(file_name(&segment.path)), line: 0 };
+        let place = Place {
+            file: Arc::from(file_name(&segment.path)),
+            line: 0,
+        };
         self.next += 1;
         self.torn = false;
         let file = BufReader::with_capacity(BUFFER, file);
-        let open = self.open.insert(Open { file, path: segment.path.clone(), place, offset: 0 });
-        Ok(Step::Segment { place: &open.place, first: segment.first })
+        let open = self.open.insert(Open {
+            file,
+            path: segment.path.clone(),
+            place,
+            offset: 0,
+        });
+        Ok(Step::Segment {
+            place: &open.place,
+            first: segment.first,
+        })
     }
 
     /// Whether there is a segment that was not opened yet; looks again once all are through.

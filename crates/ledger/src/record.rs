@@ -236,10 +236,11 @@ pub struct Record {
 }
 
 macro_rules! setters {
-    ($($name:ident: $type:ty;)*) => {$(
+    ($($name:ident: $type:ty, $argument:ty;)*) => {$(
         #[doc = concat!("Sets [`", stringify!($name), "`](Record#structfield.", stringify!($name), ").")]
-        pub fn $name(mut self, $name: impl Into<$type>) -> Self {
-            self.$name = Some($name.into());
+        pub fn $name(mut self, $name: $argument) -> Self {
+            let value: $type = $name.into();
+            self.$name = Some(value);
             self
         }
     )*};
@@ -288,38 +289,38 @@ impl Record {
     }
 
     setters! {
-        workspace: String;
-        environment: String;
-        session: String;
-        worker: String;
-        image_digest: String;
-        policy_hash: Hash;
-        tool: String;
-        call: String;
-        input_hash: Hash;
-        output_hash: Hash;
-        destination: String;
-        address: String;
-        http_method: String;
-        http_path: String;
-        tunnel: String;
-        hostname: String;
-        route: String;
-        mcp_method: String;
-        decision: Decision;
-        rule: String;
-        credential: Credential;
-        output_location: String;
-        approval: String;
-        approver: String;
-        actor: String;
-        status: i64;
-        bytes_in: u64;
-        bytes_out: u64;
-        duration_micros: u64;
-        reason: String;
-        input: Payload;
-        output: Payload;
+        workspace: String, impl Into<String>;
+        environment: String, impl Into<String>;
+        session: String, impl Into<String>;
+        worker: String, impl Into<String>;
+        image_digest: String, impl Into<String>;
+        policy_hash: Hash, Hash;
+        tool: String, impl Into<String>;
+        call: String, impl Into<String>;
+        input_hash: Hash, Hash;
+        output_hash: Hash, Hash;
+        destination: String, impl Into<String>;
+        address: String, impl Into<String>;
+        http_method: String, impl Into<String>;
+        http_path: String, impl Into<String>;
+        tunnel: String, impl Into<String>;
+        hostname: String, impl Into<String>;
+        route: String, impl Into<String>;
+        mcp_method: String, impl Into<String>;
+        decision: Decision, Decision;
+        rule: String, impl Into<String>;
+        credential: Credential, Credential;
+        output_location: String, impl Into<String>;
+        approval: String, impl Into<String>;
+        approver: String, impl Into<String>;
+        actor: String, impl Into<String>;
+        status: i64, i64;
+        bytes_in: u64, u64;
+        bytes_out: u64, u64;
+        duration_micros: u64, u64;
+        reason: String, impl Into<String>;
+        input: Payload, Payload;
+        output: Payload, Payload;
     }
 
     /// Sets the agent and the version of its configuration.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Error;
-use crate::chain::{Chain, Place};
+use crate::chain::{Chain, Depth, Place};
 use crate::entry::{Entry, KeyEntry, Receipt};
 use crate::error::file_name;
 use crate::folder::{Segment, head_file, read_head};
@@ -30,13 +30,19 @@ pub struct Expect {
 impl Expect {
     /// One of these keys, or one that these signed into the chain, must have signed. No key: nothing is trusted.
     pub fn keys(keys: impl IntoIterator<Item = PublicKey>) -> Self {
-        Self { keys: Some(keys.into_iter().collect()), witnesses: BTreeMap::new() }
+        Self {
+            keys: Some(keys.into_iter().collect()),
+            witnesses: BTreeMap::new(),
+        }
     }
 
     /// Whatever key the ledger itself names will do. This shows only that the ledger agrees with itself: whoever can
     /// write it anew can also name a key of his own.
     pub fn any_key() -> Self {
-        Self { keys: None, witnesses: BTreeMap::new() }
+        Self {
+            keys: None,
+            witnesses: BTreeMap::new(),
+        }
     }
 
     /// The line of this receipt must be there, as it was.
@@ -145,7 +151,6 @@ pub enum FaultKind {
 }
 
 /// What was found in a ledger.
-#[must_use = "a report may hold a fault"]
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
@@ -223,9 +228,14 @@ impl Report {
 /// # Errors
 /// If a file cannot be read. A fault of the ledger is in the report.
 pub fn verify(dir: impl AsRef<Path>, expect: &Expect) -> Result<Report, Error> {
-    let found = examine(dir.as_ref(), expect, &mut |_, _| {})?;
+    let found = examine(dir.as_ref(), expect, Depth::Records, &mut |_, _| {})?;
     let unfinished = found.tail.as_ref().map_or(0, |tail| tail.bytes);
-    Ok(Report::of(&found.chain, found.fault, found.segments.len() as u64, unfinished))
+    Ok(Report::of(
+        &found.chain,
+        found.fault,
+        found.segments.len() as u64,
+        unfinished,
+    ))
 }
 
 /// Verifies a ledger that comes as one stream: its segments, one after the other. `name` stands for the file in a
@@ -234,8 +244,11 @@ pub fn verify(dir: impl AsRef<Path>, expect: &Expect) -> Result<Report, Error> {
 /// # Errors
 /// If the stream cannot be read. A fault of the ledger is in the report.
 pub fn verify_reader(mut reader: impl BufRead, name: &str, expect: &Expect) -> Result<Report, Error> {
-    let mut place = Place { file: Arc::from(name), line: 0 };
-    let mut chain = match Chain::new(expect, None) {
+    let mut place = Place {
+        file: Arc::from(name),
+        line: 0,
+    };
+    let mut chain = match Chain::new(expect, Depth::Records, None) {
         Ok(chain) => chain,
         Err(kind) => unreachable!("without a head no two witnesses differ: {kind}"),
     };
@@ -256,7 +269,7 @@ pub fn verify_reader(mut reader: impl BufRead, name: &str, expect: &Expect) -> R
     Ok(Report::of(&chain, fault, 1, 0))
 }
 
-/// What a reader does with each sound line and what it holds.
+/// What a reader does with each sound line and what it holds, if it was looked at.
 pub(crate) type OnLine<'a> = dyn FnMut(&Line<'_>, Option<&Entry>) + 'a;
 
 /// The bytes after the last whole line.
@@ -282,35 +295,56 @@ pub(crate) struct Examination<'e> {
 pub(crate) fn examine<'e>(
     dir: &Path,
     expect: &'e Expect,
+    depth: Depth,
     on_line: &mut OnLine<'_>,
 ) -> Result<Examination<'e>, Error> {
-    let head_place = Place { file: Arc::from("head"), line: 1 };
+    let head_place = Place {
+        file: Arc::from("head"),
+        line: 1,
+    };
     // The head is read first: the ledger only grows, so it must hold what the head names.
     let (head, head_fault) = match read_head(dir) {
         Ok(head) => (head, None),
         Err(Error::Stray { path, .. }) if path == head_file(dir) => (None, Some(FaultKind::Head)),
         Err(e) => return Err(e),
     };
-    let (chain, witness_fault) = match Chain::new(expect, head) {
+    let (chain, witness_fault) = match Chain::new(expect, depth, head) {
         Ok(chain) => (chain, None),
-        Err(kind) => (Chain::new(expect, None).unwrap_or_else(|_| unreachable!("no head, no conflict")), Some(kind)),
+        Err(kind) => (
+            Chain::new(expect, depth, None).unwrap_or_else(|_| unreachable!("no head, no conflict")),
+            Some(kind),
+        ),
     };
     let mut reader = FolderReader::open(dir)?;
-    let mut found = Examination { chain, segments: Vec::new(), last_len: 0, tail: None, fault: None };
+    let mut found = Examination {
+        chain,
+        segments: Vec::new(),
+        last_len: 0,
+        tail: None,
+        fault: None,
+    };
     if let Some(kind) = head_fault.or(witness_fault) {
-        found.fault = Some(head_place.fault(None, kind));
+        found.fault = Some(head_place.fault(head.map(|head| head.sequence), kind));
         return Ok(found);
     }
     loop {
         let due = found.chain.next();
         let step = match reader.next()? {
-            Step::Segment { place, first } if first != due => {
-                Err(Place { line: 1, ..place.clone() }.fault(Some(due), FaultKind::Segment))
+            Step::Segment { place, first } if first != due => Err(Place {
+                line: 1,
+                ..place.clone()
             }
+            .fault(Some(due), FaultKind::Segment)),
             Step::Segment { .. } => Ok(()),
             Step::Line { place, bytes } => take(&mut found.chain, place, bytes, on_line),
             Step::TooLong { place } => Err(place.fault(Some(due), FaultKind::TooLong)),
-            Step::Fragment { place, bytes, offset, path, last } => {
+            Step::Fragment {
+                place,
+                bytes,
+                offset,
+                path,
+                last,
+            } => {
                 // A tear leaves the beginning of a line. A whole line with one more byte is one whose end was changed.
                 let changed = bytes.split_last().is_some_and(|(_, line)| Line::parse(line).is_ok());
                 if changed || !last {
@@ -318,13 +352,21 @@ pub(crate) fn examine<'e>(
                 } else {
                     let bytes_len = bytes.len() as u64;
                     let path = path.to_owned();
-                    found.tail = Some(Tail { path, offset, bytes: bytes_len, hash: Hash::of(bytes) });
+                    found.tail = Some(Tail {
+                        path,
+                        offset,
+                        bytes: bytes_len,
+                        hash: Hash::of(bytes),
+                    });
                     Ok(())
                 }
             }
             Step::End { place, len } => {
                 found.last_len = len;
-                let place = place.cloned().unwrap_or(Place { file: file_name(dir).into(), line: 1 });
+                let place = place.cloned().unwrap_or(Place {
+                    file: file_name(dir).into(),
+                    line: 1,
+                });
                 found.fault = found.chain.finish(&place);
                 break;
             }
@@ -341,7 +383,9 @@ pub(crate) fn examine<'e>(
 fn take(chain: &mut Chain<'_>, place: &Place, bytes: &[u8], on_line: &mut OnLine<'_>) -> Result<(), Fault> {
     let due = chain.next();
     let line = Line::parse(bytes).map_err(|e| place.fault(Some(due), FaultKind::Malformed(e)))?;
-    let entry = chain.accept(place, &line).map_err(|kind| place.fault(Some(due), kind))?;
+    let entry = chain
+        .accept(place, &line)
+        .map_err(|kind| place.fault(Some(due), kind))?;
     on_line(&line, entry.as_ref());
     Ok(())
 }

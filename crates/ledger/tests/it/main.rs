@@ -1,0 +1,10 @@
+//! The ledger from the outside: what was acknowledged is there, what was changed is found, what was torn is mended.
+#![allow(clippy::unwrap_used)]
+
+mod bundle;
+mod crash;
+mod disk;
+mod keeping;
+mod redact;
+mod support;
+mod tamper;
