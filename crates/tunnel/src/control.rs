@@ -27,7 +27,10 @@ pub(crate) struct Activity {
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        Self { base: Instant::now(), last: AtomicU64::new(0) }
+        Self {
+            base: Instant::now(),
+            last: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn touch(&self) {
@@ -36,7 +39,9 @@ impl Activity {
     }
 
     pub(crate) fn idle(&self) -> Duration {
-        self.base.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+        self.base
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 
     /// Waits until nothing was heard for `limit`.

@@ -28,7 +28,13 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) fn new(inner: TcpStream, activity: Arc<Activity>) -> io::Result<Self> {
         inner.set_nodelay(true)?;
-        Ok(Self { inner, activity, buffer: Vec::new(), start: 0, hungry: false })
+        Ok(Self {
+            inner,
+            activity,
+            buffer: Vec::new(),
+            start: 0,
+            hungry: false,
+        })
     }
 }
 

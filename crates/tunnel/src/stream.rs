@@ -31,8 +31,14 @@ pub struct Stream {
 
 #[derive(Debug)]
 enum Carrier {
-    Quic { send: quinn::SendStream, receive: quinn::RecvStream },
-    H2 { send: h2::SendStream<Bytes>, receive: h2::RecvStream },
+    Quic {
+        send: quinn::SendStream,
+        receive: quinn::RecvStream,
+    },
+    H2 {
+        send: h2::SendStream<Bytes>,
+        receive: h2::RecvStream,
+    },
 }
 
 impl Stream {
@@ -45,7 +51,13 @@ impl Stream {
     }
 
     fn new(carrier: Carrier) -> Self {
-        Self { carrier, ahead: Bytes::new(), hungry: false, finished: false, ended: false }
+        Self {
+            carrier,
+            ahead: Bytes::new(),
+            hungry: false,
+            finished: false,
+            ended: false,
+        }
     }
 
     /// What carries the stream.
@@ -97,7 +109,10 @@ impl Stream {
                     Some(Ok(bytes)) if bytes.is_empty() => {}
                     Some(Ok(bytes)) => {
                         // Credit goes back when the bytes leave the library: at most one frame waits here.
-                        receive.flow_control().release_capacity(bytes.len()).map_err(|error| h2_error(&error))?;
+                        receive
+                            .flow_control()
+                            .release_capacity(bytes.len())
+                            .map_err(|error| h2_error(&error))?;
                         self.ahead = bytes;
                         return Poll::Ready(Ok(()));
                     }
@@ -135,11 +150,15 @@ impl Stream {
                     return Pin::new(send).poll_write(cx, only).map_err(quic_write_error);
                 }
                 let bytes = gather(slices, total.min(MAX_WRITE));
-                pin!(send.write_chunks(&mut [bytes])).poll(cx).map_ok(|w| w.bytes).map_err(quic_write_error)
+                pin!(send.write_chunks(&mut [bytes]))
+                    .poll(cx)
+                    .map_ok(|w| w.bytes)
+                    .map_err(quic_write_error)
             }
             Carrier::H2 { send, .. } => {
                 let room = ready!(Self::poll_room(send, cx, total.min(MAX_WRITE)))?;
-                send.send_data(gather(slices, room), false).map_err(|error| h2_error(&error))?;
+                send.send_data(gather(slices, room), false)
+                    .map_err(|error| h2_error(&error))?;
                 Poll::Ready(Ok(room))
             }
         }
@@ -261,7 +280,14 @@ fn quic_write_error(error: quinn::WriteError) -> io::Error {
 }
 
 fn h2_error(error: &h2::Error) -> io::Error {
-    let kind = if error.is_reset() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::ConnectionAborted };
+    let kind = if error.is_reset() {
+        io::ErrorKind::ConnectionReset
+    } else {
+        io::ErrorKind::ConnectionAborted
+    };
     // The library's error can carry text of the peer; its reason says enough.
-    io::Error::new(kind, error.reason().map_or("the connection is lost", |reason| reason.description()))
+    match error.reason() {
+        Some(reason) => io::Error::new(kind, reason.description()),
+        None => io::Error::new(kind, "the connection is lost"),
+    }
 }

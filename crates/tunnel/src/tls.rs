@@ -76,7 +76,9 @@ pub struct Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,13 +93,21 @@ impl Identity {
             .with_protocol_versions(&[&version::TLS13])
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
             .map_err(TlsError::Identity)?;
-        Ok(Self { resolver: config.cert_resolver, reset_key: Some(Arc::new(reset_key)), fingerprint })
+        Ok(Self {
+            resolver: config.cert_resolver,
+            reset_key: Some(Arc::new(reset_key)),
+            fingerprint,
+        })
     }
 
     /// The identity that a server's configuration shows; its other settings are not used. A gateway notices an edge
     /// with such an identity that was restarted only by its silence.
     pub fn from_config(config: &ServerConfig) -> Self {
-        Self { resolver: config.cert_resolver.clone(), reset_key: None, fingerprint: None }
+        Self {
+            resolver: config.cert_resolver.clone(),
+            reset_key: None,
+            fingerprint: None,
+        }
     }
 
     /// The identity of two PEM files.
@@ -121,13 +131,19 @@ impl Identity {
                 .recursive(true)
                 .mode(0o700)
                 .create(folder)
-                .map_err(|source| TlsError::File { path: folder.to_owned(), source })?;
+                .map_err(|source| TlsError::File {
+                    path: folder.to_owned(),
+                    source,
+                })?;
             // The key goes last: its presence says that both are there.
             write(&certificate_path, certificate.as_bytes(), 0o644)?;
             write(&key_path, key.as_bytes(), 0o600)?;
         }
         let mode = fs::metadata(&key_path)
-            .map_err(|source| TlsError::File { path: key_path.clone(), source })?
+            .map_err(|source| TlsError::File {
+                path: key_path.clone(),
+                source,
+            })?
             .permissions()
             .mode();
         if mode & 0o077 != 0 {
@@ -174,24 +190,33 @@ impl Trust {
 
     /// The fingerprint of a certificate, in hexadecimal with or without colons.
     pub fn from_fingerprint(text: &str) -> Result<Self, TlsError> {
-        parse_fingerprint(text).map(Self::Fingerprint).ok_or_else(|| TlsError::Fingerprint(text.to_owned()))
+        parse_fingerprint(text)
+            .map(Self::Fingerprint)
+            .ok_or_else(|| TlsError::Fingerprint(text.to_owned()))
     }
 
     pub(crate) fn client_config(&self, alpn: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
         let provider = outer_provider();
         let verifier: Arc<dyn ServerCertVerifier> = match self {
             Self::Public => {
-                let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+                let roots = RootCertStore {
+                    roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+                };
                 webpki(roots, &provider)?
             }
             Self::Authorities(authorities) => {
                 let mut roots = RootCertStore::empty();
                 for authority in authorities {
-                    roots.add(authority.clone()).map_err(|error| TlsError::Authorities(error.to_string()))?;
+                    roots
+                        .add(authority.clone())
+                        .map_err(|error| TlsError::Authorities(error.to_string()))?;
                 }
                 webpki(roots, &provider)?
             }
-            Self::Fingerprint(pinned) => Arc::new(Pinned { pinned: *pinned, provider: provider.clone() }),
+            Self::Fingerprint(pinned) => Arc::new(Pinned {
+                pinned: *pinned,
+                provider: provider.clone(),
+            }),
         };
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
@@ -240,7 +265,12 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -249,7 +279,12 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -282,15 +317,24 @@ fn make_self_signed(hosts: &[String]) -> Result<(String, Zeroizing<String>), Tls
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(hosts.to_vec())?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "outwork tunnel edge");
-    crate::certificate::valid_for(&mut params, outwork_wire::Time::now(), std::time::Duration::from_secs(3650 * 86_400));
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "outwork tunnel edge");
+    crate::certificate::valid_for(
+        &mut params,
+        outwork_wire::Time::now(),
+        std::time::Duration::from_secs(3650 * 86_400),
+    );
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let certificate = params.self_signed(&key)?;
     Ok((certificate.pem(), Zeroizing::new(key.serialize_pem())))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+    fs::read(path).map_err(|source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -298,7 +342,10 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     match chain {
         Ok(chain) if !chain.is_empty() => Ok(chain),
-        Ok(_) => Err(TlsError::Content { path: path.to_owned(), reason: "it holds no certificate in PEM".into() }),
+        Ok(_) => Err(TlsError::Content {
+            path: path.to_owned(),
+            reason: "it holds no certificate in PEM".into(),
+        }),
         Err(error) => Err(TlsError::Content {
             path: path.to_owned(),
             reason: format!("certificates in PEM are expected ({error})"),
@@ -307,14 +354,22 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
-    let failed = |source| TlsError::File { path: path.to_owned(), source };
+    let failed = |source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    };
     let aside = path.with_extension("new");
     // A file that a crash left has the mode of its time: it is made anew.
     match fs::remove_file(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside).map_err(failed)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&aside)
+        .map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&aside, path).map_err(failed)
 }

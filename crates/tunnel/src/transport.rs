@@ -8,7 +8,10 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{
+    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
+};
+use rand::RngCore;
 
 /// The ALPN of the tunnel over QUIC.
 pub const ALPN_QUIC: &[u8] = b"outwork-tunnel/1";
@@ -71,7 +74,10 @@ pub struct Windows {
 
 impl Default for Windows {
     fn default() -> Self {
-        Self { stream: 2 << 20, connection: 128 << 20 }
+        Self {
+            stream: 2 << 20,
+            connection: 128 << 20,
+        }
     }
 }
 
@@ -86,14 +92,22 @@ pub struct Heartbeat {
 
 impl Default for Heartbeat {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(1), silence: Duration::from_millis(2750) }
+        Self {
+            interval: Duration::from_secs(1),
+            silence: Duration::from_millis(2750),
+        }
     }
 }
 
 /// The settings of a QUIC connection. `streams` is how many bidirectional streams the peer may open at a time;
 /// `keep_alive` is set on the gateway's side, which alone sends packets on an idle connection, often enough to be
 /// answered by an edge that was restarted with a reset well before the next ping.
-pub(crate) fn quic(windows: Windows, heartbeat: Heartbeat, streams: u32, keep_alive: Option<Duration>) -> Arc<TransportConfig> {
+pub(crate) fn quic(
+    windows: Windows,
+    heartbeat: Heartbeat,
+    streams: u32,
+    keep_alive: Option<Duration>,
+) -> Arc<TransportConfig> {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MAX_UDP_PAYLOAD);
     let mut config = TransportConfig::default();
@@ -111,18 +125,46 @@ pub(crate) fn quic(windows: Windows, heartbeat: Heartbeat, streams: u32, keep_al
     Arc::new(config)
 }
 
-/// The largest datagram that is looked for: what fits a 9,000-byte frame over IPv6.
-pub(crate) const MAX_UDP_PAYLOAD: u16 = 8952;
+/// The largest datagram that is looked for. The library hands up to ten datagrams to the kernel at once, which takes no
+/// more than 65,507 bytes in one call and loses all of them above it.
+pub(crate) const MAX_UDP_PAYLOAD: u16 = 6500;
 
 /// The settings of a QUIC endpoint; `reset_key` makes stateless resets recognizable across restarts.
 pub(crate) fn quic_endpoint(reset_key: Option<&[u8; 64]>) -> EndpointConfig {
     let mut config = match reset_key {
-        Some(key) => EndpointConfig::new(Arc::new(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key))),
+        Some(key) => {
+            let mut config =
+                EndpointConfig::new(Arc::new(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key)));
+            config
+                .cid_generator(|| Box::new(RandomIds))
+                .min_reset_interval(Duration::from_millis(5));
+            config
+        }
         None => EndpointConfig::default(),
     };
     // Both bounds of the call hold for the constant, so an error cannot occur; the default would only cost speed.
     let _ = config.max_udp_payload_size(MAX_UDP_PAYLOAD);
     config
+}
+
+/// Connection ids without a mark of the process that made them: the library's own carry one, and answer with a reset only
+/// what they made themselves, which an edge that was restarted did not.
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; 8];
+        rand::rng().fill_bytes(&mut id);
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Room in the kernel for bursts. The kernel cuts it to what it allows, and less only costs speed.

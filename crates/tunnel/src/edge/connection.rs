@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::LostReason;
 use super::options::Options;
-use crate::control::{Activity, WireError, read_frame, write_frame};
+use crate::control::{Activity, WireError, read_frame};
 use crate::frame::{Frame, Hello, Open, PROBE_HOST, Rejection, RejectionCode, StreamKind};
 use crate::stream::Stream;
 use crate::transport::{CODE_HEADER, KIND_HEADER, MESSAGE_HEADER, Transport};
@@ -58,6 +58,8 @@ pub(super) struct Carried {
     since: Time,
     pub(super) activity: Arc<Activity>,
     in_flight: AtomicUsize,
+    /// Set once streams can be opened.
+    ready: AtomicBool,
     draining: AtomicBool,
     /// Told when the last stream of a draining connection ended.
     pub(super) idle: Notify,
@@ -69,7 +71,7 @@ pub(super) struct Carried {
 #[derive(Debug)]
 pub(super) enum Carrier {
     Quic(quinn::Connection),
-    /// Taken when the connection ends, so that the library flushes and closes it.
+    /// Given when the connection is admitted, and taken when it ends, so that the library flushes and closes it.
     H2(Mutex<Option<h2::client::SendRequest<Bytes>>>),
 }
 
@@ -111,11 +113,15 @@ impl Carried {
             id,
             remote,
             // The token has done its work.
-            hello: Hello { token: String::new().into(), ..hello },
+            hello: Hello {
+                token: String::new().into(),
+                ..hello
+            },
             generation,
             since: Time::now(),
             activity,
             in_flight: AtomicUsize::new(0),
+            ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             idle: Notify::new(),
             carrier,
@@ -154,7 +160,15 @@ impl Carried {
 
     /// Whether it takes new streams.
     pub(super) fn is_open(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed) && !self.killed.is_cancelled()
+        self.ready.load(Ordering::Acquire) && !self.draining.load(Ordering::Relaxed) && !self.killed.is_cancelled()
+    }
+
+    /// Streams can be opened from now on, over HTTP/2 with `sender`.
+    pub(super) fn begin(&self, sender: Option<h2::client::SendRequest<Bytes>>) {
+        if let Carrier::H2(slot) = &self.carrier {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = sender;
+        }
+        self.ready.store(true, Ordering::Release);
     }
 
     pub(super) fn drain(&self) {
@@ -184,6 +198,11 @@ impl Carried {
 
     pub(super) async fn killed(&self) -> (LostReason, String) {
         self.killed.cancelled().await;
+        self.why()
+    }
+
+    /// Why it ended.
+    pub(super) fn why(&self) -> (LostReason, String) {
         let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
         why.unwrap_or((LostReason::Closed, String::new()))
     }
@@ -195,19 +214,29 @@ impl Carried {
         }
     }
 
-    /// Asks the gateway for a stream and waits for its answer. Dropping the future withdraws the question.
-    pub(super) async fn open(&self, host: &str, kind: StreamKind) -> Result<Stream, OpenFailure> {
+    /// Asks the gateway for a stream and waits for its answer; `early` goes along, and the gateway looks at it only if it
+    /// accepts. Dropping the future withdraws the question.
+    pub(super) async fn open(&self, host: &str, kind: StreamKind, early: &Bytes) -> Result<Stream, OpenFailure> {
         match &self.carrier {
             Carrier::Quic(connection) => {
                 let (send, receive) = connection.open_bi().await.map_err(io::Error::from)?;
                 // In one piece, so that giving up resets both halves.
                 let mut stream = Stream::quic(send, receive);
-                write_frame(&mut stream, &Frame::Open(Open { host: host.to_owned(), kind })).await?;
+                let mut head = Vec::with_capacity(64 + host.len() + early.len());
+                let host = host.to_owned();
+                Frame::Open(Open { host, kind })
+                    .encode(&mut head)
+                    .map_err(WireError::from)?;
+                head.extend_from_slice(early);
+                stream.write_all(&head).await?;
                 match read_frame(&mut stream).await? {
                     Frame::Accepted => Ok(stream),
                     Frame::Rejected(rejection) => Err(OpenFailure::Rejected(rejection)),
                     _ => {
-                        self.kill(LostReason::Protocol, "the gateway answered a stream with an unexpected frame");
+                        self.kill(
+                            LostReason::Protocol,
+                            "the gateway answered a stream with an unexpected frame",
+                        );
                         Err(WireError::Unexpected.into())
                     }
                 }
@@ -215,7 +244,7 @@ impl Carried {
             Carrier::H2(sender) => {
                 let sender = sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let sender = sender.ok_or_else(|| OpenFailure::Lost("the connection ends".to_owned()))?;
-                connect(sender, host, kind.as_str()).await
+                connect(sender, host, kind.as_str(), early).await
             }
         }
     }
@@ -230,7 +259,10 @@ impl Carried {
                 Ok(Err(OpenFailure::Lost(_))) | Err(_) => failed += 1,
             }
             if failed == 2 {
-                return (LostReason::Probe, "two tests of the data path in a row had no answer".to_owned());
+                return (
+                    LostReason::Probe,
+                    "two tests of the data path in a row had no answer".to_owned(),
+                );
             }
         }
     }
@@ -239,12 +271,19 @@ impl Carried {
     pub(super) async fn probe(&self, host: &str) -> Result<(), OpenFailure> {
         let mut nonce = [0u8; 32];
         rand::rng().fill_bytes(&mut nonce);
-        let mut stream = self.open(host, StreamKind::Probe).await?;
+        let mut stream = self.open(host, StreamKind::Probe, &Bytes::new()).await?;
         stream.write_all(&nonce).await?;
         stream.shutdown().await?;
         let mut back = Vec::with_capacity(nonce.len());
-        (&mut stream).take(nonce.len() as u64 + 1).read_to_end(&mut back).await?;
-        if back == nonce { Ok(()) } else { Err(OpenFailure::Lost("the probe came back changed".to_owned())) }
+        (&mut stream)
+            .take(nonce.len() as u64 + 1)
+            .read_to_end(&mut back)
+            .await?;
+        if back == nonce {
+            Ok(())
+        } else {
+            Err(OpenFailure::Lost("the probe came back changed".to_owned()))
+        }
     }
 }
 
@@ -253,6 +292,7 @@ pub(super) async fn connect(
     mut sender: h2::client::SendRequest<Bytes>,
     host: &str,
     kind: &'static str,
+    early: &Bytes,
 ) -> Result<Stream, OpenFailure> {
     let lost = |_| OpenFailure::Lost("the host does not fit a request".to_owned());
     std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
@@ -260,17 +300,28 @@ pub(super) async fn connect(
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = uri;
-    request.headers_mut().insert(KIND_HEADER, HeaderValue::from_static(kind));
-    let (response, send) = sender.send_request(request, false)?;
+    request
+        .headers_mut()
+        .insert(KIND_HEADER, HeaderValue::from_static(kind));
+    let (response, mut send) = sender.send_request(request, false)?;
+    if !early.is_empty() {
+        send.send_data(early.clone(), false)?;
+    }
     // Both handles go with the future if the caller gives up, which cancels the stream.
     let (head, body) = response.await?.into_parts();
     if head.status == StatusCode::OK {
         return Ok(Stream::h2(send, body));
     }
-    let code = head.headers.get(CODE_HEADER).and_then(|code| code.to_str().ok()?.parse().ok());
+    let code = head
+        .headers
+        .get(CODE_HEADER)
+        .and_then(|code| code.to_str().ok()?.parse().ok());
     match code.and_then(RejectionCode::from_u8) {
         Some(code) => {
-            let message = head.headers.get(MESSAGE_HEADER).map(|text| String::from_utf8_lossy(text.as_bytes()));
+            let message = head
+                .headers
+                .get(MESSAGE_HEADER)
+                .map(|text| String::from_utf8_lossy(text.as_bytes()));
             Err(OpenFailure::Rejected(Rejection::new(code, message.unwrap_or_default())))
         }
         None => Err(OpenFailure::Lost("the gateway answered without a reason".to_owned())),

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -46,10 +49,25 @@ impl Handle {
     /// if that is lost, drains, or gives no answer in good time. When an error comes back, no gateway took a byte of
     /// payload.
     pub async fn open(&self, tunnel_id: &str, host: &str, deadline: Instant) -> Result<Stream, OpenError> {
+        self.open_with(tunnel_id, host, &Bytes::new(), deadline).await
+    }
+
+    /// As [`Handle::open`], and `early` goes along with the question, which saves a round trip. It may be sent to more
+    /// than one gateway, so it must be something that does no harm twice: the first flight of a TLS handshake.
+    pub(crate) async fn open_with(
+        &self,
+        tunnel_id: &str,
+        host: &str,
+        early: &Bytes,
+        deadline: Instant,
+    ) -> Result<Stream, OpenError> {
         let tunnel = self.find(tunnel_id, host)?;
-        let ask = self.ask(&tunnel, host, StreamKind::Request);
-        let (plain, place) = tokio::time::timeout_at(deadline, ask).await.map_err(|_| OpenError::TimedOut)??;
+        let ask = self.ask(&tunnel, host, StreamKind::Request, early);
+        let (plain, place) = tokio::time::timeout_at(deadline, ask)
+            .await
+            .map_err(|_| OpenError::TimedOut)??;
         let meter = tunnel.meters.of(host, self.0.options.max_hosts);
+        meter.sent.fetch_add(early.len() as u64, Ordering::Relaxed);
         Stream::new(plain, tunnel, meter, place)
     }
 
@@ -91,7 +109,12 @@ impl Handle {
 
     /// The live connections of a tunnel, the oldest first.
     pub fn connections(&self, tunnel_id: &str) -> Vec<Connection> {
-        let connections = self.0.tunnels.get(tunnel_id).map(|tunnel| tunnel.connections()).unwrap_or_default();
+        let connections = self
+            .0
+            .tunnels
+            .get(tunnel_id)
+            .map(|tunnel| tunnel.connections())
+            .unwrap_or_default();
         connections.iter().map(|connection| connection.show()).collect()
     }
 
@@ -99,12 +122,19 @@ impl Handle {
     pub fn usage(&self) -> Vec<Usage> {
         let mut tunnels = self.0.tunnels.all();
         tunnels.sort_by(|a, b| a.id.cmp(&b.id));
-        tunnels.iter().flat_map(|tunnel| tunnel.meters.read(&tunnel.id)).collect()
+        tunnels
+            .iter()
+            .flat_map(|tunnel| tunnel.meters.read(&tunnel.id))
+            .collect()
     }
 
     /// What passed through one tunnel since the edge started, by host.
     pub fn usage_of(&self, tunnel_id: &str) -> Vec<Usage> {
-        self.0.tunnels.get(tunnel_id).map(|tunnel| tunnel.meters.read(tunnel_id)).unwrap_or_default()
+        self.0
+            .tunnels
+            .get(tunnel_id)
+            .map(|tunnel| tunnel.meters.read(tunnel_id))
+            .unwrap_or_default()
     }
 
     /// What happens from now on. A subscriber that is too slow misses the oldest events and is told so.
@@ -129,6 +159,7 @@ impl Handle {
         tunnel: &Arc<Tunnel>,
         host: &str,
         kind: StreamKind,
+        early: &Bytes,
     ) -> Result<(crate::stream::Stream, Place), OpenError> {
         let mut tried = Vec::new();
         let mut last = None;
@@ -138,7 +169,15 @@ impl Handle {
                 Err(error) => return Err(last.unwrap_or(error)),
             };
             let connection = place.connection().clone();
-            let failure = match tokio::time::timeout(self.0.options.open_attempt, connection.open(host, kind)).await {
+            tried.push(connection.id.clone());
+            // Only who has an alternative is in a hurry; the caller's deadline holds anyway.
+            let hasty = tunnel.offers(&tried, self.0.options.max_streams);
+            let patience = if hasty {
+                self.0.options.open_attempt
+            } else {
+                Duration::MAX
+            };
+            let failure = match tokio::time::timeout(patience, connection.open(host, kind, early)).await {
                 Ok(Ok(stream)) => return Ok((stream, place)),
                 Ok(Err(OpenFailure::Rejected(rejection))) if rejection.code == RejectionCode::Draining => {
                     connection.drain();
@@ -151,7 +190,6 @@ impl Handle {
             };
             tunnel.check()?;
             last = Some(failure);
-            tried.push(connection.id.clone());
         }
     }
 }

@@ -42,7 +42,11 @@ impl Meters {
             return meter.clone();
         }
         let mut meters = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let key = if meters.len() < limit || meters.contains_key(host) { host } else { OTHERS };
+        let key = if meters.len() < limit || meters.contains_key(host) {
+            host
+        } else {
+            OTHERS
+        };
         meters.entry(key.into()).or_default().clone()
     }
 

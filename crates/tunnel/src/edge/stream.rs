@@ -31,12 +31,22 @@ pub struct Stream {
 impl Stream {
     /// A stream of a tunnel, unless the tunnel has been paused or closed meanwhile.
     pub(super) fn new(plain: Plain, tunnel: Arc<Tunnel>, meter: Arc<Meter>, place: Place) -> Result<Self, OpenError> {
-        let gate =
-            Arc::new(Gate(Mutex::new(Inner { plain, cut: None, reader: None, writer: None })));
+        let gate = Arc::new(Gate(Mutex::new(Inner {
+            plain,
+            cut: None,
+            reader: None,
+            writer: None,
+        })));
         let key = tunnel.enter(&gate)?;
         meter.streams.fetch_add(1, Ordering::Relaxed);
         meter.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { gate, meter, tunnel, key, place })
+        Ok(Self {
+            gate,
+            meter,
+            tunnel,
+            key,
+            place,
+        })
     }
 
     /// The connection that carries the stream.
@@ -98,7 +108,8 @@ impl Gate {
 
 impl Inner {
     fn check(&self) -> io::Result<()> {
-        self.cut.map_or(Ok(()), |cut| Err(io::Error::new(io::ErrorKind::ConnectionAborted, cut)))
+        self.cut
+            .map_or(Ok(()), |cut| Err(io::Error::new(io::ErrorKind::ConnectionAborted, cut)))
     }
 }
 
@@ -119,7 +130,9 @@ impl AsyncRead for Stream {
         if read.is_pending() {
             remember(&mut inner.reader, cx);
         } else {
-            self.meter.received.fetch_add((out.filled().len() - before) as u64, Ordering::Relaxed);
+            self.meter
+                .received
+                .fetch_add((out.filled().len() - before) as u64, Ordering::Relaxed);
         }
         read
     }

@@ -81,14 +81,20 @@ impl Tunnel {
 
     pub(super) fn pause(&self) {
         // A closed tunnel stays closed.
-        if self.state.compare_exchange(OPEN, PAUSED, Ordering::SeqCst, Ordering::SeqCst) != Err(CLOSED) {
+        if self
+            .state
+            .compare_exchange(OPEN, PAUSED, Ordering::SeqCst, Ordering::SeqCst)
+            != Err(CLOSED)
+        {
             self.cut(Cut::Paused);
         }
     }
 
     pub(super) fn resume(&self) {
         // The other states stay what they are.
-        let _ = self.state.compare_exchange(PAUSED, OPEN, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self
+            .state
+            .compare_exchange(PAUSED, OPEN, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     pub(super) fn close(&self) {
@@ -114,7 +120,10 @@ impl Tunnel {
     }
 
     pub(super) fn part(&self, id: &str) {
-        self.connections.write().unwrap_or_else(PoisonError::into_inner).retain(|connection| &*connection.id != id);
+        self.connections
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|connection| &*connection.id != id);
     }
 
     pub(super) fn connections(&self) -> Vec<Arc<Carried>> {
@@ -137,6 +146,14 @@ impl Tunnel {
         }
     }
 
+    /// Whether there is a place on a connection that is not among `tried`.
+    pub(super) fn offers(&self, tried: &[Arc<str>], limit: usize) -> bool {
+        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
+        connections
+            .iter()
+            .any(|connection| connection.is_open() && connection.in_flight() < limit && !tried.contains(&connection.id))
+    }
+
     fn streams(&self) -> MutexGuard<'_, Streams> {
         // The map is whole whatever panicked beside it.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
@@ -157,10 +174,18 @@ impl Tunnels {
             return tunnel;
         }
         let mut tunnels = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        tunnels.entry(id.into()).or_insert_with(|| Arc::new(Tunnel::new(id))).clone()
+        tunnels
+            .entry(id.into())
+            .or_insert_with(|| Arc::new(Tunnel::new(id)))
+            .clone()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Tunnel>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 }

@@ -3,13 +3,17 @@ use proptest::prelude::*;
 use super::*;
 
 fn text(max: usize) -> impl Strategy<Value = String> {
-    proptest::collection::vec(proptest::char::range('\u{20}', '\u{2fff}'), 0..max / 3).prop_map(|c| c.into_iter().collect())
+    proptest::collection::vec(proptest::char::range('\u{20}', '\u{2fff}'), 0..max / 3)
+        .prop_map(|c| c.into_iter().collect())
 }
 
 fn host() -> impl Strategy<Value = String> {
     proptest::collection::vec(
-        proptest::collection::vec(prop_oneof![proptest::char::range('a', 'z'), proptest::char::range('0', '9')], 1..20)
-            .prop_map(|label| label.into_iter().collect::<String>()),
+        proptest::collection::vec(
+            prop_oneof![proptest::char::range('a', 'z'), proptest::char::range('0', '9')],
+            1..20,
+        )
+        .prop_map(|label| label.into_iter().collect::<String>()),
         1..8,
     )
     .prop_map(|labels| labels.join("."))
@@ -17,20 +21,32 @@ fn host() -> impl Strategy<Value = String> {
 
 fn frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
-        (any::<u16>(), text(MAX_ID), text(MAX_TOKEN), text(MAX_ID), any::<u16>(), text(MAX_SOFTWARE)).prop_map(
-            |(protocol, tunnel_id, token, instance, index, software)| Frame::Hello(Hello {
-                protocol,
-                tunnel_id,
-                token: token.into(),
-                instance,
-                index,
-                software
-            })
-        ),
-        (text(MAX_ID), any::<u32>())
-            .prop_map(|(connection_id, heartbeat_ms)| Frame::Welcome(Welcome { connection_id, heartbeat_ms })),
-        (0..RefusedCode::ALL.len(), text(MAX_MESSAGE))
-            .prop_map(|(at, message)| Frame::Refused(Refused { code: RefusedCode::ALL[at].1, message })),
+        (
+            any::<u16>(),
+            text(MAX_ID),
+            text(MAX_TOKEN),
+            text(MAX_ID),
+            any::<u16>(),
+            text(MAX_SOFTWARE)
+        )
+            .prop_map(
+                |(protocol, tunnel_id, token, instance, index, software)| Frame::Hello(Hello {
+                    protocol,
+                    tunnel_id,
+                    token: token.into(),
+                    instance,
+                    index,
+                    software
+                })
+            ),
+        (text(MAX_ID), any::<u32>()).prop_map(|(connection_id, heartbeat_ms)| Frame::Welcome(Welcome {
+            connection_id,
+            heartbeat_ms
+        })),
+        (0..RefusedCode::ALL.len(), text(MAX_MESSAGE)).prop_map(|(at, message)| Frame::Refused(Refused {
+            code: RefusedCode::ALL[at].1,
+            message
+        })),
         any::<u64>().prop_map(Frame::Ping),
         any::<u64>().prop_map(Frame::Pong),
         Just(Frame::Drain),
@@ -86,10 +102,24 @@ fn headers_are_refused_before_their_payload_arrives() {
     assert_eq!(decode(&[LAYOUT, 99]), Err(FrameError::Kind(99)));
     assert_eq!(
         decode(&[LAYOUT, 1, 0xff, 0xff]),
-        Err(FrameError::TooLong { kind: "hello", len: 0xffff, max: MAX_HELLO })
+        Err(FrameError::TooLong {
+            kind: "hello",
+            len: 0xffff,
+            max: MAX_HELLO
+        })
     );
-    assert_eq!(decode(&[LAYOUT, 4, 0x03, 0x00]), Err(FrameError::TooLong { kind: "ping", len: 768, max: MAX_OTHER }));
-    assert_eq!(decode(&[LAYOUT, 4, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 7]), Err(FrameError::Trailing(1)));
+    assert_eq!(
+        decode(&[LAYOUT, 4, 0x03, 0x00]),
+        Err(FrameError::TooLong {
+            kind: "ping",
+            len: 768,
+            max: MAX_OTHER
+        })
+    );
+    assert_eq!(
+        decode(&[LAYOUT, 4, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 7]),
+        Err(FrameError::Trailing(1))
+    );
     assert_eq!(decode(&[LAYOUT, 4, 0, 2, 0, 0]), Err(FrameError::Short("nonce")));
 }
 
@@ -100,10 +130,28 @@ fn hosts_are_lower_case_names() {
     }
     let long = "a".repeat(64);
     let far = "abc.".repeat(64) + "a";
-    for bad in ["", ".", "a.", ".a", "a..b", "A.example", "a b", "a:443", "ä.example", "-a", "a-", "a/b", &long, &far] {
+    for bad in [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "A.example",
+        "a b",
+        "a:443",
+        "ä.example",
+        "-a",
+        "a-",
+        "a/b",
+        &long,
+        &far,
+    ] {
         assert!(!is_host(bad), "{bad}");
         let mut out = vec![7];
-        let open = Frame::Open(Open { host: bad.to_owned(), kind: StreamKind::Probe });
+        let open = Frame::Open(Open {
+            host: bad.to_owned(),
+            kind: StreamKind::Probe,
+        });
         assert_eq!(open.encode(&mut out), Err(FrameError::Field("host")));
         assert_eq!(out, [7], "nothing is written of a frame that breaks a rule");
     }

@@ -58,7 +58,11 @@ pub(super) struct Session {
 }
 
 pub(super) enum Carrier {
-    Quic { connection: quinn::Connection, send: quinn::SendStream, receive: quinn::RecvStream },
+    Quic {
+        connection: quinn::Connection,
+        send: quinn::SendStream,
+        receive: quinn::RecvStream,
+    },
     Tcp(Box<TlsStream<Socket>>),
 }
 
@@ -98,7 +102,9 @@ pub(super) async fn connect(
         let target = targets[(index + turn) % targets.len()];
         let name = shared.options.server_name.as_deref().unwrap_or(&edge.host);
         let shaken = race(shared, name, target, calm.min(3), &mut last).await?;
-        let hello = shared.hello(index, token).map_err(|_| DialError::Hello(WireError::Unexpected))?;
+        let hello = shared
+            .hello(index, token)
+            .map_err(|_| DialError::Hello(WireError::Unexpected))?;
         greet(shaken, &hello, target).await
     };
     match tokio::time::timeout(shared.options.attempt, attempt).await {
@@ -175,7 +181,12 @@ fn endpoint(target: SocketAddr) -> io::Result<quinn::Endpoint> {
     };
     let socket = std::net::UdpSocket::bind(any)?;
     transport::widen(&socket);
-    quinn::Endpoint::new(transport::quic_endpoint(None), None, socket, Arc::new(quinn::TokioRuntime))
+    quinn::Endpoint::new(
+        transport::quic_endpoint(None),
+        None,
+        socket,
+        Arc::new(quinn::TokioRuntime),
+    )
 }
 
 async fn dial_quic(
@@ -205,6 +216,9 @@ async fn dial_tcp(
         let activity = Arc::new(Activity::new());
         let socket = Socket::new(TcpStream::connect(target).await?, activity.clone())?;
         let stream = TlsConnector::from(shared.tls.clone()).connect(name, socket).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(transport::ALPN_TCP) {
+            return Err(io::Error::other(rustls::Error::NoApplicationProtocol));
+        }
         Ok::<_, io::Error>(Shaken::Tcp(Box::new(stream), activity))
     };
     let result = dial.await.map_err(|error| {
@@ -231,8 +245,17 @@ async fn greet(shaken: Shaken, hello: &Frame, remote: SocketAddr) -> Result<Sess
             let (send, receive, answer) = greeting.await.map_err(DialError::Hello)?;
             match welcome(answer) {
                 Ok(welcome) => {
-                    let carrier = Carrier::Quic { connection, send, receive };
-                    Ok(Session { welcome, remote, activity: Arc::new(Activity::new()), carrier })
+                    let carrier = Carrier::Quic {
+                        connection,
+                        send,
+                        receive,
+                    };
+                    Ok(Session {
+                        welcome,
+                        remote,
+                        activity: Arc::new(Activity::new()),
+                        carrier,
+                    })
                 }
                 Err(error) => {
                     connection.close(CLOSE_REFUSED, b"");
@@ -246,7 +269,12 @@ async fn greet(shaken: Shaken, hello: &Frame, remote: SocketAddr) -> Result<Sess
                 read_frame(&mut stream).await
             };
             let welcome = welcome(greeting.await.map_err(DialError::Hello)?)?;
-            Ok(Session { welcome, remote, activity, carrier: Carrier::Tcp(stream) })
+            Ok(Session {
+                welcome,
+                remote,
+                activity,
+                carrier: Carrier::Tcp(stream),
+            })
         }
     }
 }

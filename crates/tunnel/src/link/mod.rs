@@ -70,7 +70,9 @@ pub struct Links {
 
 impl std::fmt::Debug for Links {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Links").field("status", &*self.shared.status.borrow()).finish_non_exhaustive()
+        f.debug_struct("Links")
+            .field("status", &*self.shared.status.borrow())
+            .finish_non_exhaustive()
     }
 }
 

@@ -26,11 +26,16 @@ impl FromStr for EdgeAddress {
         let invalid = || Error::Address(text.to_owned());
         let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
         let host = match host.strip_prefix('[') {
-            Some(rest) => rest.strip_suffix(']').filter(|h| h.parse::<std::net::Ipv6Addr>().is_ok()),
+            Some(rest) => rest
+                .strip_suffix(']')
+                .filter(|h| h.parse::<std::net::Ipv6Addr>().is_ok()),
             None => Some(host).filter(|h| !h.is_empty() && !h.contains([':', '/', ' '])),
         };
         let port = port.parse().ok().filter(|&port: &u16| port != 0).ok_or_else(invalid)?;
-        Ok(Self { host: host.ok_or_else(invalid)?.to_owned(), port })
+        Ok(Self {
+            host: host.ok_or_else(invalid)?.to_owned(),
+            port,
+        })
     }
 }
 
@@ -106,7 +111,10 @@ impl Options {
             server_name: None,
             tunnel_id: tunnel_id.into(),
             token,
-            instance: format!("gw_{}", outwork_wire::id::fresh_suffix(outwork_wire::Time::now(), &mut rand::rng())),
+            instance: format!(
+                "gw_{}",
+                outwork_wire::id::fresh_suffix(outwork_wire::Time::now(), &mut rand::rng())
+            ),
             software: concat!("outwork/", env!("CARGO_PKG_VERSION")).to_owned(),
             connections: 2,
             mode: Mode::default(),

@@ -49,7 +49,12 @@ impl Shared {
         let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
         // A quarter of the heartbeat: see `transport::quic`.
         let keep_alive = Some(options.heartbeat.interval / 4);
-        quic.transport_config(transport::quic(options.windows, options.heartbeat, options.max_streams, keep_alive));
+        quic.transport_config(transport::quic(
+            options.windows,
+            options.heartbeat,
+            options.max_streams,
+            keep_alive,
+        ));
         let status = (0..options.connections)
             .map(|index| LinkStatus {
                 index,
@@ -131,9 +136,17 @@ pub(super) enum Freed {
 
 /// Runs a link until the links stop or drain.
 pub(super) async fn link(shared: Arc<Shared>, index: usize, tracker: TaskTracker) {
-    let ended = shared.stopped.clone().run_until_cancelled_owned(live(&shared, index, &tracker)).await;
+    let ended = shared
+        .stopped
+        .clone()
+        .run_until_cancelled_owned(live(&shared, index, &tracker))
+        .await;
     shared.set(index, |status| {
-        status.state = if ended.is_some() { LinkState::Draining } else { LinkState::Stopped };
+        status.state = if ended.is_some() {
+            LinkState::Draining
+        } else {
+            LinkState::Stopped
+        };
     });
 }
 
@@ -188,9 +201,10 @@ async fn live(shared: &Arc<Shared>, index: usize, tracker: &TaskTracker) {
                 shared.set(index, |status| {
                     status.last_error = Some(error.to_string());
                     status.state = match error {
-                        DialError::Refused(refused) => {
-                            LinkState::Refused { code: refused.code, message: refused.message }
-                        }
+                        DialError::Refused(refused) => LinkState::Refused {
+                            code: refused.code,
+                            message: refused.message,
+                        },
                         _ => LinkState::Backoff,
                     };
                 });
@@ -231,7 +245,12 @@ mod tests {
     use crate::tls::Trust;
 
     fn options() -> Options {
-        Options::new(vec!["edge.example:7844".parse().unwrap()], Trust::Public, "tnl_1", String::from("t").into())
+        Options::new(
+            vec!["edge.example:7844".parse().unwrap()],
+            Trust::Public,
+            "tnl_1",
+            String::from("t").into(),
+        )
     }
 
     #[test]
@@ -242,18 +261,28 @@ mod tests {
             assert!(backoff(&options, &error, Duration::from_secs(14), round) <= Duration::from_millis(100));
             assert!(backoff(&options, &error, Duration::from_secs(60), round) <= Duration::from_secs(5));
         }
-        let longest = (0..200).map(|_| backoff(&options, &error, Duration::from_secs(60), 50)).max().unwrap();
+        let longest = (0..200)
+            .map(|_| backoff(&options, &error, Duration::from_secs(60), 50))
+            .max()
+            .unwrap();
         assert!(longest > Duration::from_secs(3), "the cap is used: {longest:?}");
     }
 
     #[test]
     fn a_refusal_is_not_hammered() {
         let options = options();
-        let refused = |code| DialError::Refused(Refused { code, message: String::new() });
+        let refused = |code| {
+            DialError::Refused(Refused {
+                code,
+                message: String::new(),
+            })
+        };
         for _ in 0..100 {
             let pause = backoff(&options, &refused(RefusedCode::BadToken), Duration::ZERO, 1);
             assert!((Duration::from_millis(2500)..=Duration::from_secs(5)).contains(&pause));
-            assert!(backoff(&options, &refused(RefusedCode::Draining), Duration::ZERO, 1) <= Duration::from_millis(100));
+            assert!(
+                backoff(&options, &refused(RefusedCode::Draining), Duration::ZERO, 1) <= Duration::from_millis(100)
+            );
         }
     }
 }

@@ -21,8 +21,7 @@ use crate::control::{self, Activity, Told, WireError, read_frame, write_frame};
 use crate::frame::{Frame, Open, Rejection, RejectionCode, StreamKind, is_host};
 use crate::stream::Stream;
 use crate::transport::{
-    CLOSE_DEAD, CLOSE_DONE, CODE_HEADER, H2_FRAME, H2_SEND_BUFFER, Heartbeat, KIND_CONTROL, KIND_HEADER,
-    MESSAGE_HEADER,
+    CLOSE_DEAD, CLOSE_DONE, CODE_HEADER, H2_FRAME, H2_SEND_BUFFER, Heartbeat, KIND_CONTROL, KIND_HEADER, MESSAGE_HEADER,
 };
 
 /// What the tasks of one connection have in common.
@@ -31,6 +30,7 @@ struct Connection {
     counts: Arc<Counts>,
     origin: Origin,
     activity: Arc<Activity>,
+    heartbeat: Heartbeat,
     /// Cancelled when this connection takes no more streams, whoever decided it.
     draining: CancellationToken,
     /// Why the control stream ended.
@@ -43,9 +43,19 @@ struct Connection {
 pub(super) async fn serve(shared: Arc<Shared>, index: usize, session: Session, free: oneshot::Sender<Freed>) {
     let transport = session.transport();
     let (freed, mut frees) = mpsc::channel(4);
-    let origin =
-        Origin { link: index, connection_id: session.welcome.connection_id.as_str().into(), edge: session.remote };
+    let origin = Origin {
+        link: index,
+        connection_id: session.welcome.connection_id.as_str().into(),
+        edge: session.remote,
+    };
+    // The edge may want to hear more often than this side would speak.
+    let wanted = Duration::from_millis(session.welcome.heartbeat_ms.max(100).into());
+    let heartbeat = shared.options.heartbeat;
     let connection = Arc::new(Connection {
+        heartbeat: Heartbeat {
+            interval: heartbeat.interval.min(wanted),
+            ..heartbeat
+        },
         counts: shared.counts[index].clone(),
         origin: origin.clone(),
         activity: session.activity,
@@ -59,12 +69,19 @@ pub(super) async fn serve(shared: Arc<Shared>, index: usize, session: Session, f
         shared.set(index, |status| {
             status.connects += 1;
             status.last_error = None;
-            status.state = LinkState::Connected { transport, connection_id: origin.connection_id.clone() };
+            status.state = LinkState::Connected {
+                transport,
+                connection_id: origin.connection_id.clone(),
+            };
         });
     };
     let work = async {
         match session.carrier {
-            Carrier::Quic { connection: quic, send, receive } => {
+            Carrier::Quic {
+                connection: quic,
+                send,
+                receive,
+            } => {
                 connected();
                 serve_quic(&connection, quic, send, receive).await
             }
@@ -104,8 +121,11 @@ async fn serve_quic(
     receive: quinn::RecvStream,
 ) -> String {
     // The library's idle timer is the judge of silence here; see `control`.
-    let heartbeat = connection.shared.options.heartbeat;
-    let heartbeat = Heartbeat { silence: heartbeat.silence * 2, ..heartbeat };
+    let heartbeat = connection.heartbeat;
+    let heartbeat = Heartbeat {
+        silence: heartbeat.silence * 2,
+        ..heartbeat
+    };
     let control = connection.control(tokio::io::join(receive, send), heartbeat);
     tokio::pin!(control);
     let lost = loop {
@@ -218,7 +238,7 @@ fn start_control(
     let stopped = connection.shared.stopped.clone();
     let tracker = connection.streams.clone();
     tracker.spawn(stopped.run_until_cancelled_owned(async move {
-        let reason = connection.control(stream, connection.shared.options.heartbeat).await;
+        let reason = connection.control(stream, connection.heartbeat).await;
         connection.ended.send_replace(Some(reason));
     }));
     Ok(())
@@ -235,14 +255,14 @@ fn h2_stream(
     match connection.admit(&open) {
         Ok(()) => {
             // It fails if the edge has reset the stream already.
-            let Ok(send) = respond.send_response(Response::new(()), false) else { return };
+            let Ok(send) = respond.send_response(Response::new(()), false) else {
+                return;
+            };
             let stream = Stream::h2(send, request.into_body());
             let connection = connection.clone();
             let stopped = connection.shared.stopped.clone();
             let tracker = connection.streams.clone();
-            tracker.spawn(
-                stopped.run_until_cancelled_owned(async move { connection.handle(open, stream).await }),
-            );
+            tracker.spawn(stopped.run_until_cancelled_owned(async move { connection.handle(open, stream).await }));
         }
         Err(rejection) => {
             let mut response = Response::new(());
@@ -253,7 +273,9 @@ fn h2_stream(
                     StatusCode::SERVICE_UNAVAILABLE
                 }
             };
-            response.headers_mut().insert(CODE_HEADER, HeaderValue::from(u16::from(rejection.code.as_u8())));
+            response
+                .headers_mut()
+                .insert(CODE_HEADER, HeaderValue::from(u16::from(rejection.code.as_u8())));
             if let Ok(message) = HeaderValue::from_bytes(rejection.message.as_bytes()) {
                 response.headers_mut().insert(MESSAGE_HEADER, message);
             }
@@ -269,17 +291,27 @@ fn read_open(request: &Request<h2::RecvStream>) -> Option<Open> {
         _ => return None,
     };
     let host = request.uri().authority()?.as_str();
-    (request.method() == Method::CONNECT && is_host(host)).then(|| Open { host: host.to_owned(), kind })
+    (request.method() == Method::CONNECT && is_host(host)).then(|| Open {
+        host: host.to_owned(),
+        kind,
+    })
 }
 
 impl Connection {
     fn admit(&self, open: &Open) -> Result<(), Rejection> {
         let decision = if self.draining.is_cancelled() {
-            Err(Rejection::new(RejectionCode::Draining, "the gateway takes no more streams on this connection"))
+            Err(Rejection::new(
+                RejectionCode::Draining,
+                "the gateway takes no more streams on this connection",
+            ))
         } else {
             self.shared.accept.admit(open)
         };
-        let count = if decision.is_ok() { &self.counts.admitted } else { &self.counts.rejected };
+        let count = if decision.is_ok() {
+            &self.counts.admitted
+        } else {
+            &self.counts.rejected
+        };
         count.fetch_add(1, Ordering::Relaxed);
         decision
     }

@@ -105,6 +105,7 @@ impl Counts {
 
     pub(super) fn probed(&self) {
         self.probes.fetch_add(1, Ordering::Relaxed);
-        self.last_probe.store(u64::try_from(Time::now().as_micros()).unwrap_or(0), Ordering::Relaxed);
+        self.last_probe
+            .store(u64::try_from(Time::now().as_micros()).unwrap_or(0), Ordering::Relaxed);
     }
 }
