@@ -29,6 +29,9 @@ pub(crate) fn page(result: ListToolsResult) -> Page {
 }
 
 /// A page that the SDK could not read.
+///
+/// The SDK makes the headers that a schema of revision 2026-07-28 asks for, and only for tools that it read itself. A
+/// tool with such a schema could not be called, so it is left out here.
 pub(crate) fn loose_page(mut value: Value) -> Option<Page> {
     let object = value.as_object_mut()?;
     let next = object.get("nextCursor").and_then(Value::as_str).map(str::to_owned);
@@ -98,6 +101,15 @@ pub(crate) fn loose_result(mut value: Value) -> Option<CallResult> {
         structured: object.remove("structuredContent"),
         is_error: object.get("isError").and_then(Value::as_bool).unwrap_or(false),
     })
+}
+
+/// Whether a result is how a widespread SDK says that there is no such tool: as a failure of the tool.
+pub(crate) fn says_gone(result: &CallResult, name: &str) -> bool {
+    let [Block::Text(text)] = result.content.as_slice() else {
+        return false;
+    };
+    result.is_error
+        && (text == &format!("MCP error -32602: Tool {name} not found") || text == &format!("Unknown tool: {name}"))
 }
 
 fn block(block: ContentBlock) -> Block {

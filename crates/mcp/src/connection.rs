@@ -12,140 +12,51 @@ use std::{
 use rmcp::{
     Peer, RoleClient,
     model::{
-        CallToolRequest, CallToolRequestParams, ClientRequest, ErrorCode, GetExtensions, Implementation, JsonObject,
-        ListToolsRequest, PaginatedRequestParams, ProtocolVersion, RequestMetaObject, ServerResult,
+        CallToolRequest, CallToolRequestParams, ClientRequest, ErrorCode, GetExtensions, JsonObject, ListToolsRequest,
+        PaginatedRequestParams, ProtocolVersion, RequestMetaObject, ServerResult,
     },
-    service::{
-        ClientInitializeError, ClientLifecycleMode, PeerRequestOptions, RequestHandle, RunningService, ServiceError,
-        serve_client_with_lifecycle_and_ct,
-    },
-    transport::{
-        StreamableHttpClientTransport,
-        common::client_side_sse::ExponentialBackoff,
-        streamable_http_client::{StreamableHttpClientTransportConfig, StreamableHttpError},
-    },
+    service::{PeerRequestOptions, RequestHandle, RunningService, ServiceError},
+    transport::streamable_http_client::StreamableHttpError,
 };
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use crate::{
-    CallContext, CallError, CallErrorKind, CallResult, ConnectError, ConnectErrorKind, Limits, ServerSpec, Tool,
+    CallContext, CallError, CallErrorKind, CallResult, Limits, Tool,
     answer::{self, Page},
     handler::Handler,
     http::{HttpClient, HttpError, Trace},
-    watch,
 };
 
 /// Characters of a server's own words that are kept.
 const MAX_SERVER_MESSAGE: usize = 1000;
 /// How long telling a server that nobody waits any more may take.
-const CANCEL: Duration = Duration::from_secs(5);
-
-/// Opens connections.
-#[derive(Clone, Debug)]
-pub struct Connector {
-    implementation: Implementation,
-}
+pub(crate) const CANCEL: Duration = Duration::from_secs(5);
 
 /// A connection to one server. It can be shared; calls run side by side. Dropping it closes it without waiting.
 pub struct Connection {
-    name: String,
-    limits: Limits,
-    service: RunningService<RoleClient, Handler>,
-    http: HttpClient,
-    version: ProtocolVersion,
-    tools_changed: Arc<AtomicBool>,
+    pub(crate) name: String,
+    pub(crate) limits: Limits,
+    pub(crate) service: RunningService<RoleClient, Handler>,
+    pub(crate) http: HttpClient,
+    pub(crate) version: ProtocolVersion,
+    pub(crate) tools_changed: Arc<AtomicBool>,
     /// Ends the watching task.
-    watching: CancellationToken,
+    pub(crate) watching: DropGuard,
     /// The watching task and the ones that tell servers of cancelled calls.
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("name", &self.name).field("version", &self.version).finish_non_exhaustive()
-    }
-}
-
-impl Connector {
-    /// A connector that presents itself to servers under this name and version.
-    pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
-        Self {
-            implementation: Implementation::new(name, version),
-        }
-    }
-
-    /// Connects and agrees on the revision of the protocol.
-    ///
-    /// The server is asked with `server/discover` (2026-07-28) first; one that does not know it gets an `initialize`
-    /// for 2025-11-25 and may settle for an older revision.
-    pub async fn connect(
-        &self,
-        spec: ServerSpec,
-        deadline: Instant,
-        cancel: &CancellationToken,
-    ) -> Result<Connection, ConnectError> {
-        let refused = |error: &HttpError| ConnectError {
-            kind: error.kind.of_connect(),
-            message: format!("connecting to the MCP server {:?} failed: {error}", spec.name),
-        };
-        let failed = |what: &str| ConnectError {
-            kind: ConnectErrorKind::Connection,
-            message: format!("connecting to the MCP server {:?} failed: {what}", spec.name),
-        };
-        let http = HttpClient::new(&spec).map_err(|error| refused(&error))?;
-        let tools_changed = Arc::new(AtomicBool::new(false));
-        let handler = Handler {
-            implementation: self.implementation.clone(),
-            tools_changed: tools_changed.clone(),
-        };
-        let transport = StreamableHttpClientTransport::with_client(http.clone(), transport_config(&spec));
-        // Whoever drops this future leaves nothing behind that still talks to the server.
-        let abandoned = http.clone();
-        let guard = OnDrop::new(move || abandoned.close());
-        let lifecycle = ClientLifecycleMode::Auto {
-            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-            legacy_version: Some(ProtocolVersion::V_2025_11_25),
-        };
-        let serve = serve_client_with_lifecycle_and_ct(handler, transport, lifecycle, CancellationToken::new());
-        let service = tokio::select! {
-            biased;
-            _ = cancel.cancelled() => return Err(failed("it was cancelled")),
-            served = serve => served.map_err(|error| match http.last_failure() {
-                Some(failure) => refused(&failure),
-                None => failed(&handshake(&error)),
-            })?,
-            _ = sleep_until(deadline) => return Err(match http.last_failure() {
-                Some(failure) => refused(&failure),
-                None => failed("the server did not answer in time"),
-            }),
-        };
-        let Some(info) = service.peer().peer_info() else {
-            return Err(failed("the server did not present itself"));
-        };
-        guard.disarm();
-        let connection = Connection {
-            name: spec.name,
-            limits: spec.limits,
-            version: info.protocol_version.clone(),
-            service,
-            http,
-            tools_changed,
-            watching: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        };
-        let tells = info
-            .capabilities
-            .tools
-            .as_ref()
-            .is_some_and(|tools| tools.list_changed == Some(true));
-        if spec.watch_tools && tells && !connection.version.has_initialize() {
-            let peer = connection.service.peer().clone();
-            let (changed, stop) = (connection.tools_changed.clone(), connection.watching.clone());
-            connection.tasks.spawn(watch::watch(peer, changed, stop));
-        }
-        Ok(connection)
+        f.debug_struct("Connection")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 
@@ -259,26 +170,33 @@ impl Connection {
             }
             answer => answer?,
         };
-        let unsupported = |what: &str| Err(self.error(CallErrorKind::Protocol, true, &asked.what, what));
-        match answer {
-            ServerResult::CallToolResult(result) => Ok(answer::result(result)),
-            ServerResult::CustomResult(result) => match answer::loose_result(result.0) {
-                Some(result) => Ok(result),
-                None => unsupported("the answer is no result of a tool"),
-            },
-            ServerResult::InputRequiredResult(_) => unsupported(
-                "the tool asks for input (from a person, a model or the caller's files), which is not supported here",
-            ),
-            ServerResult::CreateTaskResult(_) => {
-                unsupported("the tool answers with a task to be polled, which is not supported here")
+        let refuse = |what: &str| self.error(CallErrorKind::Protocol, true, &asked.what, what);
+        let result = match answer {
+            ServerResult::CallToolResult(result) => answer::result(result),
+            ServerResult::CustomResult(result) => {
+                answer::loose_result(result.0).ok_or_else(|| refuse("the answer is no result of a tool"))?
             }
-            _ => unsupported("the answer is no result of a tool"),
+            ServerResult::InputRequiredResult(_) => {
+                return Err(refuse(
+                    "the tool asks for input (from a person, a model or the caller's files), which is not supported here",
+                ));
+            }
+            ServerResult::CreateTaskResult(_) => {
+                return Err(refuse(
+                    "the tool answers with a task to be polled, which is not supported here",
+                ));
+            }
+            _ => return Err(refuse("the answer is no result of a tool")),
+        };
+        if answer::says_gone(&result, name) {
+            return Err(self.error(CallErrorKind::ToolGone, true, &asked.what, GONE));
         }
+        Ok(result)
     }
 
     /// Ends the session at the server and waits until everything has come to rest, at most until `deadline`.
     pub async fn close(self, deadline: Instant) {
-        self.watching.cancel();
+        drop(self.watching);
         self.tasks.close();
         let _ = timeout_at(deadline, self.tasks.wait()).await;
         // The SDK sends the DELETE of a session while it shuts down.
@@ -352,7 +270,7 @@ impl Connection {
                     _ => CallErrorKind::Protocol,
                 };
                 let what = match kind {
-                    CallErrorKind::ToolGone => "the server has no such tool any more".to_owned(),
+                    CallErrorKind::ToolGone => GONE.to_owned(),
                     CallErrorKind::Connection => "the session ended before the answer".to_owned(),
                     _ => format!("the server answered with the error {}", error.code.0),
                 };
@@ -417,6 +335,7 @@ impl Connection {
     }
 }
 
+const GONE: &str = "the server has no such tool any more";
 const LISTING: &str = "listing the tools";
 const SESSION_LOST: &str = "streamable HTTP session was re-initialized";
 
@@ -438,18 +357,6 @@ impl From<Failed> for CallError {
     }
 }
 
-fn transport_config(spec: &ServerSpec) -> StreamableHttpClientTransportConfig {
-    let mut config = StreamableHttpClientTransportConfig::with_uri(spec.url.as_str())
-        .max_concurrent_requests(spec.limits.concurrent)
-        .control_request_timeout(CANCEL)
-        .max_sse_event_size(spec.limits.event_bytes);
-    let mut retry = ExponentialBackoff::default();
-    retry.max_times = Some(5);
-    retry.max_delay = Some(Duration::from_secs(30));
-    config.retry_config = Arc::new(retry);
-    config
-}
-
 /// The caller's fields without those of the protocol, which the SDK would let them overwrite.
 fn own_meta(mut meta: JsonObject) -> RequestMetaObject {
     meta.retain(|key, _| key != "progressToken" && !key.starts_with("io.modelcontextprotocol/"));
@@ -466,44 +373,5 @@ fn is_gone(code: ErrorCode, message: &str) -> bool {
                 || (message.contains("tool") && (message.contains("not found") || message.contains("not exist")))
         }
         _ => false,
-    }
-}
-
-/// Why a handshake failed, without the server's words.
-fn handshake(error: &ClientInitializeError) -> String {
-    match error {
-        ClientInitializeError::JsonRpcError(error) => {
-            format!("the server answered the handshake with the error {}", error.code.0)
-        }
-        ClientInitializeError::NoCompatibleProtocolVersion { .. } => {
-            "the server speaks no revision of the protocol that is known here".into()
-        }
-        ClientInitializeError::LegacyFallbackFailed { fallback, .. } => handshake(fallback),
-        ClientInitializeError::ConnectionClosed(_) | ClientInitializeError::TransportError { .. } => {
-            "the connection broke during the handshake".into()
-        }
-        ClientInitializeError::Cancelled => "it was cancelled".into(),
-        _ => "what the server answered to the handshake is not an answer to it".into(),
-    }
-}
-
-/// Runs something when it is dropped, unless it was disarmed.
-struct OnDrop<F: FnOnce()>(Option<F>);
-
-impl<F: FnOnce()> OnDrop<F> {
-    fn new(run: F) -> Self {
-        Self(Some(run))
-    }
-
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl<F: FnOnce()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        if let Some(run) = self.0.take() {
-            run();
-        }
     }
 }

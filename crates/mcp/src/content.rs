@@ -171,3 +171,140 @@ fn text_of(block: &Block) -> Option<&str> {
         | Block::Unknown { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn result(content: Vec<Block>, structured: Option<serde_json::Value>) -> CallResult {
+        CallResult {
+            content,
+            structured,
+            is_error: false,
+        }
+    }
+
+    fn wire(content: Vec<Block>) -> serde_json::Value {
+        serde_json::to_value(to_wire(&result(content, None))).unwrap()
+    }
+
+    #[test]
+    fn what_the_wire_can_hold_goes_over_as_it_is() {
+        let blocks = wire(vec![
+            Block::Text("t".into()),
+            Block::Image {
+                data: "aQ==".into(),
+                media_type: "IMAGE/JPG; x=1".into(),
+            },
+            Block::ResourceText {
+                uri: "x://r".into(),
+                media_type: Some("text/markdown".into()),
+                text: "# r".into(),
+            },
+            Block::ResourceBlob {
+                uri: "x://p".into(),
+                media_type: Some("application/pdf".into()),
+                data: "cA==".into(),
+            },
+            Block::ResourceBlob {
+                uri: "x://i".into(),
+                media_type: Some("image/png".into()),
+                data: "aQ==".into(),
+            },
+        ]);
+        assert_eq!(
+            blocks,
+            json!([
+                {"type": "text", "text": "t"},
+                {"type": "image", "source": {"type": "base64", "data": "aQ==", "media_type": "image/jpeg"}},
+                {"type": "document", "title": "x://r",
+                    "source": {"type": "text", "data": "# r", "media_type": "text/plain"}},
+                {"type": "document", "title": "x://p",
+                    "source": {"type": "base64", "data": "cA==", "media_type": "application/pdf"}},
+                {"type": "image", "source": {"type": "base64", "data": "aQ==", "media_type": "image/png"}},
+            ])
+        );
+    }
+
+    #[test]
+    fn what_it_cannot_hold_is_told() {
+        let blocks = wire(vec![
+            Block::Audio {
+                data: "YWI=".into(),
+                media_type: "audio/wav".into(),
+            },
+            Block::Image {
+                data: "YWJj".into(),
+                media_type: "image/tiff".into(),
+            },
+            Block::ResourceBlob {
+                uri: "x://b".into(),
+                media_type: None,
+                data: "YQ==".into(),
+            },
+            Block::ResourceLink {
+                uri: "x://l".into(),
+                name: "l".into(),
+                description: Some("d".into()),
+                media_type: Some("a/b".into()),
+            },
+            Block::Unknown {
+                kind: "hologram".into(),
+            },
+        ]);
+        let texts: Vec<&str> = blocks
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|block| block["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            texts,
+            [
+                "[A sound of the type audio/wav, 2 bytes, which cannot be shown, was left out]",
+                "[A picture of the type image/tiff, 3 bytes, which cannot be shown, was left out]",
+                "[A resource at x://b of the type application/octet-stream, 1 bytes, which cannot be shown, was left out]",
+                "[Resource \"l\" at x://l, a/b: d]",
+                "[A block of the type \"hologram\", which cannot be shown, was left out]",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_result_is_never_empty_on_the_wire() {
+        assert_eq!(
+            wire(vec![Block::Text(String::new())])[0]["text"],
+            "The tool returned nothing."
+        );
+        let structured = to_wire(&result(vec![], Some(json!({"a": 1}))));
+        assert_eq!(structured, [ContentBlock::text("{\"a\":1}")]);
+        let both = to_wire(&result(vec![Block::Text("t".into())], Some(json!({"a": 1}))));
+        assert_eq!(both, [ContentBlock::text("t")]);
+        let failed = CallResult {
+            is_error: true,
+            ..result(vec![], None)
+        };
+        assert_eq!(
+            to_wire(&failed),
+            [ContentBlock::text("The tool failed without saying why.")]
+        );
+    }
+
+    #[test]
+    fn long_text_is_over_the_limit_by_characters() {
+        let fits = "\u{e9}".repeat(OVERSIZE_CHARS);
+        assert_eq!(oversize(&result(vec![Block::Text(fits.clone())], None)), None);
+        let long = oversize(&result(vec![Block::Text(fits.clone()), Block::Text("x".into())], None)).unwrap();
+        assert_eq!(long.preview.chars().count(), PREVIEW_CHARS);
+        assert_eq!(long.full, format!("{fits}\n\nx"));
+        let structured = json!({"a": "x".repeat(OVERSIZE_CHARS)});
+        assert!(oversize(&result(vec![], Some(structured))).is_some());
+        let image = Block::Image {
+            data: "A".repeat(OVERSIZE_CHARS * 2),
+            media_type: "image/png".into(),
+        };
+        assert_eq!(oversize(&result(vec![image], None)), None);
+    }
+}

@@ -16,6 +16,8 @@ mod client;
 mod connect;
 mod exchange;
 mod failure;
+mod message;
+mod pace;
 mod sse;
 mod trace;
 

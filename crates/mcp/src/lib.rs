@@ -16,7 +16,8 @@
 #![forbid(unsafe_code)]
 
 mod answer;
-pub mod connection;
+mod connection;
+mod connector;
 pub mod content;
 pub mod dial;
 mod error;
@@ -26,7 +27,8 @@ mod spec;
 mod tool;
 mod watch;
 
-pub use connection::{Connection, Connector};
+pub use connection::Connection;
+pub use connector::Connector;
 pub use content::{OVERSIZE_CHARS, Oversize, PREVIEW_CHARS, oversize};
 pub use dial::{AddressPolicy, BoxStream, Dial, DialError, Direct, Target};
 pub use error::{CallError, CallErrorKind, ConnectError, ConnectErrorKind};

@@ -1,6 +1,10 @@
 //! The SDK's view of the HTTP client: posting a message, opening a stream, ending a session.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -10,42 +14,35 @@ use http::{
 };
 use hyper::body::Incoming;
 use rmcp::{
-    model::{
-        ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorData, GetExtensions, RequestId,
-        ServerJsonRpcMessage,
-    },
+    model::{ClientJsonRpcMessage, ServerJsonRpcMessage, ServerResult},
     transport::streamable_http_client::{
         SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
     },
 };
 use sse_stream::Sse;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep_until, timeout},
-};
-use tokio_util::task::TaskTracker;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     HttpError, HttpErrorKind, Trace,
     body::collect,
     exchange::{Outbound, Server},
+    message::{Content, EVENT_STREAM, JSON, Posted, not_discoverable, of_status, told},
+    pace::Pace,
     sse::{self, Purpose},
 };
 use crate::{RequestInfo, ServerSpec};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-const JSON: &str = "application/json";
-const EVENT_STREAM: &str = "text/event-stream";
 /// Bytes of an answer that only tells of an error.
 const ERROR_BYTES: u64 = 64 << 10;
 /// How long a server may think about the first question. Old servers that do not know it and do not say so are then
 /// asked in the old way; the SDK would wait ten seconds, and its next message as long as the first hangs.
 const DISCOVER: Duration = Duration::from_secs(8);
-/// The least time between two streams that no call waits for, and between two that take one up again. A server says
-/// how long to wait; it may say zero.
-const REOPEN_IDLE: Duration = Duration::from_secs(1);
-const REOPEN_CALL: Duration = Duration::from_millis(100);
+/// How long the first request of a session waits for the session's own stream. What a server sends there before it is
+/// open is lost, and a server that asks something there in the middle of a call then waits for ever.
+const OPENED: Duration = Duration::from_millis(500);
 
 type Failure = StreamableHttpError<HttpError>;
 
@@ -55,15 +52,19 @@ pub(crate) struct HttpClient(Arc<State>);
 
 struct State {
     server: Server,
-    /// When the next idle stream, and the next resumed one, may be opened.
-    reopen: [Mutex<Option<Instant>>; 2],
+    /// Set when the server has answered, in any way, to the opening of a session's own stream.
+    opened: CancellationToken,
+    idle_streams: Mutex<Pace>,
+    resumed_streams: Mutex<Pace>,
 }
 
 impl HttpClient {
     pub(crate) fn new(spec: &ServerSpec) -> Result<Self, HttpError> {
         Ok(Self(Arc::new(State {
             server: Server::new(spec)?,
-            reopen: Default::default(),
+            opened: CancellationToken::new(),
+            idle_streams: Mutex::new(Pace::of_idle_streams()),
+            resumed_streams: Mutex::new(Pace::of_calls()),
         })))
     }
 
@@ -148,11 +149,15 @@ impl HttpClient {
                 let body = collect(response.into_body(), limits.response_bytes)
                     .await
                     .map_err(Failure::Client)?;
-                let message = sse::parse(&body).and_then(|message| sse::answer_to(message, request));
-                Ok(StreamableHttpPostResponse::Json(
-                    message.map_err(Failure::Client)?,
-                    session,
-                ))
+                let message = sse::parse(&body)
+                    .and_then(|message| sse::answer_to(message, request))
+                    .map_err(Failure::Client)?;
+                // Some servers of before 2026-07-28 answer whatever they do not know with an empty result.
+                let unknown = posted.discovers
+                    && matches!(&message, ServerJsonRpcMessage::Response(response)
+                        if !matches!(response.result, ServerResult::DiscoverResult(_)));
+                let message = if unknown { not_discoverable(request) } else { message };
+                Ok(StreamableHttpPostResponse::Json(message, session))
             }
             Content::EventStream => {
                 let purpose = Purpose {
@@ -205,7 +210,6 @@ impl HttpClient {
         last_event: Option<&str>,
         headers: HashMap<HeaderName, HeaderValue>,
     ) -> Result<Response<Incoming>, Failure> {
-        self.pace(last_event.is_some()).await;
         let mut all = HeaderMap::from_iter(headers);
         all.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
         insert(&mut all, SESSION_ID, session)?;
@@ -225,20 +229,21 @@ impl HttpClient {
         }
     }
 
+    async fn wait_for_stream(&self) {
+        let opened = &self.0.opened;
+        if !opened.is_cancelled() && timeout(OPENED, opened.cancelled()).await.is_err() {
+            opened.cancel();
+        }
+    }
+
     /// Waits until a stream of this sort may be opened again.
     async fn pace(&self, resumes: bool) {
-        let (slot, gap) = if resumes {
-            (&self.0.reopen[0], REOPEN_CALL)
+        let pace = if resumes {
+            &self.0.resumed_streams
         } else {
-            (&self.0.reopen[1], REOPEN_IDLE)
+            &self.0.idle_streams
         };
-        let at = {
-            let mut next = slot.lock().await;
-            let now = Instant::now();
-            let at = next.map_or(now, |next| next.max(now));
-            *next = Some(at + gap);
-            at
-        };
+        let at = pace.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
         tokio::select! {
             _ = self.server().closed.cancelled() => {}
             _ = sleep_until(at) => {}
@@ -297,7 +302,12 @@ impl StreamableHttpClient for HttpClient {
         let work = self.post(&message, session_id.as_deref(), custom_headers);
         let result = match (posted.trace, posted.request) {
             // The caller holds its own deadline and drops this.
-            (Some(_), _) => work.await,
+            (Some(_), _) => {
+                if session_id.is_some() {
+                    self.wait_for_stream().await;
+                }
+                work.await
+            }
             (None, Some(request)) if posted.discovers => match timeout(DISCOVER, work).await {
                 Ok(result) => result,
                 Err(_) => Ok(StreamableHttpPostResponse::Json(not_discoverable(request), None)),
@@ -339,8 +349,14 @@ impl StreamableHttpClient for HttpClient {
         _auth_header: Option<String>,
         custom_headers: HashMap<HeaderName, HeaderValue>,
     ) -> Result<BoxStream<'static, Result<Sse, SseError>>, Failure> {
+        // Outside of the time for the request.
+        self.pace(last_event_id.is_some()).await;
         let work = self.open(session_id.as_deref(), last_event_id.as_deref(), custom_headers);
-        let response = self.note(self.within(work).await, None)?;
+        let response = self.within(work).await;
+        if last_event_id.is_none() {
+            self.0.opened.cancel();
+        }
+        let response = self.note(response, None)?;
         let limits = &self.server().limits;
         let total = last_event_id.is_some().then_some(limits.response_bytes);
         let purpose = Purpose {
@@ -350,92 +366,6 @@ impl StreamableHttpClient for HttpClient {
             event: limits.event_bytes,
         };
         Ok(self.events(response, purpose))
-    }
-}
-
-/// What a message is, for HTTP.
-struct Posted<'a> {
-    info: RequestInfo<'a>,
-    request: Option<&'a RequestId>,
-    trace: Option<&'a Trace>,
-    discovers: bool,
-    subscribes: bool,
-}
-
-impl<'a> Posted<'a> {
-    fn of(message: &'a ClientJsonRpcMessage) -> Self {
-        let none = RequestInfo {
-            method: "",
-            tool: None,
-            call_id: None,
-        };
-        match message {
-            ClientJsonRpcMessage::Request(request) => {
-                let trace = request.request.extensions().get::<Trace>();
-                let tool = match &request.request {
-                    ClientRequest::CallToolRequest(call) => Some(call.params.name.as_ref()),
-                    _ => None,
-                };
-                Self {
-                    info: RequestInfo {
-                        method: request.request.method(),
-                        tool,
-                        call_id: trace.and_then(Trace::call_id),
-                    },
-                    request: Some(&request.id),
-                    trace,
-                    discovers: matches!(request.request, ClientRequest::DiscoverRequest(_)),
-                    subscribes: matches!(request.request, ClientRequest::SubscriptionsListenRequest(_)),
-                }
-            }
-            ClientJsonRpcMessage::Notification(notification) => {
-                let method = match &notification.notification {
-                    ClientNotification::InitializedNotification(_) => "notifications/initialized",
-                    ClientNotification::CancelledNotification(_) => "notifications/cancelled",
-                    // No other is ever sent from here.
-                    _ => "notifications",
-                };
-                let info = RequestInfo { method, ..none };
-                Self {
-                    info,
-                    request: None,
-                    trace: None,
-                    discovers: false,
-                    subscribes: false,
-                }
-            }
-            ClientJsonRpcMessage::Response(_) | ClientJsonRpcMessage::Error(_) => Self {
-                info: none,
-                request: None,
-                trace: None,
-                discovers: false,
-                subscribes: false,
-            },
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Content {
-    Json,
-    EventStream,
-    Other,
-}
-
-impl Content {
-    fn of(headers: &HeaderMap) -> Self {
-        let value = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let essence = value.split(';').next().unwrap_or_default().trim();
-        if essence.eq_ignore_ascii_case(JSON) {
-            Self::Json
-        } else if essence.eq_ignore_ascii_case(EVENT_STREAM) {
-            Self::EventStream
-        } else {
-            Self::Other
-        }
     }
 }
 
@@ -465,31 +395,4 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) -> Res
         headers.insert(name, value);
     }
     Ok(())
-}
-
-/// The error of the protocol in a body, as the answer to `request`.
-fn told(body: &[u8], request: &RequestId) -> Option<ServerJsonRpcMessage> {
-    match sse::parse(body).ok()? {
-        // Whatever its id: what refuses a request before reading it cannot know that.
-        ServerJsonRpcMessage::Error(error) => Some(ServerJsonRpcMessage::error(error.error, Some(request.clone()))),
-        _ => None,
-    }
-}
-
-/// What the SDK takes as the sign of a server of before 2026-07-28.
-fn not_discoverable(request: &RequestId) -> ServerJsonRpcMessage {
-    let error = ErrorData::invalid_request("the server does not know server/discover", None);
-    ServerJsonRpcMessage::error(error, Some(request.clone()))
-}
-
-fn of_status(status: StatusCode) -> HttpError {
-    HttpError::connection(match status.as_u16() {
-        404 => "nothing answers at this URL (HTTP 404)".into(),
-        code if status.is_redirection() => {
-            format!(
-                "the server redirects with HTTP {code}, which is not followed; only 307 and 308 within its origin are"
-            )
-        }
-        code => format!("the server answered HTTP {code}"),
-    })
 }

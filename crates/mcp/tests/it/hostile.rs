@@ -1,13 +1,16 @@
 //! Servers that answer wrongly, too much, half, or something else.
 
+use std::sync::Arc;
+
 use axum::{
     body::{Body, Bytes},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     response::IntoResponse,
 };
 use futures_util::{StreamExt, stream};
 use outwork_mcp::{Block, CallErrorKind, ConnectErrorKind};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::server::*;
 
@@ -103,6 +106,33 @@ async fn an_answer_over_the_limit_is_refused_while_it_comes() {
         let error = call_answered(revision, header).await;
         assert_eq!(error.kind, CallErrorKind::TooLarge, "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_endless_event_on_a_sessions_own_stream_is_cut() {
+    let closed = Arc::new(Notify::new());
+    let notify = closed.clone();
+    let server = Server::start(Revision::Legacy, move |seen| {
+        let dropped = (seen.http == Method::GET).then(|| Dropped(notify.clone()));
+        async move {
+            let dropped = dropped?;
+            let page = Bytes::from(vec![b'x'; 4096]);
+            let pages = stream::repeat(()).map(move |()| {
+                let _held = &dropped;
+                Ok(page.clone())
+            });
+            Some(sse_bytes(stream::iter([Ok("data: ".into())]).chain(pages)))
+        }
+    })
+    .await;
+    let mut spec = server.spec();
+    spec.limits.event_bytes = SMALL as usize;
+    let connection = connect(spec).await.unwrap();
+    tokio::time::timeout(PATIENCE, closed.notified())
+        .await
+        .expect("the stream is closed");
+    // Calls do not need that stream.
+    call(&connection, "echo").await.unwrap();
 }
 
 #[tokio::test]
@@ -211,6 +241,31 @@ async fn an_error_of_the_protocol_keeps_the_servers_words_apart() {
             (error.kind, error.server_message.as_deref()),
             (CallErrorKind::Protocol, Some("x"))
         );
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_only_means_no_such_tool_is_told_from_one_of_the_tool() {
+    for revision in BOTH {
+        for (words, gone) in [
+            ("MCP error -32602: Tool echo not found", true),
+            ("Unknown tool: echo", true),
+            ("Unknown tool: hammer", false),
+            ("Tool echo not found", false),
+        ] {
+            let server = Server::start(revision, move |seen| async move {
+                let mut result = text(words);
+                result["isError"] = json!(true);
+                seen.is_call().then(|| reply(seen.result(result)))
+            })
+            .await;
+            let result = call(&server.connect().await, "echo").await;
+            assert_eq!(
+                matches!(result, Err(ref error) if error.kind == CallErrorKind::ToolGone),
+                gone,
+                "{result:?}"
+            );
+        }
     }
 }
 

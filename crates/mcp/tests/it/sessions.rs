@@ -99,3 +99,24 @@ async fn a_stream_that_closes_between_events_is_taken_up_again() {
         [Block::Text("late".into())]
     );
 }
+
+#[tokio::test]
+async fn a_server_that_answers_anything_with_nothing_is_asked_in_the_old_way() {
+    let server = Server::start(Revision::Legacy, |seen| async move {
+        (seen.method() == "server/discover").then(|| reply(seen.result(json!({}))))
+    })
+    .await;
+    let connection = server.connect().await;
+    assert_eq!(connection.protocol_version(), "2025-11-25");
+    call(&connection, "echo").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_sessions_own_stream_is_open_before_the_first_call() {
+    let server = Server::start(Revision::Legacy, |_| async { None }).await;
+    let connection = server.connect().await;
+    call(&connection, "echo").await.unwrap();
+    let seen = server.seen();
+    let at = |wanted: &dyn Fn(&Seen) -> bool| seen.iter().position(wanted).unwrap();
+    assert!(at(&|seen| seen.http == Method::GET) < at(&|seen| seen.is_call()));
+}
