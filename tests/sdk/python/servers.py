@@ -4,6 +4,7 @@ when it says so, and a condition is looked at until it holds or its deadline com
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -208,3 +209,31 @@ class Worker(Program):
             raise ValueError(f"there is no worker of kind {kind}")
         self.kind = kind
         super().__init__(arguments)
+
+
+class McpServer(Program):
+    """A real MCP server on the official Python package; see `mcp_server.py`."""
+
+    def __init__(self, port: int = 0, token: str | None = None, journal: Path | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="outwork-suite-mcp-")
+        self.journal_path = journal or Path(self._folder.name) / "journal"
+        arguments: list[str | Path] = [sys.executable, Path(__file__).parent / "mcp_server.py", "--port", str(port)]
+        arguments += ["--journal", self.journal_path]
+        self.token_file = Path(self._folder.name) / "token"
+        if token is not None:
+            self.token_file.write_text(token)
+            arguments += ["--token-file", self.token_file]
+        super().__init__(arguments)
+        self.url = self.wait_for_line(r"mcp: listening on (http://\S+)")[1]
+        self.port = int(self.url.split(":")[2].split("/")[0])
+
+    def journal(self, kind: str, tool: str | None = None) -> list[dict[str, object]]:
+        """The entries of a kind, those of one tool if it is given."""
+        if not self.journal_path.exists():
+            return []
+        entries = [json.loads(line) for line in self.journal_path.read_text().splitlines()]
+        return [entry for entry in entries if entry["kind"] == kind and tool in (None, entry.get("tool"))]
+
+    def close(self) -> None:
+        super().close()
+        self._folder.cleanup()
