@@ -389,7 +389,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 6);
+        assert_eq!(shown.clone().count(), 7);
         let text = DEFAULTS
             .lines()
             .map(|line| {

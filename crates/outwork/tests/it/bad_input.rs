@@ -111,7 +111,7 @@ async fn bodies_are_read_strictly() {
         (
             "/v1/agents",
             agent_with("tools", json!([{ "type": "mcp_toolset" }])),
-            &["tools.0.type", "mcp_toolset"],
+            &["tools.0.mcp_server_name", "mcp_toolset"],
         ),
         (
             "/v1/agents",
@@ -172,8 +172,8 @@ async fn bodies_are_read_strictly() {
         // Parts of the contract that are not served.
         (
             "/v1/agents",
-            agent_with("mcp_servers", json!([{ "type": "url" }])),
-            &["mcp_servers", "not supported"],
+            agent_with("mcp_servers", json!([{ "type": "url", "name": "x", "url": "ftp://x" }])),
+            &["mcp_servers.0.url"],
         ),
         (
             "/v1/agents",

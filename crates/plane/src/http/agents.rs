@@ -342,7 +342,7 @@ mod tests {
             ("name", json!("x".repeat(257))),
             ("description", json!("x".repeat(2049))),
             ("system", json!("x".repeat(100_001))),
-            ("mcp_servers", json!([{ "type": "url" }])),
+            ("mcp_servers", json!([{ "type": "url", "name": "x", "url": "ftp://x" }])),
             ("skills", json!([{}])),
             ("multiagent", json!({ "type": "coordinator" })),
             ("execution_identity", json!({ "type": "aws_role", "role_arn": "a" })),
