@@ -137,6 +137,7 @@ impl TestBed {
         let entries = session.take_outbox();
         let new = NewSession {
             environment_id: self.environment.clone(),
+            vault_ids: Vec::new(),
             genesis: session.genesis().clone(),
             projection: projection(&session, &entries, true),
             entries,
