@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use outwork_engine::{PromptOptions, RetryPolicy};
 use secrecy::SecretString;
+
+use crate::vault::OnRefreshFailure;
 
 /// What a plane is started with.
 pub struct PlaneOptions {
@@ -25,6 +28,13 @@ pub struct PlaneOptions {
     pub retry: RetryPolicy,
     /// Limits of requests and streams.
     pub limits: Limits,
+    /// What secrets of vaults are sealed under: one or more keys, as [`crate::vault::master`] says. Without one, a key is
+    /// made at first start and kept in the data folder.
+    pub master_key: Option<SecretString>,
+    /// Addresses beside the public ones that requests with credentials of vaults may go to, also in clear text.
+    pub outbound_allow: Vec<IpNet>,
+    /// Called when a credential could not be refreshed. Without it, the log says so.
+    pub on_refresh_failure: Option<OnRefreshFailure>,
     /// How long requests and model calls may still take after a shutdown was asked for.
     pub drain_timeout: Duration,
 }
@@ -41,6 +51,9 @@ impl PlaneOptions {
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
             limits: Limits::default(),
+            master_key: None,
+            outbound_allow: Vec::new(),
+            on_refresh_failure: None,
             drain_timeout: Duration::from_secs(20),
         }
     }

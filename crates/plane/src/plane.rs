@@ -26,6 +26,8 @@ use crate::reconcile;
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
 use crate::run::registry::{Failing, Registry, Shared};
+use crate::vault::seal::Sealer;
+use crate::vault::{Direct, LocalMasterKeys, OnRefreshFailure, Ranges, RefreshFailure, Vaults};
 
 /// How long the owner of a session stays without anything to do.
 const LINGER: Duration = Duration::from_secs(30);
@@ -79,6 +81,7 @@ impl Plane {
             .await
             .expect("opening the store does not panic")?;
         let admin_key = admin_key(&store, &options).await?;
+        let vaults = vaults(&store, &options).await?;
         let worker_key = SecretText::fresh(WORKER_KEY_PREFIX);
         store
             .set_worker_key("local", KeyHash::of(worker_key.expose()), Time::now())
@@ -119,6 +122,7 @@ impl Plane {
             limits: options.limits,
             metrics,
             guard: Guard::default(),
+            vaults,
             closing: closing.clone(),
         });
         let router = http::router(app.clone());
@@ -165,8 +169,29 @@ impl Plane {
                 tracing::error!(%error, "a task of the plane ended badly");
             }
         }
+        self.app.vaults.close().await;
         self.app.store.close().await;
     }
+}
+
+/// Opens what seals the secrets of vaults. A master key that does not open what is there ends the start.
+async fn vaults(store: &Store, options: &PlaneOptions) -> Result<Vaults, PlaneError> {
+    let master = LocalMasterKeys::of_plane(&options.data_dir, options.master_key.as_ref(), store).await?;
+    let sealer = Sealer::new(store.clone(), Arc::new(master));
+    sealer.check().await?;
+    let outbound = Direct::new(Arc::new(Ranges(options.outbound_allow.clone())));
+    let on_failure = options.on_refresh_failure.clone().unwrap_or_else(log_refresh_failure);
+    Ok(Vaults::new(store.clone(), sealer, Arc::new(outbound), on_failure))
+}
+
+fn log_refresh_failure() -> OnRefreshFailure {
+    Arc::new(|failure: RefreshFailure| {
+        tracing::warn!(
+            event = "vault_credential.refresh_failed", workspace = %failure.workspace_id, vault = %failure.vault_id,
+            credential = %failure.credential_id, permanent = failure.permanent, reason = failure.reason,
+            "a credential could not be refreshed"
+        );
+    })
 }
 
 async fn admin_key(store: &Store, options: &PlaneOptions) -> Result<AdminKey, PlaneError> {

@@ -205,10 +205,8 @@ impl Store {
     ) -> Result<VaultCredentialSecrets, StoreError> {
         let (workspace, id) = (workspace.clone(), id.clone());
         self.read(move |conn| {
-            // One transaction: the row and its secrets belong together.
-            let moment = conn.unchecked_transaction()?;
-            let row = find(&moment, &workspace, None, &id)?;
-            let secrets = moment
+            let row = find(conn, &workspace, None, &id)?;
+            let secrets = conn
                 .prepare_cached("SELECT field, data_key_id, sealed FROM vault_secrets WHERE credential_id = ?1")?
                 .query_map([id.as_str()], |row| {
                     Ok(SealedSecret {
@@ -218,7 +216,6 @@ impl Store {
                     })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            moment.finish()?;
             Ok(VaultCredentialSecrets { row, secrets })
         })
         .await
@@ -240,12 +237,7 @@ impl Store {
                          AND archived_at IS NULL"
                     ))?
                     .query_row(
-                        (
-                            vault.as_str(),
-                            slot.used_for.as_str(),
-                            &slot.name,
-                            workspace.as_str(),
-                        ),
+                        (vault.as_str(), slot.used_for.as_str(), &slot.name, workspace.as_str()),
                         read,
                     )
                     .optional()?;
@@ -444,12 +436,7 @@ fn keep_secrets(conn: &Connection, id: &VaultCredentialId, secrets: &[SealedSecr
             "INSERT INTO vault_secrets (credential_id, field, data_key_id, sealed) VALUES (?1, ?2, ?3, ?4) \
              ON CONFLICT (credential_id, field) DO UPDATE SET data_key_id = ?3, sealed = ?4",
         )?
-        .execute((
-            id.as_str(),
-            &secret.field,
-            secret.data_key_id.as_str(),
-            &secret.sealed,
-        ))?;
+        .execute((id.as_str(), &secret.field, secret.data_key_id.as_str(), &secret.sealed))?;
     }
     Ok(())
 }
