@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Table;
 
@@ -61,6 +62,7 @@ fn lay_over(mut below: Table, above: Table) -> Table {
 pub(crate) struct Settings {
     pub(super) plane: PlaneSettings,
     pub(super) limits: LimitSettings,
+    pub(super) outbound: OutboundSettings,
     pub(super) model: ModelSettings,
     pub(super) up: UpSettings,
     pub(super) worker: WorkerSettings,
@@ -82,6 +84,12 @@ pub(super) struct PlaneSettings {
     pub(super) tls_key: Option<PathBuf>,
     pub(super) insecure_http: Option<bool>,
     pub(super) drain_timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OutboundSettings {
+    pub(super) allow: Option<Vec<IpNet>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

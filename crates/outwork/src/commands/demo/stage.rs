@@ -108,6 +108,8 @@ impl Stage {
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
             limits: Limits::default(),
+            master_key: None,
+            outbound_allow: Vec::new(),
             drain_timeout: Duration::from_secs(5),
             log: config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?.1,
             worker: worker.clone(),
