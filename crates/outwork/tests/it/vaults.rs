@@ -423,6 +423,17 @@ async fn a_credential_is_tried_out_against_its_server() {
         );
         assert!(response["body"].as_str().unwrap().len() <= 2000);
     }
+    upstream.set(|known| known.mcp_says = Some((403, "not for you".into())));
+    let client = json!({ "type": "none" });
+    let answer = validate(&api, &vault, upstream.oauth("good", "refresh-0", client)).await;
+    assert_eq!(
+        (&answer["status"], &answer["refresh"]),
+        (&json!("invalid"), &Value::Null)
+    );
+    assert!(
+        upstream.knowledge.lock().unwrap().forms.is_empty(),
+        "a refresh would not help"
+    );
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap();
     drop(nobody);

@@ -264,12 +264,11 @@ impl McpCredential {
     /// has not ended yet still serves.
     pub async fn token(&self) -> Result<AccessToken, TokenError> {
         let held = self.held().await?;
-        let now = Time::now();
-        if !held.is_due(now) || held.refresh().is_none() {
+        if !held.is_due(Time::now()) || held.refresh().is_none() {
             return Ok(held.token);
         }
         match self.refreshed(None, false).await {
-            Err(error) if held.has_ended(now) => Err(error),
+            Err(error) if held.has_ended(Time::now()) => Err(error),
             Err(TokenError::Gone(id)) => Err(TokenError::Gone(id)),
             Err(_) => Ok(held.token),
             Ok(token) => Ok(token),

@@ -1,7 +1,7 @@
 //! Trying a credential out: its token against its MCP server, and on a rejection its refresh.
 //!
-//! `valid`: the server took the token. `invalid`: it rejected it, and no refresh brought one that it takes. `unknown`:
-//! it could not be found out. What is shown of answers is short and holds none of the credential's secrets.
+//! `valid`: the server took the token. `invalid`: it rejected it, and no refresh brought one that it takes; or it knows
+//! the token and forbids what it was asked. `unknown`: it could not be found out. What is shown of answers is short and holds none of the credential's secrets.
 
 use std::time::Duration;
 
@@ -177,6 +177,8 @@ pub(crate) async fn validate(
     let failure = match probe.run(&token, end).await {
         Outcome::Taken => return Ok(verdict(Status::Valid, None, None)),
         Outcome::Unclear(failure) => return Ok(verdict(Status::Unknown, Some(failure), None)),
+        // Another token of the same grant is allowed no more.
+        Outcome::Forbidden(failure) => return Ok(verdict(Status::Invalid, Some(failure), None)),
         Outcome::Rejected(failure) => failure,
     };
     let token = match refreshed(&credential, &token).await {
@@ -188,7 +190,7 @@ pub(crate) async fn validate(
     Ok(match probe.run(&token, end).await {
         Outcome::Taken => verdict(Status::Valid, None, refresh),
         Outcome::Unclear(failure) => verdict(Status::Unknown, Some(failure), refresh),
-        Outcome::Rejected(failure) => verdict(Status::Invalid, Some(failure), refresh),
+        Outcome::Rejected(failure) | Outcome::Forbidden(failure) => verdict(Status::Invalid, Some(failure), refresh),
     })
 }
 
@@ -213,7 +215,10 @@ fn verdict(status: Status, probe: Option<ProbeFailure>, refresh: Option<RefreshO
 
 enum Outcome {
     Taken,
+    /// 401.
     Rejected(ProbeFailure),
+    /// 403.
+    Forbidden(ProbeFailure),
     Unclear(ProbeFailure),
 }
 
@@ -244,14 +249,11 @@ impl Probe<'_> {
                 let _ = self.post(token, session.as_ref(), &ready, end).await;
             }
             Ok(response) => {
-                let failure = failure("initialize", Some(&response), token);
-                if rejects(response.status) {
-                    return Outcome::Rejected(failure);
+                let status = response.status;
+                match sorted(status, failure("initialize", Some(&response), token)) {
+                    Outcome::Unclear(failure) if status.is_client_error() => first_failure = Some(failure),
+                    outcome => return outcome,
                 }
-                if !response.status.is_client_error() {
-                    return Outcome::Unclear(failure);
-                }
-                first_failure = Some(failure);
             }
             Err(_) => return Outcome::Unclear(failure("initialize", None, token)),
         }
@@ -260,12 +262,10 @@ impl Probe<'_> {
         self.leave(token, session.as_ref(), end).await;
         match answer {
             Ok(response) if response.status.is_success() => Outcome::Taken,
-            Ok(response) if rejects(response.status) => {
-                Outcome::Rejected(failure("tools/list", Some(&response), token))
-            }
-            Ok(response) => {
-                Outcome::Unclear(first_failure.unwrap_or_else(|| failure("tools/list", Some(&response), token)))
-            }
+            Ok(response) => match sorted(response.status, failure("tools/list", Some(&response), token)) {
+                Outcome::Unclear(failure) => Outcome::Unclear(first_failure.unwrap_or(failure)),
+                outcome => outcome,
+            },
             Err(_) => Outcome::Unclear(first_failure.unwrap_or_else(|| failure("tools/list", None, token))),
         }
     }
@@ -334,8 +334,13 @@ impl Probe<'_> {
     }
 }
 
-fn rejects(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+/// What an answer that is no success says of the token.
+fn sorted(status: StatusCode, failure: ProbeFailure) -> Outcome {
+    match status {
+        StatusCode::UNAUTHORIZED => Outcome::Rejected(failure),
+        StatusCode::FORBIDDEN => Outcome::Forbidden(failure),
+        _ => Outcome::Unclear(failure),
+    }
 }
 
 fn failure(method: &'static str, response: Option<&OutboundResponse>, token: &AccessToken) -> ProbeFailure {

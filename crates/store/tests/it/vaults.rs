@@ -279,7 +279,7 @@ async fn nothing_of_another_workspace_or_another_vault_is_found() {
     );
     let found = bed
         .store
-        .find_vault_credential(&other, &[vault.clone()], &mcp("https://a"))
+        .find_vault_credential(&other, std::slice::from_ref(&vault), &mcp("https://a"))
         .await
         .unwrap();
     assert!(found.is_none());

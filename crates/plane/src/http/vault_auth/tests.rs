@@ -6,7 +6,9 @@ fn now() -> Time {
     Time::from_micros(1_800_000_000_000_000)
 }
 
-fn create(auth: Value) -> Result<(Value, Vec<(&'static str, String)>), String> {
+type Texts = Vec<(&'static str, String)>;
+
+fn create(auth: Value) -> Result<(Value, Texts), String> {
     let (public, secrets) = create_auth(auth, now()).map_err(|e| e.message)?;
     let secrets = secrets
         .into_iter()

@@ -388,7 +388,9 @@ async fn a_retry_later_than_the_deadline_is_not_waited_for() {
 async fn an_endpoint_that_says_nothing_is_given_up() {
     let mut bed = Bed::new().await;
     let deadline = Duration::from_millis(300);
-    Arc::get_mut(&mut bed.vaults.inner).expect("nobody else has it").deadline = deadline;
+    Arc::get_mut(&mut bed.vaults.inner)
+        .expect("nobody else has it")
+        .deadline = deadline;
     bed.endpoint.permits.forget_permits(1000);
     let credential = bed.oauth(-5).await;
     let began = Instant::now();
