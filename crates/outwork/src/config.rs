@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ipnet::IpNet;
-use outwork_plane::{Limits, PromptOptions, RetryPolicy};
+use outwork_plane::{Limits, McpOptions, PromptOptions, RetryPolicy};
 use secrecy::SecretString;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
+mod mcp;
 mod settings;
 
 pub(crate) use settings::{DEFAULTS, Span};
@@ -40,9 +40,9 @@ pub(crate) struct PlaneConfig {
     pub(crate) model: Option<ModelConfig>,
     pub(crate) prompt: PromptOptions,
     pub(crate) retry: RetryPolicy,
+    pub(crate) mcp: McpOptions,
     pub(crate) limits: Limits,
     pub(crate) master_key: Option<SecretString>,
-    pub(crate) outbound_allow: Vec<IpNet>,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
     pub(crate) worker: WorkerConfig,
@@ -139,14 +139,9 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         model: model_provider(model, environment)?,
         prompt: prompt(model)?,
         retry: retry(model)?,
+        mcp: layers.settings.mcp.resolve()?,
         limits: request_limits(&layers.settings.limits)?,
         master_key: master_key(environment),
-        outbound_allow: layers
-            .settings
-            .outbound
-            .allow
-            .clone()
-            .context(missing("outbound.allow"))?,
         drain_timeout: args
             .drain_timeout
             .or(plane.drain_timeout)

@@ -39,9 +39,9 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     });
     options.prompt = config.prompt.clone();
     options.retry = config.retry;
+    options.mcp = config.mcp.clone();
     options.limits = config.limits.clone();
     options.master_key = config.master_key.clone();
-    options.outbound_allow = config.outbound_allow.clone();
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)
 }

@@ -9,6 +9,7 @@ pub mod app;
 mod auth;
 mod error;
 pub mod http;
+mod mcp;
 mod metrics;
 mod options;
 mod plane;
@@ -18,6 +19,7 @@ pub mod vault;
 
 pub use auth::{Role, SecretText};
 pub use error::PlaneError;
+pub use mcp::{McpNetworks, McpOptions};
 pub use options::{Limits, ModelProvider, PlaneOptions, TlsPaths};
 pub use outwork_engine::{PromptOptions, RetryPolicy};
 pub use plane::{AdminKey, Plane};

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use outwork_engine::{PromptOptions, RetryPolicy};
 use secrecy::SecretString;
 
+use crate::mcp::McpOptions;
 use crate::vault::OnRefreshFailure;
 
 /// What a plane is started with.
@@ -26,13 +26,13 @@ pub struct PlaneOptions {
     pub prompt: PromptOptions,
     /// When failed model requests are tried again.
     pub retry: RetryPolicy,
+    /// How MCP servers are reached.
+    pub mcp: McpOptions,
     /// Limits of requests and streams.
     pub limits: Limits,
     /// What secrets of vaults are sealed under: one or more keys, as [`crate::vault::master`] says. Without one, a key is
     /// made at first start and kept in the data folder.
     pub master_key: Option<SecretString>,
-    /// Addresses beside the public ones that requests with credentials of vaults may go to, also in clear text.
-    pub outbound_allow: Vec<IpNet>,
     /// Called when a credential could not be refreshed. Without it, the log says so.
     pub on_refresh_failure: Option<OnRefreshFailure>,
     /// How long requests and model calls may still take after a shutdown was asked for.
@@ -50,9 +50,9 @@ impl PlaneOptions {
             model: None,
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
+            mcp: McpOptions::default(),
             limits: Limits::default(),
             master_key: None,
-            outbound_allow: Vec::new(),
             on_refresh_failure: None,
             drain_timeout: Duration::from_secs(20),
         }

@@ -15,7 +15,7 @@ from sessions import Makers, bearer, fresh
 from upstream import Upstream
 
 SECRET = "s3cr3t"
-LOOPBACK = '[outbound]\nallow = ["127.0.0.0/8"]\n'
+LOOPBACK = '[mcp]\nallowed_networks = ["127.0.0.0/8"]\nplain_http = true\n'
 URL = "https://mcp.example.com/mcp"
 
 
@@ -305,11 +305,7 @@ def test_a_token_that_nothing_helps(reaching: anthropic.Anthropic) -> None:
 
 
 def test_a_server_that_is_not_there(reaching: anthropic.Anthropic, client: anthropic.Anthropic) -> None:
-    answer = validate(reaching, oauth("http://127.0.0.1:9/mcp"))
-    assert answer.status == "unknown"
-    assert answer.mcp_probe.method == "initialize" and answer.mcp_probe.http_response is None
-    # Where this machine's own addresses are not allowed, nothing is called at all.
-    with Upstream() as upstream:
-        upstream.access_token = f"access-{SECRET}"
-        assert validate(client, oauth(upstream.url + "/mcp")).status == "unknown"
-        assert upstream.methods == []
+    for caller, url in ((reaching, "http://127.0.0.1:9/mcp"), (client, "https://127.0.0.1:9/mcp")):
+        answer = validate(caller, oauth(url))
+        assert answer.status == "unknown"
+        assert answer.mcp_probe.method == "initialize" and answer.mcp_probe.http_response is None

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use bytesize::ByteSize;
-use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Table;
 
+use super::mcp::McpSettings;
 use crate::cli::plane::LogFormat;
 use crate::cli::worker::Isolation;
 
@@ -62,8 +62,8 @@ fn lay_over(mut below: Table, above: Table) -> Table {
 pub(crate) struct Settings {
     pub(super) plane: PlaneSettings,
     pub(super) limits: LimitSettings,
-    pub(super) outbound: OutboundSettings,
     pub(super) model: ModelSettings,
+    pub(super) mcp: McpSettings,
     pub(super) up: UpSettings,
     pub(super) worker: WorkerSettings,
     pub(super) log: LogSettings,
@@ -84,12 +84,6 @@ pub(super) struct PlaneSettings {
     pub(super) tls_key: Option<PathBuf>,
     pub(super) insecure_http: Option<bool>,
     pub(super) drain_timeout: Option<Span>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct OutboundSettings {
-    pub(super) allow: Option<Vec<IpNet>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,12 +1,14 @@
 //! Vaults over HTTP and the command line: secrets go in and never come out, tokens are refreshed, the master key is
 //! the one that it must be.
 
+mod command_line;
+mod master_key;
+mod sessions;
 mod upstream;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -15,12 +17,12 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::world::process::BINARY;
-use crate::world::{ADMIN_KEY, Answer, Api, SCRIPT, SOON, Server, ServerOptions, until};
+use crate::world::{Answer, Api, SCRIPT, SOON, Server, ServerOptions, until};
 use upstream::Upstream;
 
 /// Every secret of these tests has this in it; so have those that the authorization server gives out.
 const MARK: &str = "s3cr3t";
-const LOOPBACK: &str = "[outbound]\nallow = [\"127.0.0.0/8\"]\n";
+const LOOPBACK: &str = "[mcp]\nallowed_networks = [\"127.0.0.0/8\"]\nplain_http = true\n";
 
 fn bearer(url: &str, token: &str) -> Value {
     json!({ "auth": { "type": "static_bearer", "token": token, "mcp_server_url": url } })
@@ -210,7 +212,10 @@ async fn no_secret_comes_out_of_the_database_the_log_or_an_answer() {
     })
     .await;
     let log = server.log();
-    assert!(log.contains("TRACE") && log.contains("operation=VaultCredentialsValidate"));
+    assert!(
+        log.contains("operation=VaultCredentialsValidate"),
+        "the log is not a whole one"
+    );
     assert!(!log.contains(MARK), "the log holds a secret");
     // With what the write-ahead log holds, and after it was written back.
     check_files(server.data_dir(), MARK);
@@ -534,8 +539,24 @@ async fn a_rejected_token_is_refreshed_by_each_kind_of_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_to_addresses_inside_unless_they_are_allowed() {
-    let server = Server::start(ServerOptions::default()).await;
+    let strict = Server::start(ServerOptions::default()).await;
+    let server = Server::start(ServerOptions::default().settings("[mcp]\nplain_http = true\n")).await;
     let upstream = Upstream::start().await;
+    // Clear text needs leave, and is refused before there is anything to send.
+    let path = format!("/v1/vaults/{}/credentials", vault(&strict.api()).await);
+    let plain = without_refresh(&upstream, "good");
+    strict
+        .api()
+        .post(&path, plain)
+        .await
+        .refused(400, &["auth.mcp_server_url", "https"]);
+    let mut plain = upstream.oauth("good", "refresh-0", json!({ "type": "none" }));
+    plain["auth"]["mcp_server_url"] = json!("https://mcp.example.com/mcp");
+    strict
+        .api()
+        .post(&path, plain)
+        .await
+        .refused(400, &["auth.refresh.token_endpoint", "https"]);
     let api = server.api();
     let vault = vault(&api).await;
     upstream.set(|known| known.access_token = "good".into());
@@ -550,222 +571,4 @@ async fn nothing_is_sent_to_addresses_inside_unless_they_are_allowed() {
         );
     }
     assert!(upstream.knowledge.lock().unwrap().methods.is_empty());
-}
-
-/// A stopped server's folder with a credential that is valid only if its token is opened.
-async fn kept_folder(options: ServerOptions) -> (tempfile::TempDir, std::path::PathBuf, Upstream, String) {
-    let server = Server::start(options.settings(LOOPBACK)).await;
-    let upstream = Upstream::start().await;
-    let api = server.api();
-    let vault = vault(&api).await;
-    upstream.set(|known| known.access_token = "good".into());
-    let path = format!("/v1/vaults/{vault}/credentials");
-    let id = api.make(&path, without_refresh(&upstream, "good")).await;
-    let (folder, data_dir) = stopped(server).await;
-    (
-        folder.unwrap(),
-        data_dir,
-        upstream,
-        format!("{path}/{id}/mcp_oauth_validate"),
-    )
-}
-
-fn options_in(data_dir: &Path) -> ServerOptions {
-    ServerOptions {
-        data_dir: Some(data_dir.to_owned()),
-        ..ServerOptions::default()
-    }
-}
-
-fn with_master_key(mut options: ServerOptions, key: &str) -> ServerOptions {
-    options.variables.push(("OUTWORK_MASTER_KEY".into(), key.into()));
-    options
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_another_master_key_does_not_start() {
-    let (_folder, data_dir, _upstream, path) = kept_folder(ServerOptions::default()).await;
-    let key_file = data_dir.join("master.key");
-    let key = std::fs::read_to_string(&key_file).unwrap();
-    let refused = async |options: ServerOptions, named: &[&str]| {
-        let (status, said) = options.refused(&data_dir).await;
-        assert_eq!(status.code(), Some(1));
-        for name in named {
-            assert!(said.contains(name), "`{name}` is missing: {said}");
-        }
-        assert!(!said.contains(key.trim()), "{said}");
-    };
-    const ANOTHER: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
-    let restore = ["mkey_", "master.key", "OUTWORK_MASTER_KEY"];
-    refused(with_master_key(options_in(&data_dir), ANOTHER), &restore).await;
-    refused(
-        with_master_key(options_in(&data_dir), "short"),
-        &["OUTWORK_MASTER_KEY", "openssl rand"],
-    )
-    .await;
-    std::fs::write(&key_file, ANOTHER).unwrap();
-    refused(options_in(&data_dir), &restore).await;
-    std::fs::remove_file(&key_file).unwrap();
-    refused(options_in(&data_dir), &restore).await;
-    assert!(
-        !key_file.exists(),
-        "a key that opens nothing was put in place of the one that is missing"
-    );
-    std::fs::write(&key_file, &key).unwrap();
-    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o644)).unwrap();
-    refused(options_in(&data_dir), &["master.key", "chmod 600"]).await;
-
-    // The right one, from wherever it comes.
-    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    for options in [
-        options_in(&data_dir),
-        with_master_key(options_in(&data_dir), key.trim()),
-    ] {
-        let server = Server::start(options.settings(LOOPBACK)).await;
-        assert_eq!(server.api().post(&path, json!({})).await.ok()["status"], "valid");
-        stopped(server).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_master_key_is_rotated_while_the_server_is_stopped() {
-    let (_folder, data_dir, _upstream, path) = kept_folder(ServerOptions::default()).await;
-    let folder = data_dir.to_str().unwrap();
-    let key_file = data_dir.join("master.key");
-    let before = std::fs::read_to_string(&key_file).unwrap();
-    let rotation = ["vault", "rotate-master-key", "--data-dir", folder];
-
-    let server = Server::start(options_in(&data_dir).settings(LOOPBACK)).await;
-    let output = outwork(&rotation, "", &[]).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("in use by another server"), "{}", said(&output));
-    assert_eq!(std::fs::read_to_string(&key_file).unwrap(), before);
-    stopped(server).await;
-
-    let output = outwork(&rotation, "", &[]).await;
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("1 data key"), "{}", said(&output));
-    let after = std::fs::read_to_string(&key_file).unwrap();
-    assert!(!said(&output).contains(after.trim()) && !said(&output).contains(before.trim()));
-    assert!(after.lines().count() == 1 && after != before);
-    let server = Server::start(options_in(&data_dir).settings(LOOPBACK)).await;
-    assert_eq!(server.api().post(&path, json!({})).await.ok()["status"], "valid");
-    stopped(server).await;
-
-    // Killed at any moment, it can be done again, and nothing is lost.
-    for delay in (0..60).step_by(6) {
-        let mut child = Command::new(BINARY)
-            .args(rotation)
-            .env_remove("OUTWORK_MASTER_KEY")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // No condition: the moment is meant to be any.
-        let _ = timeout(Duration::from_millis(delay), child.wait()).await;
-        child.kill().await.unwrap();
-        let mode = std::fs::metadata(&key_file).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-    let server = Server::start(options_in(&data_dir).settings(LOOPBACK)).await;
-    assert_eq!(server.api().post(&path, json!({})).await.ok()["status"], "valid");
-    stopped(server).await;
-    let output = outwork(&rotation, "", &[]).await;
-    assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(std::fs::read_to_string(&key_file).unwrap().lines().count(), 1);
-    let output = outwork(&["vault", "rotate-master-key", "--data-dir", "/nowhere"], "", &[]).await;
-    assert!(said(&output).contains("no data folder"), "{}", said(&output));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_takes_secrets_from_standard_input_and_files_only() {
-    let server = Server::start(ServerOptions::default()).await;
-    let api = server.api();
-    let variables = [("OUTWORK_BASE_URL", server.base_url()), ("OUTWORK_API_KEY", ADMIN_KEY)];
-    let run = async |words: &[&str], input: &str| {
-        let output = outwork(words, input, &variables).await;
-        let said = said(&output);
-        assert!(!said.contains(MARK), "{words:?}: {said}");
-        (output.status.success(), said)
-    };
-    let json_of = async |words: &[&str], input: &str| {
-        let (worked, said) = run(&[words, &["--json"]].concat(), input).await;
-        assert!(worked, "{words:?}: {said}");
-        serde_json::from_str::<Value>(said.lines().next().unwrap()).unwrap()
-    };
-    let vault = json_of(&["vaults", "create", "--name", "Alice"], "").await;
-    let vault = vault["id"].as_str().unwrap();
-    let create = ["vaults", "credentials", "create", vault];
-    let with = |more: &[&'static str]| [&create[..], more].concat();
-    let server_url = "https://mcp.example.com/mcp";
-    let bearer = json_of(&with(&["--mcp-server", server_url, "--name", "mine"]), "token-s3cr3t\n").await;
-    assert_eq!(bearer["auth"]["mcp_server_url"], server_url);
-    assert_eq!(bearer["display_name"], "mine");
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "value-s3cr3t\n").unwrap();
-    let from_file = [
-        "--variable",
-        "KEY",
-        "--host",
-        "api.example.com",
-        "--secret-file",
-        file.path().to_str().unwrap(),
-    ];
-    let value = json_of(&[&create[..], &from_file].concat(), "").await;
-    assert_eq!(
-        value["auth"]["networking"],
-        json!({ "type": "limited", "allowed_hosts": ["api.example.com"] })
-    );
-    let auth = json!({ "type": "mcp_oauth", "access_token": "at-s3cr3t", "mcp_server_url": "https://o.example/mcp" });
-    let oauth = json_of(&with(&["--auth-file", "-"]), &auth.to_string()).await;
-    assert_eq!(oauth["auth"]["type"], "mcp_oauth");
-
-    let (worked, said) = run(&["vaults", "credentials", "list", vault], "").await;
-    assert!(worked && said.contains("KEY") && said.contains(server_url), "{said}");
-    let id = bearer["id"].as_str().unwrap();
-    let (worked, said) = run(&["vaults", "credentials", "replace-secret", vault, id], "new-s3cr3t").await;
-    assert!(worked, "{said}");
-    let (worked, said) = run(&["vaults", "credentials", "show", vault, id], "").await;
-    assert!(worked && said.contains("static_bearer"), "{said}");
-    for (words, input, named) in [
-        (with(&["--mcp-server", server_url]), "", "empty"),
-        (with(&["--mcp-server", server_url]), "t-s3cr3t", "mcp_server_url"),
-        (with(&["--auth-file", "-"]), "{ s3cr3t", "line 1"),
-        (with(&[]), "", "--mcp-server"),
-        (with(&["--host", "x"]), "", "--variable"),
-    ] {
-        let (worked, said) = run(&words, input).await;
-        assert!(!worked && said.contains(named), "{words:?}: {said}");
-    }
-    let agent = api.agent(SCRIPT, json!([])).await;
-    let environment = api.environment("self_hosted").await;
-    let session = json_of(
-        &[
-            "sessions",
-            "create",
-            "--agent",
-            &agent,
-            "--environment",
-            &environment,
-            "--vault",
-            vault,
-        ],
-        "",
-    )
-    .await;
-    assert_eq!(session["vault_ids"], json!([vault]));
-    for words in [
-        &["vaults", "credentials", "archive", vault, id][..],
-        &["vaults", "credentials", "delete", vault, id],
-        &["vaults", "archive", vault],
-        &["vaults", "show", vault],
-        &["vaults", "ls", "--include-archived"],
-        &["vaults", "delete", vault],
-    ] {
-        let (worked, said) = run(words, "").await;
-        assert!(
-            worked && said.contains(if words.contains(&id) { id } else { vault }),
-            "{words:?}: {said}"
-        );
-    }
 }

@@ -6,8 +6,11 @@
 pub(crate) mod agents;
 pub(crate) mod environments;
 pub(crate) mod events;
+pub(crate) mod fields;
 pub(crate) mod guard;
 pub(crate) mod keys;
+pub(crate) mod mcp_servers;
+pub(crate) mod model_params;
 pub(crate) mod models;
 pub(crate) mod sessions;
 pub(crate) mod tools;

@@ -10,13 +10,13 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use super::App;
-use super::tools::merge_metadata;
+use super::fields::merge_metadata;
 use super::vaults::as_request_error;
 use crate::auth::Access;
 use crate::error::{ApiError, ErrorKind};
 use crate::vault::auth::{
     ACCESS_TOKEN, CLIENT_SECRET, ClientAuth, InjectionLocation, Networking, PublicAuth, REFRESH_TOKEN, SECRET_VALUE,
-    TOKEN, check_address,
+    TOKEN, addresses, check_address,
 };
 use crate::vault::validate::{Validation, validate as try_out};
 use crate::vault::{TokenError, VaultError};
@@ -85,6 +85,13 @@ pub(crate) async fn create(
     if app.store.vault(workspace, vault).await?.archived_at.is_some() {
         return Err(ApiError::invalid(format!(
             "vault `{vault}` is archived and takes no credentials; use another one"
+        )));
+    }
+    if !app.vaults.inner.outbound.plain_http(workspace)
+        && let Some((field, _)) = addresses(&draft.auth).iter().find(|(_, url)| is_plain(url))
+    {
+        return Err(ApiError::invalid(format!(
+            "{field}: must be https, as this server sends no secret in clear text (`mcp.plain_http`)"
         )));
     }
     let id = VaultCredentialId::fresh();
@@ -227,6 +234,12 @@ pub(crate) async fn validate(
     let server = check_address(&server).map_err(|_| VaultError::Incomplete(id.clone()))?;
     let validation = try_out(&app.vaults, workspace, vault, id, &server).await?;
     Ok((refresh.is_some(), validation))
+}
+
+fn is_plain(address: &str) -> bool {
+    address
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:"))
 }
 
 async fn sealed(

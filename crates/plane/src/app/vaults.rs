@@ -8,7 +8,7 @@ use outwork_wire::id::{VaultId, WorkspaceId};
 use serde_json::{Map, Value};
 
 use super::App;
-use super::tools::merge_metadata;
+use super::fields::merge_metadata;
 use crate::auth::Access;
 use crate::error::ApiError;
 

@@ -12,6 +12,7 @@ mod dispatch;
 mod environments;
 mod events;
 mod keys;
+mod lists;
 mod models;
 mod query;
 mod render;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::body::parse_value;
-use crate::app::tools::{check_length, given};
+use crate::app::fields::{check_length, given};
 use crate::app::vault_credentials::{AuthChange, InjectionChange, RefreshChange, check_injection};
 use crate::error::ApiError;
 use crate::vault::auth::{

@@ -13,7 +13,7 @@ use super::call::Call;
 use super::render::Reply;
 use super::vault_auth::{create_auth, update_auth, without_values};
 use super::vaults::vault_id;
-use crate::app::tools::{check_length, checked_metadata, given};
+use crate::app::fields::{check_length, checked_metadata, given};
 use crate::app::vault_credentials::{self, CredentialChange, CredentialDraft};
 use crate::error::ApiError;
 use crate::vault::HttpExcerpt;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::agents::{list_page, page_request};
 use super::call::Call;
 use super::render::Reply;
-use crate::app::tools::{check_length, checked_metadata, given};
+use crate::app::fields::{check_length, checked_metadata, given};
 use crate::app::vaults::{self, VaultChange};
 use crate::error::ApiError;
 

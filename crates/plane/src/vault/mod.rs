@@ -18,12 +18,14 @@ pub mod rotate;
 pub(crate) mod seal;
 mod token;
 pub(crate) mod validate;
+mod words;
 
 pub use master::{LocalMasterKeys, MasterKey, MasterKeyError};
-pub use oauth::{AccessToken, McpCredential, OnRefreshFailure, RefreshFailure, TokenError, Vaults};
-pub use outbound::{AddressRule, Direct, Outbound, OutboundError, OutboundRequest, OutboundResponse, Ranges, Verdict};
+pub use oauth::{McpCredential, Vaults};
+pub use outbound::{Outbound, OutboundError, OutboundRequest, OutboundResponse};
 pub use rotate::{KeyFile, Rotated, rotate_master_key};
 pub use validate::HttpExcerpt;
+pub use words::{AccessToken, OnRefreshFailure, RefreshFailure, TokenError};
 
 use outwork_store::StoreError;
 use outwork_wire::id::VaultCredentialId;

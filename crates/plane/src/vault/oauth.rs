@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use outwork_mcp::{Credentials, Rejected};
 use outwork_store::{SealedSecret, Store, StoreError, VaultCredentialSecrets};
 use outwork_wire::Time;
-use outwork_wire::id::{VaultCredentialId, VaultId, WorkspaceId};
+use outwork_wire::id::{SessionId, VaultCredentialId, VaultId, WorkspaceId};
 use rand::Rng;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::Value;
-use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
@@ -28,7 +28,7 @@ use super::auth::{ACCESS_TOKEN, CLIENT_SECRET, PublicAuth, REFRESH_TOKEN, TOKEN,
 use super::outbound::Outbound;
 use super::seal::Sealer;
 use super::token::{self, Denied, Granted, RefreshGrant};
-use super::validate::HttpExcerpt;
+use super::words::{AccessToken, OnRefreshFailure, RefreshFailure, TokenError};
 
 /// How long before its end a token is replaced, in seconds.
 const AHEAD_SECONDS: i64 = 60;
@@ -42,102 +42,6 @@ const BACKOFF: Duration = Duration::from_millis(250);
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How often a result is offered to a store that cannot write.
 const COMMITS: u32 = 6;
-
-/// An access token, or a static one.
-#[derive(Clone)]
-pub struct AccessToken(Arc<SecretString>);
-
-impl AccessToken {
-    pub(crate) fn new(text: SecretString) -> Self {
-        Self(Arc::new(text))
-    }
-
-    /// The token, for the one header that carries it.
-    pub fn expose(&self) -> &str {
-        self.0.expose_secret()
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        bool::from(self.expose().as_bytes().ct_eq(other.expose().as_bytes()))
-    }
-}
-
-/// Why there is no token.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum TokenError {
-    /// The credential was archived or deleted.
-    #[error("vault credential `{0}` was archived or deleted")]
-    Gone(VaultCredentialId),
-    /// The server rejected the token, and there is no way to a new one.
-    #[error(
-        "the token of vault credential `{0}` was rejected and cannot be refreshed: store a new one in the credential"
-    )]
-    NoRefresh(VaultCredentialId),
-    /// The token endpoint refused for good.
-    #[error("vault credential `{credential}` cannot be refreshed: {reason}. Authorize again and store the new tokens")]
-    Dead {
-        /// The credential.
-        credential: VaultCredentialId,
-        /// What the endpoint answered.
-        reason: String,
-        /// Its answer, scrubbed.
-        response: Option<Box<HttpExcerpt>>,
-    },
-    /// It did not work this time.
-    #[error("vault credential `{credential}` could not be refreshed: {reason}; it is tried again later")]
-    Passing {
-        /// The credential.
-        credential: VaultCredentialId,
-        /// What went wrong.
-        reason: String,
-        /// The endpoint's answer, scrubbed.
-        response: Option<Box<HttpExcerpt>>,
-        /// Whether there was no connection.
-        unreachable: bool,
-    },
-    /// The secrets could not be read or kept.
-    #[error("vault credential `{credential}` could not be used: {reason}")]
-    Store {
-        /// The credential.
-        credential: VaultCredentialId,
-        /// Why.
-        reason: String,
-    },
-}
-
-impl TokenError {
-    fn store(credential: &VaultCredentialId, error: &dyn std::error::Error) -> Self {
-        Self::Store {
-            credential: credential.clone(),
-            reason: error.to_string(),
-        }
-    }
-
-    /// Whether trying again later, without anybody doing anything, can help.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Passing { .. } | Self::Store { .. })
-    }
-}
-
-/// A refresh that failed: what a `vault_credential.refresh_failed` event says, and more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefreshFailure {
-    /// Its workspace.
-    pub workspace_id: WorkspaceId,
-    /// Its vault.
-    pub vault_id: VaultId,
-    /// The credential.
-    pub credential_id: VaultCredentialId,
-    /// Whether asking again cannot help.
-    pub permanent: bool,
-    /// For a person; holds no secret.
-    pub reason: String,
-    /// When.
-    pub at: Time,
-}
-
-/// Called with every refresh that failed.
-pub type OnRefreshFailure = Arc<dyn Fn(RefreshFailure) + Send + Sync>;
 
 /// Tokens of credentials. Cheap to clone; all clones share their refreshes.
 #[derive(Clone)]
@@ -218,6 +122,17 @@ impl Vaults {
             .find_vault_credential(workspace, vault_ids, &slot)
             .await?;
         Ok(found.map(|row| self.credential(workspace, &row.vault_id, &row.id)))
+    }
+
+    /// The same, with the vaults that a session was made with.
+    pub(crate) async fn credential_of_session(
+        &self,
+        workspace: &WorkspaceId,
+        session: &SessionId,
+        mcp_server_url: &str,
+    ) -> Result<Option<McpCredential>, VaultError> {
+        let row = self.inner.store.session(workspace, session).await?;
+        self.credential_for(workspace, &row.vault_ids, mcp_server_url).await
     }
 
     pub(crate) fn credential(&self, workspace: &WorkspaceId, vault: &VaultId, id: &VaultCredentialId) -> McpCredential {
@@ -526,6 +441,35 @@ impl McpCredential {
             at: Time::now(),
         });
         error
+    }
+}
+
+impl Credentials for McpCredential {
+    fn token(&self) -> BoxFuture<'_, Option<SecretString>> {
+        Box::pin(async move {
+            match self.token().await {
+                Ok(token) => Some(SecretString::from(token.expose())),
+                Err(error) => {
+                    // The server is asked without one and says that it wants one.
+                    tracing::warn!(credential = %self.id, %error, "a credential gave no token");
+                    None
+                }
+            }
+        })
+    }
+
+    fn refresh_after_rejection<'a>(
+        &'a self,
+        rejected: &'a SecretString,
+    ) -> BoxFuture<'a, Result<Option<SecretString>, Rejected>> {
+        Box::pin(async move {
+            let rejected = AccessToken::new(rejected.clone());
+            match self.refresh_after_rejection(&rejected).await {
+                Ok(token) => Ok(Some(SecretString::from(token.expose()))),
+                Err(TokenError::NoRefresh(_)) => Ok(None),
+                Err(error) => Err(Rejected(error.to_string())),
+            }
+        })
     }
 }
 

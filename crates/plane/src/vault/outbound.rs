@@ -1,20 +1,25 @@
 //! Requests that leave this machine with a secret: to token endpoints, and to MCP servers that are tried out.
 //!
-//! [`Outbound`] is the room for how they go. [`Direct`] resolves the host itself, asks an [`AddressRule`] about every
-//! address, and dials only those that it checked, so that a name cannot change its address in between. It follows no
-//! redirect, uses no proxy, keeps no connection, and bounds time and bytes. Clear text goes only to addresses that the
-//! operator allowed by name.
+//! [`Outbound`] is the room for how they go. [`Dialled`] goes as sessions go to MCP servers ([`crate::mcp`]): addresses are
+//! checked after resolving, clear text only where the operator allows it. It follows no redirect, keeps no connection,
+//! and bounds time and bytes.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Method, StatusCode, header};
-use ipnet::IpNet;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use outwork_mcp::dial::Scheme;
+use outwork_mcp::{Dial, DialError, Target};
 use outwork_wire::id::WorkspaceId;
+use tokio::time::Instant;
 use url::{Host, Url};
+
+use crate::mcp::Ways;
 
 /// A request. It has no `Debug`, as its headers and its body hold secrets.
 pub struct OutboundRequest {
@@ -67,132 +72,78 @@ pub enum OutboundError {
 pub trait Outbound: Send + Sync {
     /// Sends a request and reads its answer.
     fn send(&self, request: OutboundRequest) -> BoxFuture<'_, Result<OutboundResponse, OutboundError>>;
+
+    /// Whether requests of a workspace may go in clear text.
+    fn plain_http(&self, workspace: &WorkspaceId) -> bool;
 }
 
-/// Whether requests of a workspace may go to an address, and if so whether in clear text.
-pub trait AddressRule: Send + Sync {
-    /// The verdict on an address.
-    fn judge(&self, workspace: &WorkspaceId, address: IpAddr) -> Verdict;
+/// Over the way on which sessions reach MCP servers: the same addresses are allowed, the same authorities trusted.
+pub(crate) struct Dialled {
+    ways: Arc<Ways>,
 }
 
-/// A verdict on an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing goes there.
-    Refused,
-    /// TLS goes there.
-    Encrypted,
-    /// The operator allowed it by name: anything goes there.
-    Allowed,
-}
-
-/// The same rule for all workspaces: public addresses, and ranges that the operator allowed by name.
-pub struct Ranges(pub Vec<IpNet>);
-
-impl AddressRule for Ranges {
-    fn judge(&self, _workspace: &WorkspaceId, address: IpAddr) -> Verdict {
-        let address = address.to_canonical();
-        if self.0.iter().any(|range| range.contains(&address)) {
-            Verdict::Allowed
-        } else if is_public(address) {
-            Verdict::Encrypted
-        } else {
-            Verdict::Refused
-        }
-    }
-}
-
-/// Whether an address is reachable over the internet and nothing special. Source: the IANA registries of special-purpose
-/// addresses.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                || ip.is_documentation()
-                || a == 0
-                || a >= 240
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 192 && b == 0 && c == 0)
-                || (a == 192 && b == 88 && c == 99)
-                || (a == 198 && (18..20).contains(&b)))
-        }
-        IpAddr::V6(ip) => {
-            let [a, b, ..] = ip.segments();
-            // Only global unicast, and of that neither documentation nor what wraps IPv4 addresses.
-            a & 0xe000 == 0x2000 && !(a == 0x2001 && (b < 0x0200 || b == 0x0db8)) && a != 0x2002 && a != 0x3fff
-        }
-    }
-}
-
-/// Over this machine's own network.
-pub struct Direct {
-    rule: Arc<dyn AddressRule>,
-}
-
-impl Direct {
-    /// By that rule.
-    pub fn new(rule: Arc<dyn AddressRule>) -> Self {
-        Self { rule }
+impl Dialled {
+    pub(crate) fn new(ways: Arc<Ways>) -> Self {
+        Self { ways }
     }
 
     async fn exchange(&self, request: OutboundRequest) -> Result<OutboundResponse, OutboundError> {
-        let (host, addresses) = resolve(&request.url).await?;
-        let clear = request.url.scheme() != "https";
-        let dialled: Vec<SocketAddr> = addresses
-            .into_iter()
-            .filter(|address| match self.rule.judge(&request.workspace, address.ip()) {
-                Verdict::Refused => false,
-                Verdict::Encrypted => !clear,
-                Verdict::Allowed => true,
-            })
-            .collect();
-        if dialled.is_empty() {
-            return Err(OutboundError::Refused(format!(
-                "`{host}` has no address that requests may go to{}; the operator can allow ranges in outbound.allow",
-                if clear { " in clear text" } else { "" }
-            )));
-        }
-        // A client of its own: no other request's connection is used, and the name is resolved no second time.
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .resolve_to_addrs(&host, &dialled)
-            .build()
-            .map_err(|_| OutboundError::Connect("TLS cannot be used on this machine".into()))?;
-        let mut response = client
-            .request(request.method, request.url)
-            .headers(request.headers)
-            .body(request.body)
-            .send()
-            .await
-            .map_err(|error| sorted(&error))?;
-        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-        let stream = status.is_success() && is_event_stream(&headers);
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| sorted(&error))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > request.max_body || (stream && has_event(&body)) {
-                break;
+        let (dial, target) = self.way(&request)?;
+        let deadline = Instant::now() + request.deadline;
+        let stream = dial.dial(&target, deadline).await.map_err(|error| match error {
+            DialError::Refused { .. } => OutboundError::Refused(error.to_string()),
+            DialError::Timeout { .. } => OutboundError::Timeout,
+            DialError::Resolve { .. } | DialError::Connect { .. } | DialError::Tls { .. } => {
+                OutboundError::Connect(error.to_string())
             }
+        })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| OutboundError::Broken)?;
+        let max_body = request.max_body;
+        let message = written(request)?;
+        let exchange = async move {
+            let response = sender.send_request(message).await.map_err(|_| OutboundError::Broken)?;
+            answered(response, max_body).await
+        };
+        // The connection is driven here and ends with this future. What came before its end is still read.
+        let driven = async {
+            let _ = connection.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            result = exchange => result,
+            () = driven => Err(OutboundError::Broken),
         }
-        let truncated = body.len() > request.max_body;
-        body.truncate(request.max_body);
-        Ok(OutboundResponse {
-            status,
-            headers,
-            body: body.freeze(),
-            truncated,
-        })
+    }
+
+    fn way(&self, request: &OutboundRequest) -> Result<(Arc<dyn Dial>, Target), OutboundError> {
+        let refused = |what: &str| OutboundError::Refused(format!("the address {what}"));
+        let url = &request.url;
+        let scheme = match url.scheme() {
+            "https" => Scheme::Https,
+            "http" => Scheme::Http,
+            _ => return Err(refused("is neither https nor http")),
+        };
+        let host = match url.host() {
+            Some(Host::Domain(name)) => name.to_owned(),
+            Some(Host::Ipv4(ip)) => ip.to_string(),
+            Some(Host::Ipv6(ip)) => ip.to_string(),
+            None => return Err(refused("has no host")),
+        };
+        let port = url.port_or_known_default().ok_or_else(|| refused("has no port"))?;
+        let (dial, policy) = self.ways.way(&request.workspace, url);
+        let target = Target {
+            scheme,
+            host,
+            port,
+            policy,
+        };
+        Ok((dial, target))
     }
 }
 
-impl Outbound for Direct {
+impl Outbound for Dialled {
     fn send(&self, request: OutboundRequest) -> BoxFuture<'_, Result<OutboundResponse, OutboundError>> {
         Box::pin(async move {
             let deadline = request.deadline;
@@ -201,38 +152,58 @@ impl Outbound for Direct {
                 .unwrap_or(Err(OutboundError::Timeout))
         })
     }
-}
 
-async fn resolve(url: &Url) -> Result<(String, Vec<SocketAddr>), OutboundError> {
-    let port = url
-        .port_or_known_default()
-        .ok_or_else(|| OutboundError::Refused("the address has no port".into()))?;
-    match url.host() {
-        Some(Host::Ipv4(ip)) => Ok((ip.to_string(), vec![(ip, port).into()])),
-        Some(Host::Ipv6(ip)) => Ok((ip.to_string(), vec![(ip, port).into()])),
-        Some(Host::Domain(name)) => {
-            let found = tokio::net::lookup_host((name, port))
-                .await
-                .map_err(|_| OutboundError::Connect(format!("`{name}` cannot be resolved")))?;
-            Ok((name.to_owned(), found.collect()))
-        }
-        None => Err(OutboundError::Refused("the address has no host".into())),
+    fn plain_http(&self, workspace: &WorkspaceId) -> bool {
+        self.ways.plain_http(workspace)
     }
 }
 
-fn sorted(error: &reqwest::Error) -> OutboundError {
-    if error.is_timeout() {
-        OutboundError::Timeout
-    } else if error.is_connect() {
-        // The innermost cause names neither the path nor the query.
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
+fn written(request: OutboundRequest) -> Result<http::Request<Full<Bytes>>, OutboundError> {
+    let unwritten = || OutboundError::Refused("the address cannot be written into a request".into());
+    let url = &request.url;
+    let path = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    let authority = match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        (None, _) => return Err(unwritten()),
+    };
+    let host = HeaderValue::from_str(&authority).map_err(|_| unwritten())?;
+    let mut message = http::Request::builder()
+        .method(request.method)
+        .uri(path)
+        .body(Full::new(request.body))
+        .map_err(|_| unwritten())?;
+    *message.headers_mut() = request.headers;
+    message.headers_mut().insert(header::HOST, host);
+    message
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Ok(message)
+}
+
+async fn answered(response: http::Response<Incoming>, max_body: usize) -> Result<OutboundResponse, OutboundError> {
+    let (parts, mut incoming) = response.into_parts();
+    let stream = parts.status.is_success() && is_event_stream(&parts.headers);
+    let mut body = BytesMut::new();
+    while let Some(frame) = incoming.frame().await {
+        if let Ok(data) = frame.map_err(|_| OutboundError::Broken)?.into_data() {
+            body.extend_from_slice(&data);
         }
-        OutboundError::Connect(cause.to_string())
-    } else {
-        OutboundError::Broken
+        if body.len() > max_body || (stream && has_event(&body)) {
+            break;
+        }
     }
+    let truncated = body.len() > max_body;
+    body.truncate(max_body);
+    Ok(OutboundResponse {
+        status: parts.status,
+        headers: parts.headers,
+        body: body.freeze(),
+        truncated,
+    })
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -254,45 +225,6 @@ fn has_event(body: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_public_addresses_and_named_ranges() {
-        let rule = Ranges(vec!["10.1.0.0/16".parse().unwrap(), "fd00::/8".parse().unwrap()]);
-        let workspace = WorkspaceId::fresh();
-        let judge = |text: &str| rule.judge(&workspace, text.parse().unwrap());
-        for public in ["1.1.1.1", "93.184.215.14", "2606:4700::1111", "2a00:1450:4001::1"] {
-            assert_eq!(judge(public), Verdict::Encrypted, "{public}");
-        }
-        for inside in [
-            "127.0.0.1",
-            "10.2.0.1",
-            "192.168.1.1",
-            "172.16.0.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "192.0.0.8",
-            "198.18.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::1",
-            "::",
-            "fe80::1",
-            "fc00::1",
-            "ff02::1",
-            "::ffff:127.0.0.1",
-            "::ffff:169.254.169.254",
-            "64:ff9b::7f00:1",
-            "2002:7f00:1::",
-            "2001::1",
-            "2001:db8::1",
-        ] {
-            assert_eq!(judge(inside), Verdict::Refused, "{inside}");
-        }
-        for named in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::1"] {
-            assert_eq!(judge(named), Verdict::Allowed, "{named}");
-        }
-    }
 
     #[test]
     fn an_event_ends_with_an_empty_line() {

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::oauth::{AccessToken, McpCredential, TokenError, Vaults};
+use super::oauth::{McpCredential, Vaults};
 use super::outbound::{OutboundError, OutboundRequest, OutboundResponse};
+use super::words::{AccessToken, TokenError};
 
 /// How much of an answer's body is shown, in characters.
 const SHOWN: usize = 2000;

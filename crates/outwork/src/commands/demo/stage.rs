@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outwork_plane::Plane;
-use outwork_plane::{Limits, PromptOptions, RetryPolicy};
+use outwork_plane::{Limits, McpOptions, PromptOptions, RetryPolicy};
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;
 use secrecy::{ExposeSecret, SecretString};
@@ -107,9 +107,9 @@ impl Stage {
             model: Some(provider),
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
+            mcp: McpOptions::default(),
             limits: Limits::default(),
             master_key: None,
-            outbound_allow: Vec::new(),
             drain_timeout: Duration::from_secs(5),
             log: config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?.1,
             worker: worker.clone(),

@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{any, post};
+use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
@@ -89,7 +90,25 @@ fn answer(status: u16, kind: &str, body: impl Into<Body>) -> Response {
         .unwrap()
 }
 
-async fn mcp(State(shared): Shared, headers: HeaderMap, body: Bytes) -> Response {
+/// What the server answers to a request of the protocol, revision 2025-11-25.
+fn result_of(method: &str) -> Value {
+    match method {
+        "initialize" => json!({
+            "protocolVersion": "2025-11-25", "capabilities": { "tools": {} },
+            "serverInfo": { "name": "upstream", "version": "1" },
+        }),
+        "tools/list" => json!({ "tools": [{
+            "name": "lookup", "description": "Looks it up.", "inputSchema": { "type": "object" },
+        }] }),
+        "tools/call" => json!({ "content": [{ "type": "text", "text": "it is 42" }] }),
+        _ => json!({}),
+    }
+}
+
+async fn mcp(State(shared): Shared, method: Method, headers: HeaderMap, body: Bytes) -> Response {
+    if method == Method::GET {
+        return answer(405, "text/plain", "");
+    }
     let mut known = shared.lock().unwrap();
     if let Some((status, body)) = known.mcp_says.clone() {
         return answer(status, "text/plain", body);
@@ -112,7 +131,7 @@ async fn mcp(State(shared): Shared, headers: HeaderMap, body: Bytes) -> Response
     if message.get("id").is_none() {
         return answer(202, "text/plain", "");
     }
-    let result = json!({ "jsonrpc": "2.0", "id": message["id"], "result": {} }).to_string();
+    let result = json!({ "jsonrpc": "2.0", "id": message["id"], "result": result_of(&method) }).to_string();
     let mut response = if known.streams {
         // It stays open after its event, as such streams may.
         let event = Ok::<_, std::convert::Infallible>(Bytes::from(format!("event: message\ndata: {result}\n\n")));

@@ -92,7 +92,7 @@ fn what_is_wrong_is_named_by_its_path() {
             "auth.access_token: unknown field",
         ),
         (
-            oauth(|a| a["mcp_server_url"] = json!("http://a.example/")),
+            oauth(|a| a["mcp_server_url"] = json!("ftp://a.example/")),
             "auth.mcp_server_url",
         ),
         (oauth(|a| a["access_token"] = json!("")), "auth.access_token"),
@@ -108,7 +108,7 @@ fn what_is_wrong_is_named_by_its_path() {
         ),
         (oauth(|a| a["expires_at"] = json!("tomorrow")), "auth.expires_at"),
         (
-            oauth(|a| a["refresh"]["token_endpoint"] = json!("http://b.example")),
+            oauth(|a| a["refresh"]["token_endpoint"] = json!("b.example")),
             "auth.refresh.token_endpoint",
         ),
         (

@@ -9,6 +9,8 @@ use outwork_store::{CredentialSlot, NewVault, NewVaultCredential, Options};
 use serde_json::{Map, json};
 use tokio::sync::Semaphore;
 
+use secrecy::ExposeSecret;
+
 use super::*;
 use crate::vault::LocalMasterKeys;
 use crate::vault::aead::fresh_key;
@@ -68,6 +70,10 @@ impl Outbound for Endpoint {
                 truncated: false,
             })
         })
+    }
+
+    fn plain_http(&self, _workspace: &WorkspaceId) -> bool {
+        false
     }
 }
 

@@ -1,0 +1,218 @@
+//! How the sessions of a plane reach MCP servers: the way there, the credential, and who is calling.
+//!
+//! A server is reached directly, over addresses that are checked after resolving, or, if its host is under the domain
+//! of a tunnel of the session's workspace, through that tunnel and never through DNS. Every call carries a signed
+//! identity that names workspace, agent, session and tool. Which tokens go where is decided here and nowhere else.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use outwork_engine::ServerFailure;
+use outwork_mcp::dial::SystemResolver;
+use outwork_mcp::{
+    AddressPolicy, ConnectError, ConnectErrorKind, Connection, Connector, Credentials, Dial, Direct, ServerSpec,
+};
+use outwork_wire::agent::McpServer;
+use outwork_wire::id::{AgentId, SessionId, WorkspaceId};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::error::PlaneError;
+use crate::vault::Vaults;
+
+/// What a workspace may reach besides public servers over TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct McpNetworks {
+    /// Networks that are dialled though they are not public.
+    pub allowed_networks: Vec<IpNet>,
+    /// Whether `http://` is dialled.
+    pub plain_http: bool,
+}
+
+/// Limits and ways of calls to MCP servers.
+#[derive(Clone, Debug)]
+pub struct McpOptions {
+    /// How long connecting and listing the tools of a server may take.
+    pub connect_timeout: Duration,
+    /// How long a call may take.
+    pub call_timeout: Duration,
+    /// What every workspace may reach.
+    pub networks: McpNetworks,
+    /// What single workspaces may reach instead.
+    pub workspaces: HashMap<WorkspaceId, McpNetworks>,
+    /// A PEM file with authorities that are trusted besides the public ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for McpOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(15),
+            call_timeout: Duration::from_secs(120),
+            networks: McpNetworks::default(),
+            workspaces: HashMap::new(),
+            ca_file: None,
+        }
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) session: SessionId,
+    pub(crate) agent: AgentId,
+    pub(crate) agent_version: u64,
+}
+
+/// The ways to servers: directly over checked addresses.
+pub(crate) struct Ways {
+    direct: Arc<Direct>,
+    networks: McpNetworks,
+    workspaces: HashMap<WorkspaceId, McpNetworks>,
+}
+
+impl Ways {
+    pub(crate) fn new(options: &McpOptions) -> Result<Self, PlaneError> {
+        let roots = match &options.ca_file {
+            Some(path) => authorities(path)?,
+            None => Vec::new(),
+        };
+        let direct =
+            Direct::new(Arc::new(SystemResolver), roots).map_err(|error| PlaneError::Mcp(error.to_string()))?;
+        Ok(Self {
+            direct: Arc::new(direct),
+            networks: options.networks.clone(),
+            workspaces: options.workspaces.clone(),
+        })
+    }
+
+    /// The way to an address for a workspace, and which addresses may be dialled on it.
+    pub(crate) fn way(&self, workspace: &WorkspaceId, _url: &Url) -> (Arc<dyn Dial>, AddressPolicy) {
+        let networks = self.networks(workspace);
+        let policy = AddressPolicy {
+            allow: networks.allowed_networks.clone(),
+            plain_http: networks.plain_http,
+        };
+        (self.direct.clone(), policy)
+    }
+
+    /// Whether a workspace may call `http://`.
+    pub(crate) fn plain_http(&self, workspace: &WorkspaceId) -> bool {
+        self.networks(workspace).plain_http
+    }
+
+    fn networks(&self, workspace: &WorkspaceId) -> &McpNetworks {
+        self.workspaces.get(workspace).unwrap_or(&self.networks)
+    }
+}
+
+/// Reaches MCP servers.
+pub(crate) struct Reach {
+    connector: Connector,
+    ways: Arc<Ways>,
+    vaults: Vaults,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+}
+
+impl Reach {
+    pub(crate) fn new(options: &McpOptions, ways: Arc<Ways>, vaults: Vaults) -> Self {
+        Self {
+            connector: Connector::new("outwork", env!("CARGO_PKG_VERSION")),
+            ways,
+            vaults,
+            connect_timeout: options.connect_timeout,
+            call_timeout: options.call_timeout,
+        }
+    }
+
+    /// How long a call may take.
+    pub(crate) fn call_deadline(&self) -> Instant {
+        Instant::now() + self.call_timeout
+    }
+
+    /// Connects to a server for a session.
+    pub(crate) async fn connect(
+        &self,
+        caller: &Caller,
+        server: &McpServer,
+        cancel: &CancellationToken,
+    ) -> Result<Connection, ServerFailure> {
+        let mut spec = self.spec(caller, server)?;
+        spec.credentials = self.credentials(caller, server).await?;
+        let deadline = Instant::now() + self.connect_timeout;
+        let connected = self.connector.connect(spec, deadline, cancel).await;
+        connected.map_err(|ConnectError { kind, message }| ServerFailure {
+            server: server.name().to_owned(),
+            authentication: kind == ConnectErrorKind::Authentication,
+            message,
+        })
+    }
+
+    /// Until when a connection may list its tools.
+    pub(crate) fn list_deadline(&self) -> Instant {
+        Instant::now() + self.connect_timeout
+    }
+
+    /// The credential for a server from the vaults of the session. One that cannot be used is said before the server is
+    /// asked without it.
+    async fn credentials(
+        &self,
+        caller: &Caller,
+        server: &McpServer,
+    ) -> Result<Option<Arc<dyn Credentials>>, ServerFailure> {
+        let failed = |error: &dyn std::error::Error| ServerFailure {
+            server: server.name().to_owned(),
+            authentication: true,
+            message: format!("{}: {error}", server.name()),
+        };
+        let found = self
+            .vaults
+            .credential_of_session(&caller.workspace, &caller.session, server.url())
+            .await
+            .map_err(|error| failed(&error))?;
+        let Some(credential) = found else {
+            return Ok(None);
+        };
+        credential.token().await.map_err(|error| failed(&error))?;
+        Ok(Some(Arc::new(credential)))
+    }
+
+    fn spec(&self, caller: &Caller, server: &McpServer) -> Result<ServerSpec, ServerFailure> {
+        let url = Url::parse(server.url()).map_err(|error| ServerFailure {
+            server: server.name().to_owned(),
+            authentication: false,
+            message: format!("{}: its url cannot be read: {error}", server.name()),
+        })?;
+        let (dial, policy) = self.ways.way(&caller.workspace, &url);
+        Ok(ServerSpec {
+            name: server.name().to_owned(),
+            url,
+            dial,
+            policy,
+            headers: None,
+            credentials: None,
+            limits: outwork_mcp::Limits::default(),
+            watch_tools: false,
+        })
+    }
+}
+
+fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, PlaneError> {
+    let fault = |reason: String| PlaneError::Mcp(format!("[mcp] ca_file {}: {reason}", path.display()));
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(|error| fault(error.to_string()))?
+        .collect::<Result<_, _>>()
+        .map_err(|error| fault(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(fault("it holds no certificate".into()));
+    }
+    Ok(certificates)
+}
