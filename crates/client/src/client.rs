@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::options::{Credential, MANAGED_AGENTS_BETA, Options, RetryPolicy, Timeouts};
 use crate::{
     Agents, ApiKeys, ClientError, EnvironmentKeys, Environments, EventStream, Models, Pages, Query, Request, Result,
-    Sessions, Work, Workspaces,
+    Sessions, VaultCredentials, Vaults, Work, Workspaces,
 };
 
 /// A client of the Managed Agents API. Cheap to clone; clones share their connections.
@@ -169,6 +169,16 @@ impl Client {
     /// Environments.
     pub fn environments(&self) -> Environments<'_> {
         Environments(self)
+    }
+
+    /// Vaults.
+    pub fn vaults(&self) -> Vaults<'_> {
+        Vaults(self)
+    }
+
+    /// Credentials of a vault.
+    pub fn vault_credentials(&self, vault_id: impl Into<String>) -> VaultCredentials<'_> {
+        VaultCredentials::new(self, vault_id.into())
     }
 
     /// API keys: only a server of this project has this endpoint.

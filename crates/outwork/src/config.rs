@@ -42,6 +42,7 @@ pub(crate) struct PlaneConfig {
     pub(crate) retry: RetryPolicy,
     pub(crate) mcp: McpOptions,
     pub(crate) limits: Limits,
+    pub(crate) master_key: Option<SecretString>,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
     pub(crate) worker: WorkerConfig,
@@ -140,6 +141,7 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         retry: retry(model)?,
         mcp: layers.settings.mcp.resolve()?,
         limits: request_limits(&layers.settings.limits)?,
+        master_key: master_key(environment),
         drain_timeout: args
             .drain_timeout
             .or(plane.drain_timeout)
@@ -171,6 +173,19 @@ pub(crate) fn default_data_dir(environment: Environment<'_>) -> Result<PathBuf> 
     xdg.or(home)
         .map(|base| base.join("outwork"))
         .context("there is no HOME to keep data in: give --data-dir")
+}
+
+/// What secrets of vaults are sealed under, if it is given from outside.
+pub(crate) fn master_key(environment: Environment<'_>) -> Option<SecretString> {
+    environment("OUTWORK_MASTER_KEY").map(SecretString::from)
+}
+
+/// The data folder of a server with these flags, for what is done to it while no server runs.
+pub(crate) fn data_dir(given: Option<PathBuf>, config: Option<&Path>, environment: Environment<'_>) -> Result<PathBuf> {
+    match given.or(settings::read(config)?.plane.data_dir) {
+        Some(folder) => Ok(folder),
+        None => default_data_dir(environment),
+    }
 }
 
 fn model_provider(model: &ModelSettings, environment: Environment<'_>) -> Result<Option<ModelConfig>> {

@@ -41,6 +41,7 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     options.retry = config.retry;
     options.mcp = config.mcp.clone();
     options.limits = config.limits.clone();
+    options.master_key = config.master_key.clone();
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)
 }

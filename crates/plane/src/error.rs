@@ -139,6 +139,9 @@ pub enum PlaneError {
     /// The first admin key is too weak.
     #[error("OUTWORK_API_KEY has {0} characters; use at least 16")]
     WeakKey(usize),
+    /// The secrets of the vaults cannot be opened.
+    #[error(transparent)]
+    Vault(#[from] crate::vault::VaultError),
     /// The model provider's settings cannot be used.
     #[error("the model provider cannot be used: {0}")]
     Model(String),

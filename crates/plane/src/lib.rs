@@ -15,6 +15,7 @@ mod options;
 mod plane;
 mod reconcile;
 mod run;
+pub mod vault;
 
 pub use auth::{Role, SecretText};
 pub use error::PlaneError;

@@ -8,6 +8,7 @@ use outwork_engine::{PromptOptions, RetryPolicy};
 use secrecy::SecretString;
 
 use crate::mcp::McpOptions;
+use crate::vault::OnRefreshFailure;
 
 /// What a plane is started with.
 pub struct PlaneOptions {
@@ -29,6 +30,11 @@ pub struct PlaneOptions {
     pub mcp: McpOptions,
     /// Limits of requests and streams.
     pub limits: Limits,
+    /// What secrets of vaults are sealed under: one or more keys, as [`crate::vault::master`] says. Without one, a key is
+    /// made at first start and kept in the data folder.
+    pub master_key: Option<SecretString>,
+    /// Called when a credential could not be refreshed. Without it, the log says so.
+    pub on_refresh_failure: Option<OnRefreshFailure>,
     /// How long requests and model calls may still take after a shutdown was asked for.
     pub drain_timeout: Duration,
 }
@@ -46,6 +52,8 @@ impl PlaneOptions {
             retry: RetryPolicy::default(),
             mcp: McpOptions::default(),
             limits: Limits::default(),
+            master_key: None,
+            on_refresh_failure: None,
             drain_timeout: Duration::from_secs(20),
         }
     }

@@ -20,13 +20,16 @@ use crate::app::guard::Guard;
 use crate::auth::{API_KEY_PREFIX, Role, SecretText, WORKER_KEY_PREFIX};
 use crate::error::PlaneError;
 use crate::http::{self, server::Server};
-use crate::mcp::Reach;
+use crate::mcp::{Reach, Ways};
 use crate::metrics::Metrics;
 use crate::options::{ModelProvider, PlaneOptions};
 use crate::reconcile;
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
 use crate::run::registry::{Failing, Registry, Shared};
+use crate::vault::outbound::Dialled;
+use crate::vault::seal::Sealer;
+use crate::vault::{LocalMasterKeys, OnRefreshFailure, RefreshFailure, Vaults};
 
 /// How long the owner of a session stays without anything to do.
 const LINGER: Duration = Duration::from_secs(30);
@@ -80,6 +83,9 @@ impl Plane {
             .await
             .expect("opening the store does not panic")?;
         let admin_key = admin_key(&store, &options).await?;
+        let ways = Arc::new(Ways::new(&options.mcp)?);
+        let vaults = vaults(&store, &options, ways.clone()).await?;
+        let reach = Arc::new(Reach::new(&options.mcp, ways, vaults.clone()));
         let worker_key = SecretText::fresh(WORKER_KEY_PREFIX);
         store
             .set_worker_key("local", KeyHash::of(worker_key.expose()), Time::now())
@@ -102,7 +108,7 @@ impl Plane {
             hub: hub.clone(),
             bells: bells.clone(),
             model: model.clone(),
-            reach: Arc::new(Reach::new(options.mcp)?),
+            reach,
             prompt: options.prompt,
             retry: options.retry,
             metrics: metrics.clone(),
@@ -121,6 +127,7 @@ impl Plane {
             limits: options.limits,
             metrics,
             guard: Guard::default(),
+            vaults,
             closing: closing.clone(),
         });
         let router = http::router(app.clone());
@@ -167,8 +174,33 @@ impl Plane {
                 tracing::error!(%error, "a task of the plane ended badly");
             }
         }
+        self.app.vaults.close().await;
         self.app.store.close().await;
     }
+}
+
+/// Opens what seals the secrets of vaults. A master key that does not open what is there ends the start.
+async fn vaults(store: &Store, options: &PlaneOptions, ways: Arc<Ways>) -> Result<Vaults, PlaneError> {
+    let master = LocalMasterKeys::of_plane(&options.data_dir, options.master_key.as_ref(), store).await?;
+    let sealer = Sealer::new(store.clone(), Arc::new(master));
+    sealer.check().await?;
+    let on_failure = options.on_refresh_failure.clone().unwrap_or_else(log_refresh_failure);
+    Ok(Vaults::new(
+        store.clone(),
+        sealer,
+        Arc::new(Dialled::new(ways)),
+        on_failure,
+    ))
+}
+
+fn log_refresh_failure() -> OnRefreshFailure {
+    Arc::new(|failure: RefreshFailure| {
+        tracing::warn!(
+            event = "vault_credential.refresh_failed", workspace = %failure.workspace_id, vault = %failure.vault_id,
+            credential = %failure.credential_id, permanent = failure.permanent, reason = failure.reason,
+            "a credential could not be refreshed"
+        );
+    })
 }
 
 async fn admin_key(store: &Store, options: &PlaneOptions) -> Result<AdminKey, PlaneError> {

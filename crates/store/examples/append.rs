@@ -148,6 +148,7 @@ async fn make_sessions(store: &Store, count: usize) -> Result<Vec<SessionId>, An
     for _ in 0..count {
         let new = NewSession {
             environment_id: environment.clone(),
+            vault_ids: Vec::new(),
             genesis: Genesis {
                 session_id: SessionId::fresh(),
                 thread_id: ThreadId::fresh(),

@@ -1,4 +1,4 @@
-//! What is kept: workspaces, agents, environments, keys, sessions with their logs, and the work queue.
+//! What is kept: workspaces, agents, environments, keys, vaults, sessions with their logs, and the work queue.
 //!
 //! One [`Store`] over one SQLite database (WAL, `synchronous=FULL`). Writes go to a single thread that commits
 //! what waits together; reads run on their own connections. What was answered is on disk.
@@ -12,6 +12,7 @@
 pub mod agents;
 mod columns;
 pub mod cursor;
+pub mod data_keys;
 pub mod environments;
 mod error;
 mod folder;
@@ -24,6 +25,8 @@ mod readers;
 mod schema;
 pub mod sessions;
 mod store;
+pub mod vault_credentials;
+pub mod vaults;
 pub mod work;
 mod work_queue;
 mod work_upkeep;
@@ -31,6 +34,7 @@ pub mod workspaces;
 mod writer;
 
 pub use agents::{AgentFilter, AgentRow, AgentSpec};
+pub use data_keys::DataKeyRow;
 pub use environments::{EnvironmentRow, NewEnvironment};
 pub use error::StoreError;
 pub use keys::{ApiKeyRow, Credential, EnvironmentKeyRow, KeyHash, NewApiKey, NewEnvironmentKey, WorkerKeyRow};
@@ -41,5 +45,9 @@ pub use sessions::{
     Lease, NewSession, SessionFilter, SessionProfile, SessionProjection, SessionRow, SessionStatus, TimeRange,
 };
 pub use store::{Options, Store, StoreCounters};
+pub use vault_credentials::{
+    CredentialSlot, CredentialUse, NewVaultCredential, SealedSecret, VaultCredentialRow, VaultCredentialSecrets,
+};
+pub use vaults::{NewVault, VaultRow};
 pub use work::{BeatOutcome, Lapsed, LeaseState, Poll, StopOutcome, StoppedBy, TokenGrant, WorkStats};
 pub use workspaces::WorkspaceRow;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use outwork_wire::Time;
 use outwork_wire::agent::{AgentConfig, EnvironmentKind};
 use outwork_wire::event::UsageSnapshot;
-use outwork_wire::id::{AgentId, EnvironmentId, SessionId, ThreadId, WorkId, WorkspaceId};
+use outwork_wire::id::{AgentId, EnvironmentId, SessionId, ThreadId, VaultId, WorkId, WorkspaceId};
 use outwork_wire::log::{Genesis, LogEntry};
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
@@ -146,6 +146,8 @@ pub struct SessionRow {
     pub needs_owner: bool,
     /// Who owns it; may have ended.
     pub lease: Option<Lease>,
+    /// Whose credentials it may use, in the order in which they are looked through. Some may be gone.
+    pub vault_ids: Vec<VaultId>,
 }
 
 /// A session to be made.
@@ -153,6 +155,8 @@ pub struct SessionRow {
 pub struct NewSession {
     /// Where its tools run.
     pub environment_id: EnvironmentId,
+    /// Whose credentials it may use.
+    pub vault_ids: Vec<VaultId>,
     /// What it begins with.
     pub genesis: Genesis,
     /// The first entries of its log.
@@ -218,13 +222,13 @@ impl Default for SessionFilter {
 
 const SELECT: &str = "SELECT s.id, s.workspace_id, s.environment_id, s.environment_kind, s.thread_id, s.created_at, \
     s.agent, s.title, s.metadata, t.status, t.usage, t.updated_at, t.archived_at, t.last_seq, t.wake_at, \
-    t.needs_owner, t.owner, t.generation, t.lease_expires_at \
+    t.needs_owner, t.owner, t.generation, t.lease_expires_at, s.vault_ids \
     FROM sessions s JOIN session_state t ON t.number = s.number";
 
 impl Store {
     /// Makes a session with its first log entries and, if asked for, its work item: all or nothing.
     ///
-    /// `NotFound` if the environment is not in the workspace, `Conflict` if it is archived.
+    /// `NotFound` if the environment or a vault is not in the workspace, `Conflict` if one is archived.
     pub async fn create_session(&self, workspace: &WorkspaceId, new: NewSession) -> Result<SessionRow, StoreError> {
         let workspace = workspace.clone();
         let entries = Prepared::all(&new.entries)?;
@@ -235,6 +239,9 @@ impl Store {
                     "environment `{}` is archived and takes no new sessions",
                     environment.id
                 )));
+            }
+            for vault in &new.vault_ids {
+                crate::vaults::find_in_force(conn, &workspace, vault)?;
             }
             let number = insert(conn, &workspace, &new)?;
             let last = crate::log::write_entries(conn, &new.genesis.session_id, number, 0, &entries)?;
@@ -347,8 +354,8 @@ fn insert(conn: &Connection, workspace: &WorkspaceId, new: &NewSession) -> Resul
     let genesis = &new.genesis;
     conn.prepare_cached(
         "INSERT INTO sessions (id, workspace_id, environment_id, environment_kind, agent_id, agent_version, \
-         thread_id, created_at, title, metadata, agent, genesis) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         thread_id, created_at, title, metadata, agent, genesis, vault_ids) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute((
         genesis.session_id.as_str(),
@@ -363,6 +370,7 @@ fn insert(conn: &Connection, workspace: &WorkspaceId, new: &NewSession) -> Resul
         serde_json::to_string(&genesis.metadata)?,
         serde_json::to_string(&genesis.agent)?,
         serde_json::to_string(genesis)?,
+        serde_json::to_string(&new.vault_ids)?,
     ))?;
     let number = conn.last_insert_rowid();
     let projection = &new.projection;
@@ -416,5 +424,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
         wake_at: maybe_time(row, 14)?,
         needs_owner: row.get(15)?,
         lease,
+        vault_ids: json(row, 19)?,
     })
 }

@@ -131,6 +131,12 @@ ids! {
     ApiKeyId = "apikey_";
     /// An environment key (the name of one, not the secret).
     EnvironmentKeyId = "envkey_";
+    /// A vault: the credentials of one end user.
+    VaultId = "vlt_";
+    /// A credential in a vault.
+    VaultCredentialId = "vcrd_";
+    /// A key that secrets of one workspace are sealed under (the name of one, not the key).
+    DataKeyId = "dkey_";
     /// One HTTP request.
     RequestId = "req_";
 }

@@ -18,7 +18,7 @@ from typing_extensions import get_args
 from operations import Method, by_operation
 from script import call, message, say
 from servers import Plane, Rehearsal, wait_for
-from sessions import TOOLSET, Claim, Follower, Makers, Session, fresh
+from sessions import TOOLSET, Claim, Follower, Makers, Session, bearer, fresh
 from strict import faults
 
 Arguments = dict[str, Any]
@@ -81,6 +81,23 @@ class World:
         stats = self.make.client.beta.environments.work.stats
         wait_for("a queued item", lambda: stats(environment.id).depth == 1)
         return self.plane.bearer(self.make.key(environment.id)["key"]), {"environment_id": environment.id}
+
+
+    def vault(self) -> Any:
+        return self.make.client.beta.vaults.create(display_name=fresh("parity"))
+
+    def credential(self, auth: dict[str, Any] | None = None) -> Arguments:
+        """A credential in a vault of its own."""
+        vault = self.vault()
+        auth = auth or bearer("https://mcp.example.com/mcp")
+        made = self.make.client.beta.vaults.credentials.create(vault.id, auth=auth)
+        return {"vault_id": vault.id, "credential_id": made.id}
+
+    def unreachable(self) -> Arguments:
+        """An OAuth credential for a server that nobody reaches."""
+        return self.credential(
+            {"type": "mcp_oauth", "access_token": "token", "mcp_server_url": "https://127.0.0.1:9/mcp"}
+        )
 
 
 def with_key(claim: Claim, **more: Any) -> tuple[anthropic.Anthropic, Arguments]:
@@ -155,6 +172,25 @@ READY: dict[str, Ready] = {
         w, session_id=w.session.id, thread_id=w.thread_id
     ),
     "GET /v1/sessions/{session_id}/threads/{thread_id}/stream": lambda w: with_api_key(w, **_resting_thread(w)),
+    "POST /v1/vaults": lambda w: with_api_key(w, display_name=fresh("parity")),
+    "GET /v1/vaults": lambda w: with_api_key(w, limit=1 if w.vault() else 0),
+    "GET /v1/vaults/{vault_id}": lambda w: with_api_key(w, vault_id=w.vault().id),
+    "POST /v1/vaults/{vault_id}": lambda w: with_api_key(w, vault_id=w.vault().id, display_name=fresh("parity")),
+    "DELETE /v1/vaults/{vault_id}": lambda w: with_api_key(w, vault_id=w.vault().id),
+    "POST /v1/vaults/{vault_id}/archive": lambda w: with_api_key(w, vault_id=w.vault().id),
+    "POST /v1/vaults/{vault_id}/credentials": lambda w: with_api_key(
+        w, vault_id=w.vault().id, auth=bearer("https://mcp.example.com/mcp")
+    ),
+    "GET /v1/vaults/{vault_id}/credentials": lambda w: with_api_key(w, vault_id=w.credential()["vault_id"]),
+    "GET /v1/vaults/{vault_id}/credentials/{credential_id}": lambda w: with_api_key(w, **w.credential()),
+    "POST /v1/vaults/{vault_id}/credentials/{credential_id}": lambda w: with_api_key(
+        w, **w.credential(), auth={"type": "static_bearer", "token": "another"}
+    ),
+    "DELETE /v1/vaults/{vault_id}/credentials/{credential_id}": lambda w: with_api_key(w, **w.credential()),
+    "POST /v1/vaults/{vault_id}/credentials/{credential_id}/archive": lambda w: with_api_key(w, **w.credential()),
+    "POST /v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate": lambda w: with_api_key(
+        w, **w.unreachable()
+    ),
 }
 
 

@@ -35,6 +35,11 @@ def fresh(name: str) -> str:
     return f"{name}-{uuid.uuid4().hex[:10]}"
 
 
+def bearer(url: str, token: str = "token") -> dict[str, Any]:
+    """`auth` of a credential with a fixed token."""
+    return {"type": "static_bearer", "token": token, "mcp_server_url": url}
+
+
 class Session:
     """One session and the client that made it."""
 

@@ -161,7 +161,7 @@ def test_metrics_count_requests(plane: Plane, client: anthropic.Anthropic) -> No
 
 
 def test_unsupported_endpoints_say_so(client: anthropic.Anthropic) -> None:
-    for refuse in (client.beta.vaults.list, client.beta.deployments.list, client.beta.memory_stores.list):
+    for refuse in (client.beta.skills.list, client.beta.deployments.list, client.beta.memory_stores.list):
         with pytest.raises(anthropic.APIStatusError) as refusal:
             refuse()
         assert 400 <= refusal.value.status_code < 500

@@ -187,7 +187,7 @@ def test_delete(make: Makers, client: anthropic.Anthropic) -> None:
     [
         ({"resources": [{"type": "file", "file_id": "file_x"}]}, "resources"),
         ({"resources": [{"type": "github_repository", "url": "https://example.com/x/y"}]}, "resources"),
-        ({"vault_ids": ["vlt_x"]}, "vault"),
+        ({"vault_ids": ["agent_x"]}, "vault_ids"),
         ({"metadata": {"k": "v" * 513}}, "metadata"),
         ({"initial_events": [{"type": "user.interrupt"}]}, "user.interrupt"),
         ({"initial_events": [{"type": "user.message", "content": []}]}, "content"),

@@ -160,7 +160,7 @@ test('credentials are told apart', async () => {
 });
 
 test('what is not supported says so', async () => {
-  for (const refuse of [() => servers.client.beta.vaults.list(), () => servers.client.beta.deployments.list()]) {
+  for (const refuse of [() => servers.client.beta.skills.list(), () => servers.client.beta.deployments.list()]) {
     await assert.rejects(
       async () => refuse(),
       (error) => error instanceof APIError && error.status! < 500 && !!error.apiMessage?.includes('not supported'),

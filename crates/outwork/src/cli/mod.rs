@@ -6,6 +6,7 @@
 pub(crate) mod plane;
 pub(crate) mod resources;
 pub(crate) mod task;
+pub(crate) mod vaults;
 pub(crate) mod worker;
 
 use clap::builder::styling::{AnsiColor, Style, Styles};
@@ -63,6 +64,9 @@ pub(crate) enum Command {
     /// Sessions and their events
     #[command(subcommand, visible_alias = "session")]
     Sessions(resources::SessionsCommand),
+    /// Vaults: credentials that sessions use, and the key that they are sealed under
+    #[command(subcommand, visible_alias = "vault")]
+    Vaults(vaults::VaultsCommand),
     /// API keys
     #[command(subcommand, visible_alias = "key")]
     Keys(resources::KeysCommand),
@@ -137,6 +141,13 @@ mod tests {
             "outwork sessions approve sesn_1 sevt_1",
             "outwork environments keys create env_1 --name host-1",
             "outwork keys create --name ci",
+            "outwork vaults create --name Alice",
+            "outwork vaults credentials create vlt_1 --mcp-server https://mcp.example.com/mcp",
+            "outwork vaults credentials create vlt_1 --variable API_KEY --host api.example.com --secret-file key",
+            "outwork vaults credentials create vlt_1 --auth-file oauth.json",
+            "outwork vaults credentials replace-secret vlt_1 vcrd_1",
+            "outwork vaults credentials validate vlt_1 vcrd_1",
+            "outwork vault rotate-master-key --data-dir /tmp/x",
             "outwork demo --model claude --dir /tmp/x --task fix --check true",
             "outwork rehearsal --listen 127.0.0.1:0 --scenario a.toml",
             "outwork doctor --json",

@@ -13,6 +13,8 @@ const SECRETS: &str = "\
 Secrets are taken from the environment:
   OUTWORK_API_KEY         the admin key; without it one is made at the first start,
                           printed once and kept in the data folder
+  OUTWORK_MASTER_KEY      what credentials in vaults are sealed under, 32 bytes in
+                          base64; without it a key is kept in the data folder
   OUTWORK_MODEL_BASE_URL  the model provider: any server of the Messages API
   OUTWORK_MODEL_API_KEY   the model provider's key
 

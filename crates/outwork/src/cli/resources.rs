@@ -183,6 +183,9 @@ pub(crate) enum SessionsCommand {
         /// Its title
         #[arg(long)]
         title: Option<String>,
+        /// A vault whose credentials it may use; may be given several times
+        #[arg(long = "vault", value_name = "VAULT")]
+        vaults: Vec<String>,
         /// A first message
         #[arg(long)]
         message: Option<String>,

@@ -22,12 +22,16 @@ pub(crate) async fn sessions(command: SessionsCommand, look: Look) -> Result<Exi
             agent,
             environment,
             title,
+            vaults,
             message,
             common,
         } => {
             let mut body = json!({ "agent": agent, "environment_id": environment });
             if let Some(title) = title {
                 body["title"] = title.into();
+            }
+            if !vaults.is_empty() {
+                body["vault_ids"] = vaults.into();
             }
             if let Some(message) = message {
                 body["initial_events"] = json!([user_message(&message)]);

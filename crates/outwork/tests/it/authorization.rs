@@ -10,7 +10,9 @@ use std::path::Path;
 use outwork_plane::http::TABLE;
 use outwork_store::{KeyHash, Options as StoreOptions, Store};
 use outwork_wire::Time;
-use outwork_wire::id::{AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, ThreadId, WorkId};
+use outwork_wire::id::{
+    AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, ThreadId, VaultCredentialId, VaultId, WorkId,
+};
 use outwork_wire::work::WorkSecret;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -67,6 +69,23 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("GET", "/v1/sessions/{session_id}/resources/{resource_id}", "V"),
     ("POST", "/v1/sessions/{session_id}/resources/{resource_id}", "D"),
     ("DELETE", "/v1/sessions/{session_id}/resources/{resource_id}", "D"),
+    ("POST", "/v1/vaults", "D"),
+    ("GET", "/v1/vaults", "V"),
+    ("GET", "/v1/vaults/{vault_id}", "V"),
+    ("POST", "/v1/vaults/{vault_id}", "D"),
+    ("DELETE", "/v1/vaults/{vault_id}", "D"),
+    ("POST", "/v1/vaults/{vault_id}/archive", "D"),
+    ("POST", "/v1/vaults/{vault_id}/credentials", "D"),
+    ("GET", "/v1/vaults/{vault_id}/credentials", "V"),
+    ("GET", "/v1/vaults/{vault_id}/credentials/{credential_id}", "V"),
+    ("POST", "/v1/vaults/{vault_id}/credentials/{credential_id}", "D"),
+    ("DELETE", "/v1/vaults/{vault_id}/credentials/{credential_id}", "D"),
+    ("POST", "/v1/vaults/{vault_id}/credentials/{credential_id}/archive", "D"),
+    (
+        "POST",
+        "/v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate",
+        "D",
+    ),
     ("GET", "/v1/models", "V"),
     ("GET", "/v1/models/{model_id}", "V"),
     ("POST", "/v1/api_keys", "A"),
@@ -164,8 +183,14 @@ fn body(path: &str, ids: &Ids) -> Value {
         "/v1/sessions/{session_id}/events" => json!({ "events": [message("x")] }),
         "/v1/environments/{environment_id}/work/{work_id}" => json!({ "metadata": { "x": "y" } }),
         "/v1/environments/{environment_id}/keys" => json!({ "name": "x" }),
+        "/v1/vaults" => json!({ "display_name": "x" }),
+        "/v1/vaults/{vault_id}/credentials" => credential("https://another.example/mcp"),
         _ => json!({}),
     }
+}
+
+fn credential(url: &str) -> Value {
+    json!({ "auth": { "type": "static_bearer", "token": "x", "mcp_server_url": url } })
 }
 
 type Ids = BTreeMap<&'static str, String>;
@@ -328,12 +353,19 @@ async fn a_session_is_not_made_of_another_workspaces_parts() {
     let stranger = world.api.with_key(&strangers_key(&world.api).await);
     let other = Place::furnish(&stranger).await;
     let unknown = unknown_ids();
-    for field in ["agent", "environment_id"] {
-        let key = if field == "agent" { "agent_id" } else { "environment_id" };
+    for field in ["agent", "environment_id", "vault_ids"] {
+        let key = match field {
+            "agent" => "agent_id",
+            "vault_ids" => "vault_id",
+            other => other,
+        };
         let mut answers = Vec::new();
         for ids in [&other.ids, &unknown] {
             let mut body = json!({ "agent": own.ids["agent_id"], "environment_id": own.ids["environment_id"] });
-            body[field] = json!(ids[key]);
+            body[field] = match field {
+                "vault_ids" => json!([own.ids[key], ids[key]]),
+                _ => json!(ids[key]),
+            };
             let answer = world.api.post("/v1/sessions", body).await.refused(404, &[&ids[key]]);
             answers.push(answer.message().replace(&ids[key], "…"));
         }
@@ -435,7 +467,16 @@ impl Place {
         api.session(&agent, &environment).await;
         let (_, other_token) = claim_and_hold(&worker, &environment).await;
         let threads = api.get(&format!("/v1/sessions/{session}/threads")).await.ok();
+        let vault = api.make("/v1/vaults", json!({ "display_name": "x" })).await;
+        let credential = api
+            .make(
+                &format!("/v1/vaults/{vault}/credentials"),
+                credential("https://a.example/mcp"),
+            )
+            .await;
         let ids = BTreeMap::from([
+            ("vault_id", vault),
+            ("credential_id", credential),
             ("agent_id", agent),
             ("environment_id", environment),
             ("work_id", work),
@@ -466,6 +507,8 @@ impl Place {
             "/v1/sessions?include_archived=true",
             "/v1/sessions/{session_id}/events",
             "/v1/api_keys",
+            "/v1/vaults?include_archived=true",
+            "/v1/vaults/{vault_id}/credentials?include_archived=true",
         ] {
             let mut answer = admin.get(&fill(path, &self.ids)).await.ok();
             for row in answer["data"].as_array_mut().unwrap() {
@@ -483,6 +526,8 @@ impl Place {
 /// Ids that nothing has.
 fn unknown_ids() -> Ids {
     BTreeMap::from([
+        ("vault_id", VaultId::fresh().to_string()),
+        ("credential_id", VaultCredentialId::fresh().to_string()),
         ("agent_id", AgentId::fresh().to_string()),
         ("environment_id", EnvironmentId::fresh().to_string()),
         ("work_id", WorkId::fresh().to_string()),

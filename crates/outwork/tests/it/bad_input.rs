@@ -192,8 +192,8 @@ async fn bodies_are_read_strictly() {
         ),
         (
             "/v1/sessions",
-            with("vault_ids", json!(["vlt_1"])),
-            &["vault_ids", "not supported"],
+            with("vault_ids", json!(["agent_1"])),
+            &["vault_ids", "vlt_"],
         ),
         (
             "/v1/sessions",
@@ -440,8 +440,7 @@ async fn what_does_not_exist_is_said_by_its_name() {
     let world = World::start().await;
     let api = &world.api;
     for (method, path, status, named) in [
-        (Method::GET, "/v1/vaults", 404, "vaults"),
-        (Method::POST, "/v1/vaults/vlt_1/credentials", 404, "vaults"),
+        (Method::PUT, "/v1/vaults/vlt_1", 405, "PUT"),
         (Method::GET, "/v1/skills", 404, "skills"),
         (Method::POST, "/v1/files", 404, "Files API"),
         (Method::GET, "/v1/memory_stores/memstore_1", 404, "memory stores"),

@@ -13,4 +13,5 @@ mod crash;
 mod model_faults;
 mod service;
 mod streams;
+mod vaults;
 mod whole;

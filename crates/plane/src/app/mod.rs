@@ -14,6 +14,8 @@ pub(crate) mod model_params;
 pub(crate) mod models;
 pub(crate) mod sessions;
 pub(crate) mod tools;
+pub(crate) mod vault_credentials;
+pub(crate) mod vaults;
 pub(crate) mod work;
 
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use crate::options::Limits;
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
 use crate::run::registry::Registry;
+use crate::vault::Vaults;
 
 /// What operations work on.
 pub struct App {
@@ -41,6 +44,7 @@ pub struct App {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) guard: guard::Guard,
+    pub(crate) vaults: Vaults,
     /// Cancelled when the plane stops taking requests: long polls and streams end then.
     pub(crate) closing: CancellationToken,
 }

@@ -3,7 +3,7 @@
 use outwork_engine::{Session, SessionChange, Submitter, toolset};
 use outwork_store::{AgentRow, NewSession, Page, PageRequest, SessionFilter, SessionRow};
 use outwork_wire::agent::{AgentConfig, EnvironmentKind, McpServer, ModelConfig, Tool};
-use outwork_wire::id::{AgentId, EnvironmentId, SessionId, ThreadId, WorkId};
+use outwork_wire::id::{AgentId, EnvironmentId, SessionId, ThreadId, VaultId, WorkId};
 use outwork_wire::log::Genesis;
 use outwork_wire::{EventParams, Time};
 use serde_json::{Map, Value};
@@ -36,6 +36,7 @@ pub(crate) struct AgentOverrides {
 pub(crate) struct SessionDraft {
     pub(crate) agent: AgentChoice,
     pub(crate) environment: EnvironmentId,
+    pub(crate) vaults: Vec<VaultId>,
     pub(crate) title: Option<String>,
     pub(crate) metadata: Map<String, Value>,
     pub(crate) initial_events: Vec<EventParams>,
@@ -52,6 +53,7 @@ pub(crate) async fn create(app: &App, access: &Access, draft: SessionDraft) -> R
             environment.id
         )));
     }
+    super::vaults::check_for_session(app, workspace, &draft.vaults).await?;
     let now = Time::now();
     let mut session = Session::new(Genesis {
         session_id: SessionId::fresh(),
@@ -76,6 +78,7 @@ pub(crate) async fn create(app: &App, access: &Access, draft: SessionDraft) -> R
     let entries = session.take_outbox();
     let new = NewSession {
         environment_id: environment.id.clone(),
+        vault_ids: draft.vaults,
         genesis: session.genesis().clone(),
         projection: projection(&session, &entries, true),
         entries,

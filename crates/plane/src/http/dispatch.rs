@@ -18,6 +18,7 @@ use super::query::Query;
 use super::render::{Reply, response};
 use super::table::{NOT_SERVED, Operation, Row, TABLE, Who};
 use super::{agents, body, environments, events, keys, models, service, sessions, threads, versions, work};
+use super::{vault_credentials, vaults};
 use crate::app::App;
 use crate::auth::{Principal, authorize, credential, credential_required};
 use crate::error::{ApiError, ErrorKind};
@@ -181,6 +182,20 @@ async fn perform(operation: Operation, call: Call) -> Result<Reply, ApiError> {
         Operation::ResourcesRetrieve | Operation::ResourcesUpdate | Operation::ResourcesDelete => {
             sessions::resource(call).await
         }
+
+        Operation::VaultsCreate => vaults::create(call).await,
+        Operation::VaultsList => vaults::list(call).await,
+        Operation::VaultsRetrieve => vaults::retrieve(call).await,
+        Operation::VaultsUpdate => vaults::update(call).await,
+        Operation::VaultsDelete => vaults::delete(call).await,
+        Operation::VaultsArchive => vaults::archive(call).await,
+        Operation::VaultCredentialsCreate => vault_credentials::create(call).await,
+        Operation::VaultCredentialsList => vault_credentials::list(call).await,
+        Operation::VaultCredentialsRetrieve => vault_credentials::retrieve(call).await,
+        Operation::VaultCredentialsUpdate => vault_credentials::update(call).await,
+        Operation::VaultCredentialsDelete => vault_credentials::delete(call).await,
+        Operation::VaultCredentialsArchive => vault_credentials::archive(call).await,
+        Operation::VaultCredentialsValidate => vault_credentials::validate(call).await,
 
         Operation::ModelsList => models::list(call).await,
         Operation::ModelsRetrieve => models::retrieve(call).await,

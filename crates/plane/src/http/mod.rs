@@ -22,6 +22,9 @@ mod sessions;
 mod sse;
 mod table;
 mod threads;
+mod vault_auth;
+mod vault_credentials;
+mod vaults;
 mod versions;
 mod work;
 

@@ -4,7 +4,7 @@ use outwork_store::{Order, PageRequest, SessionFilter, SessionRow, SessionStatus
 use outwork_wire::Time;
 use outwork_wire::agent::AgentConfig;
 use outwork_wire::event::{CacheCreation, UsageSnapshot};
-use outwork_wire::id::{AgentId, EnvironmentId, SessionId};
+use outwork_wire::id::{AgentId, EnvironmentId, SessionId, VaultId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -41,7 +41,7 @@ struct CreateParams {
     #[serde(default)]
     title: Option<String>,
     #[serde(default)]
-    vault_ids: Vec<Value>,
+    vault_ids: Vec<VaultId>,
 }
 
 #[derive(Deserialize)]
@@ -83,9 +83,7 @@ pub(crate) async fn create(mut call: Call) -> Result<Reply, ApiError> {
             "files, repositories and memory stores of a session",
         ));
     }
-    if !params.vault_ids.is_empty() {
-        return Err(unsupported("vault_ids", "vaults"));
-    }
+    super::vaults::check_vault_ids(&params.vault_ids)?;
     if params.initial_events.len() > MAX_INITIAL_EVENTS {
         return Err(ApiError::invalid(format!(
             "initial_events: at most {MAX_INITIAL_EVENTS} events, not {}",
@@ -104,6 +102,7 @@ pub(crate) async fn create(mut call: Call) -> Result<Reply, ApiError> {
     let draft = SessionDraft {
         agent: agent_choice(params.agent)?,
         environment: params.environment_id,
+        vaults: params.vault_ids,
         title: title(params.title)?,
         metadata: checked_metadata(params.metadata).map_err(ApiError::invalid)?,
         initial_events: event_params("initial_events", params.initial_events)?,
@@ -182,7 +181,9 @@ pub(crate) async fn update(mut call: Call) -> Result<Reply, ApiError> {
         return Err(unsupported("budget", "budgets"));
     }
     if !params.vault_ids.is_empty() {
-        return Err(unsupported("vault_ids", "vaults"));
+        return Err(ApiError::invalid(
+            "vault_ids: the vaults of a session are given when it is made and cannot be changed; leave the field out",
+        ));
     }
     let (tools, mcp_servers) = match params.agent {
         None => (None, None),
@@ -358,7 +359,7 @@ struct SessionBody {
     environment_id: EnvironmentId,
     metadata: Map<String, Value>,
     resources: [(); 0],
-    vault_ids: [(); 0],
+    vault_ids: Vec<VaultId>,
     outcome_evaluations: [(); 0],
     budget: Option<()>,
     deployment_id: Option<()>,
@@ -434,7 +435,7 @@ impl From<SessionRow> for SessionBody {
             environment_id: row.environment_id,
             metadata: row.profile.metadata,
             resources: [],
-            vault_ids: [],
+            vault_ids: row.vault_ids,
             outcome_evaluations: [],
             budget: None,
             deployment_id: None,

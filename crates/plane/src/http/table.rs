@@ -118,6 +118,20 @@ operations! {
     ResourcesUpdate     POST   "/v1/sessions/{session_id}/resources/{resource_id}"     true  WRITE;
     ResourcesDelete     DELETE "/v1/sessions/{session_id}/resources/{resource_id}"     true  WRITE;
 
+    VaultsCreate        POST   "/v1/vaults"                                           true  WRITE;
+    VaultsList          GET    "/v1/vaults"                                           true  READ;
+    VaultsRetrieve      GET    "/v1/vaults/{vault_id}"                                true  READ;
+    VaultsUpdate        POST   "/v1/vaults/{vault_id}"                                true  WRITE;
+    VaultsDelete        DELETE "/v1/vaults/{vault_id}"                                true  WRITE;
+    VaultsArchive       POST   "/v1/vaults/{vault_id}/archive"                        true  WRITE;
+    VaultCredentialsCreate POST   "/v1/vaults/{vault_id}/credentials"                    true  WRITE;
+    VaultCredentialsList GET    "/v1/vaults/{vault_id}/credentials"                    true  READ;
+    VaultCredentialsRetrieve GET    "/v1/vaults/{vault_id}/credentials/{credential_id}"    true  READ;
+    VaultCredentialsUpdate POST   "/v1/vaults/{vault_id}/credentials/{credential_id}"    true  WRITE;
+    VaultCredentialsDelete DELETE "/v1/vaults/{vault_id}/credentials/{credential_id}"    true  WRITE;
+    VaultCredentialsArchive POST   "/v1/vaults/{vault_id}/credentials/{credential_id}/archive" true  WRITE;
+    VaultCredentialsValidate POST   "/v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate" true  WRITE;
+
     ModelsList          GET    "/v1/models"                                            false READ;
     ModelsRetrieve      GET    "/v1/models/{model_id}"                                 false READ;
 
@@ -144,7 +158,6 @@ pub(crate) const NOT_SERVED: &[(&str, &str)] = &[
     ("/v1/skills", "skills are"),
     ("/v1/tunnels", "tunnels are"),
     ("/v1/user_profiles", "user profiles are"),
-    ("/v1/vaults", "vaults are"),
     ("/v1/messages", "the Messages API is"),
 ];
 

@@ -12,7 +12,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use outwork_engine::ServerFailure;
 use outwork_mcp::dial::SystemResolver;
-use outwork_mcp::{AddressPolicy, ConnectError, ConnectErrorKind, Connection, Connector, Direct, ServerSpec};
+use outwork_mcp::{
+    AddressPolicy, ConnectError, ConnectErrorKind, Connection, Connector, Credentials, Dial, Direct, ServerSpec,
+};
 use outwork_wire::agent::McpServer;
 use outwork_wire::id::{AgentId, SessionId, WorkspaceId};
 use rustls_pki_types::CertificateDer;
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::error::PlaneError;
+use crate::vault::Vaults;
 
 /// What a workspace may reach besides public servers over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,15 +71,15 @@ pub(crate) struct Caller {
     pub(crate) agent_version: u64,
 }
 
-/// Reaches MCP servers.
-pub(crate) struct Reach {
-    connector: Connector,
+/// The ways to servers: directly over checked addresses.
+pub(crate) struct Ways {
     direct: Arc<Direct>,
-    options: McpOptions,
+    networks: McpNetworks,
+    workspaces: HashMap<WorkspaceId, McpNetworks>,
 }
 
-impl Reach {
-    pub(crate) fn new(options: McpOptions) -> Result<Self, PlaneError> {
+impl Ways {
+    pub(crate) fn new(options: &McpOptions) -> Result<Self, PlaneError> {
         let roots = match &options.ca_file {
             Some(path) => authorities(path)?,
             None => Vec::new(),
@@ -84,15 +87,55 @@ impl Reach {
         let direct =
             Direct::new(Arc::new(SystemResolver), roots).map_err(|error| PlaneError::Mcp(error.to_string()))?;
         Ok(Self {
-            connector: Connector::new("outwork", env!("CARGO_PKG_VERSION")),
             direct: Arc::new(direct),
-            options,
+            networks: options.networks.clone(),
+            workspaces: options.workspaces.clone(),
         })
+    }
+
+    /// The way to an address for a workspace, and which addresses may be dialled on it.
+    pub(crate) fn way(&self, workspace: &WorkspaceId, _url: &Url) -> (Arc<dyn Dial>, AddressPolicy) {
+        let networks = self.networks(workspace);
+        let policy = AddressPolicy {
+            allow: networks.allowed_networks.clone(),
+            plain_http: networks.plain_http,
+        };
+        (self.direct.clone(), policy)
+    }
+
+    /// Whether a workspace may call `http://`.
+    pub(crate) fn plain_http(&self, workspace: &WorkspaceId) -> bool {
+        self.networks(workspace).plain_http
+    }
+
+    fn networks(&self, workspace: &WorkspaceId) -> &McpNetworks {
+        self.workspaces.get(workspace).unwrap_or(&self.networks)
+    }
+}
+
+/// Reaches MCP servers.
+pub(crate) struct Reach {
+    connector: Connector,
+    ways: Arc<Ways>,
+    vaults: Vaults,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+}
+
+impl Reach {
+    pub(crate) fn new(options: &McpOptions, ways: Arc<Ways>, vaults: Vaults) -> Self {
+        Self {
+            connector: Connector::new("outwork", env!("CARGO_PKG_VERSION")),
+            ways,
+            vaults,
+            connect_timeout: options.connect_timeout,
+            call_timeout: options.call_timeout,
+        }
     }
 
     /// How long a call may take.
     pub(crate) fn call_deadline(&self) -> Instant {
-        Instant::now() + self.options.call_timeout
+        Instant::now() + self.call_timeout
     }
 
     /// Connects to a server for a session.
@@ -102,8 +145,9 @@ impl Reach {
         server: &McpServer,
         cancel: &CancellationToken,
     ) -> Result<Connection, ServerFailure> {
-        let spec = self.spec(caller, server)?;
-        let deadline = Instant::now() + self.options.connect_timeout;
+        let mut spec = self.spec(caller, server)?;
+        spec.credentials = self.credentials(caller, server).await?;
+        let deadline = Instant::now() + self.connect_timeout;
         let connected = self.connector.connect(spec, deadline, cancel).await;
         connected.map_err(|ConnectError { kind, message }| ServerFailure {
             server: server.name().to_owned(),
@@ -114,7 +158,31 @@ impl Reach {
 
     /// Until when a connection may list its tools.
     pub(crate) fn list_deadline(&self) -> Instant {
-        Instant::now() + self.options.connect_timeout
+        Instant::now() + self.connect_timeout
+    }
+
+    /// The credential for a server from the vaults of the session. One that cannot be used is said before the server is
+    /// asked without it.
+    async fn credentials(
+        &self,
+        caller: &Caller,
+        server: &McpServer,
+    ) -> Result<Option<Arc<dyn Credentials>>, ServerFailure> {
+        let failed = |error: &dyn std::error::Error| ServerFailure {
+            server: server.name().to_owned(),
+            authentication: true,
+            message: format!("{}: {error}", server.name()),
+        };
+        let found = self
+            .vaults
+            .credential_of_session(&caller.workspace, &caller.session, server.url())
+            .await
+            .map_err(|error| failed(&error))?;
+        let Some(credential) = found else {
+            return Ok(None);
+        };
+        credential.token().await.map_err(|error| failed(&error))?;
+        Ok(Some(Arc::new(credential)))
     }
 
     fn spec(&self, caller: &Caller, server: &McpServer) -> Result<ServerSpec, ServerFailure> {
@@ -123,19 +191,12 @@ impl Reach {
             authentication: false,
             message: format!("{}: its url cannot be read: {error}", server.name()),
         })?;
-        let networks = self
-            .options
-            .workspaces
-            .get(&caller.workspace)
-            .unwrap_or(&self.options.networks);
+        let (dial, policy) = self.ways.way(&caller.workspace, &url);
         Ok(ServerSpec {
             name: server.name().to_owned(),
             url,
-            dial: self.direct.clone(),
-            policy: AddressPolicy {
-                allow: networks.allowed_networks.clone(),
-                plain_http: networks.plain_http,
-            },
+            dial,
+            policy,
             headers: None,
             credentials: None,
             limits: outwork_mcp::Limits::default(),

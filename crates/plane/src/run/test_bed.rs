@@ -19,8 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::owner::{context, fresh_id, projection};
 use super::registry::{Failing, Registry, Shared};
-use crate::mcp::{McpOptions, Reach};
+use crate::mcp::{McpOptions, Reach, Ways};
 use crate::metrics::Metrics;
+use crate::vault::outbound::Dialled;
+use crate::vault::seal::Sealer;
+use crate::vault::{LocalMasterKeys, Vaults};
 
 pub(crate) struct TestBed {
     pub(crate) store: Store,
@@ -53,6 +56,19 @@ pub(crate) async fn silent_model() -> (TcpListener, ModelClient) {
     (listener, client)
 }
 
+fn reach(store: &Store) -> Reach {
+    let options = McpOptions::default();
+    let ways = Arc::new(Ways::new(&options).unwrap());
+    let master = LocalMasterKeys::new(&[crate::vault::aead::fresh_key()]);
+    let vaults = Vaults::new(
+        store.clone(),
+        Sealer::new(store.clone(), Arc::new(master)),
+        Arc::new(Dialled::new(ways.clone())),
+        Arc::new(|_| ()),
+    );
+    Reach::new(&options, ways, vaults)
+}
+
 impl TestBed {
     pub(crate) const OWNER: &str = "plane-of-a-test";
 
@@ -77,7 +93,7 @@ impl TestBed {
             hub: Arc::default(),
             bells: Arc::default(),
             model: model.map(Arc::new),
-            reach: Arc::new(Reach::new(McpOptions::default()).unwrap()),
+            reach: Arc::new(reach(&store)),
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
             metrics: Metrics::new(),
@@ -139,6 +155,7 @@ impl TestBed {
         let entries = session.take_outbox();
         let new = NewSession {
             environment_id: self.environment.clone(),
+            vault_ids: Vec::new(),
             genesis: session.genesis().clone(),
             projection: projection(&session, &entries, true),
             entries,

@@ -89,7 +89,8 @@ CREATE TABLE sessions (
     title            TEXT,
     metadata         TEXT NOT NULL,
     agent            TEXT NOT NULL,
-    genesis          TEXT NOT NULL
+    genesis          TEXT NOT NULL,
+    vault_ids        TEXT NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX sessions_by_id ON sessions (id, workspace_id);
 CREATE INDEX sessions_by_age ON sessions (workspace_id, created_at, id);
@@ -169,3 +170,51 @@ CREATE INDEX work_deferred ON work (not_before) WHERE state = 'queued' AND not_b
 CREATE INDEX work_ended ON work (stopped_at) WHERE state = 'stopped';
 CREATE INDEX work_by_key ON work (polled_by_key) WHERE polled_by_key IS NOT NULL;
 CREATE UNIQUE INDEX work_tokens ON work (token_hash) WHERE token_hash IS NOT NULL;
+
+CREATE TABLE vaults (
+    id           TEXT PRIMARY KEY,
+    workspace_id TEXT NOT NULL,
+    display_name TEXT NOT NULL,
+    metadata     TEXT NOT NULL,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL,
+    archived_at  INTEGER
+) STRICT;
+CREATE INDEX vaults_by_age ON vaults (workspace_id, created_at, id);
+
+-- slot is what a credential is for: the address of an MCP server or the name of a variable. A vault has one credential
+-- in force per slot. generation counts the changes of its secrets. What is secret is in vault_secrets only.
+CREATE TABLE vault_credentials (
+    id           TEXT PRIMARY KEY,
+    workspace_id TEXT NOT NULL,
+    vault_id     TEXT NOT NULL,
+    kind         TEXT NOT NULL CHECK (kind IN ('mcp', 'variable')),
+    slot         TEXT NOT NULL,
+    display_name TEXT,
+    auth         TEXT NOT NULL,
+    metadata     TEXT NOT NULL,
+    generation   INTEGER NOT NULL,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL,
+    archived_at  INTEGER
+) STRICT;
+CREATE INDEX vault_credentials_by_age ON vault_credentials (vault_id, created_at, id);
+CREATE UNIQUE INDEX vault_credentials_slots ON vault_credentials (vault_id, kind, slot) WHERE archived_at IS NULL;
+
+-- Sealed by the plane; the store cannot open them.
+CREATE TABLE vault_secrets (
+    credential_id TEXT NOT NULL,
+    field         TEXT NOT NULL,
+    data_key_id   TEXT NOT NULL,
+    sealed        BLOB NOT NULL,
+    PRIMARY KEY (credential_id, field)
+) STRICT, WITHOUT ROWID;
+
+-- Each is sealed under the master key that master_key_id names, which is never in the database.
+CREATE TABLE data_keys (
+    id            TEXT PRIMARY KEY,
+    workspace_id  TEXT NOT NULL UNIQUE,
+    master_key_id TEXT NOT NULL,
+    sealed        BLOB NOT NULL,
+    created_at    INTEGER NOT NULL
+) STRICT;

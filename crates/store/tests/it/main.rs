@@ -13,4 +13,5 @@ mod pages;
 mod sessions;
 mod support;
 mod upkeep;
+mod vaults;
 mod work;

@@ -187,6 +187,7 @@ pub fn new_session(
 ) -> NewSession {
     NewSession {
         environment_id: environment.clone(),
+        vault_ids: Vec::new(),
         genesis: Genesis {
             session_id: SessionId::fresh(),
             thread_id: ThreadId::fresh(),

@@ -109,6 +109,7 @@ impl Stage {
             retry: RetryPolicy::default(),
             mcp: McpOptions::default(),
             limits: Limits::default(),
+            master_key: None,
             drain_timeout: Duration::from_secs(5),
             log: config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?.1,
             worker: worker.clone(),
