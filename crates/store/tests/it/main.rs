@@ -12,5 +12,6 @@ mod opening;
 mod pages;
 mod sessions;
 mod support;
+mod tunnels;
 mod upkeep;
 mod work;
