@@ -7,16 +7,23 @@
 
 pub mod app;
 mod auth;
+pub mod edge;
 mod error;
+mod federation;
 pub mod http;
+pub mod identity;
 mod metrics;
 mod options;
 mod plane;
+mod private_file;
 mod reconcile;
 mod run;
+mod sealer;
+mod upkeep;
 
 pub use auth::{Role, SecretText};
 pub use error::PlaneError;
-pub use options::{Limits, ModelProvider, PlaneOptions, TlsPaths};
+pub use federation::{FederationOptions, FederationRule, Scope, SubjectPattern};
+pub use options::{IdentityOptions, Limits, ModelProvider, PlaneOptions, TlsPaths, TunnelOptions};
 pub use outwork_engine::{PromptOptions, RetryPolicy};
 pub use plane::{AdminKey, Plane};

@@ -11,6 +11,8 @@ mod call;
 mod dispatch;
 mod environments;
 mod events;
+mod federation;
+mod identity;
 mod keys;
 mod models;
 mod query;
@@ -21,6 +23,8 @@ mod sessions;
 mod sse;
 mod table;
 mod threads;
+mod tunnel_certificates;
+mod tunnels;
 mod versions;
 mod work;
 
