@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use outwork_plane::{Limits, PromptOptions, RetryPolicy};
+use outwork_plane::{FederationOptions, IdentityOptions, Limits, PromptOptions, RetryPolicy, TunnelOptions};
 use secrecy::SecretString;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
+mod private;
 mod settings;
 
 pub(crate) use settings::{DEFAULTS, Span};
@@ -40,6 +41,9 @@ pub(crate) struct PlaneConfig {
     pub(crate) prompt: PromptOptions,
     pub(crate) retry: RetryPolicy,
     pub(crate) limits: Limits,
+    pub(crate) tunnels: TunnelOptions,
+    pub(crate) federation: FederationOptions,
+    pub(crate) identity: IdentityOptions,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
     pub(crate) worker: WorkerConfig,
@@ -137,6 +141,12 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         prompt: prompt(model)?,
         retry: retry(model)?,
         limits: request_limits(&layers.settings.limits)?,
+        tunnels: private::tunnels(&layers.settings.tunnel)?,
+        federation: private::federation(&layers.settings.federation)?,
+        identity: private::identity(
+            args.public_url.as_deref().or(plane.public_url.as_deref()),
+            &layers.settings.identity,
+        )?,
         drain_timeout: args
             .drain_timeout
             .or(plane.drain_timeout)
@@ -386,7 +396,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 6);
+        assert_eq!(shown.clone().count(), 7);
         let text = DEFAULTS
             .lines()
             .map(|line| {

@@ -40,6 +40,9 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     options.prompt = config.prompt.clone();
     options.retry = config.retry;
     options.limits = config.limits.clone();
+    options.tunnels = config.tunnels.clone();
+    options.federation = config.federation.clone();
+    options.identity = config.identity.clone();
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)
 }

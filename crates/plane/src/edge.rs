@@ -21,14 +21,24 @@ pub struct TunnelConnection {
     pub id: String,
     /// The gateway's address and port, as the edge sees them.
     pub remote_address: String,
-    /// `quic` or `h2`.
+    /// `quic` or `tcp`.
     pub transport: String,
-    /// The version that the gateway says it has.
-    pub gateway_version: String,
-    /// Since when.
-    pub connected_at: Time,
+    /// The gateway's software and version, as it says.
+    pub gateway: String,
+    /// The gateway's process, as it says.
+    pub instance: String,
+    /// Which of the process's connections this is.
+    pub index: u16,
     /// Which of the tunnel's tokens it came with.
     pub token_generation: u64,
+    /// Since when.
+    pub connected_at: Time,
+    /// When the gateway was last heard.
+    pub last_seen_at: Time,
+    /// Calls that are under way.
+    pub in_flight: u64,
+    /// Whether it takes no new calls.
+    pub draining: bool,
 }
 
 /// The edge of the tunnels.
@@ -41,8 +51,8 @@ pub trait TunnelEdge: Send + Sync {
     /// The gateways that are connected for a tunnel.
     fn connections(&self, tunnel: &TunnelId) -> Vec<TunnelConnection>;
 
-    /// What passed since this was last asked. It is told once; whoever asks keeps it.
-    fn take_usage(&self) -> Vec<UsageDelta>;
+    /// What passed since the edge started, by tunnel and route. Counts only grow.
+    fn usage(&self) -> Vec<UsageDelta>;
 
     /// Nothing passes through the tunnel from the moment when this returns, not the next byte.
     fn pause(&self, tunnel: &TunnelId);
@@ -72,7 +82,7 @@ impl TunnelEdge for NoEdge {
         Vec::new()
     }
 
-    fn take_usage(&self) -> Vec<UsageDelta> {
+    fn usage(&self) -> Vec<UsageDelta> {
         Vec::new()
     }
 
@@ -114,41 +124,65 @@ impl TunnelGate {
     }
 }
 
-/// What passed and is not written yet.
+/// Which part of what passed is written already.
 #[derive(Default)]
 pub(crate) struct Meter {
-    pending: Mutex<BTreeMap<(TunnelId, String), UsageDelta>>,
+    written: Mutex<BTreeMap<(TunnelId, String), Counts>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    calls: u64,
+    bytes_in: u64,
+    bytes_out: u64,
 }
 
 impl Meter {
-    /// Writes what passed. If that fails it is kept, and written with what comes after.
+    /// Writes what passed since the last time. What could not be written is written the next time.
     pub(crate) async fn flush(&self, edge: &dyn TunnelEdge, store: &Store) -> Result<(), StoreError> {
-        self.add(edge.take_usage());
-        let pending: Vec<UsageDelta> = {
-            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *pending).into_values().collect()
-        };
-        let written = store.add_tunnel_usage(pending.clone(), Time::now()).await;
+        let deltas = self.claim(edge.usage());
+        if deltas.is_empty() {
+            return Ok(());
+        }
+        let written = store.add_tunnel_usage(deltas.clone(), Time::now()).await;
         if written.is_err() {
-            self.add(pending);
+            self.give_back(&deltas);
         }
         written
     }
 
-    fn add(&self, deltas: Vec<UsageDelta>) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What is not written, now taken as written, so that two who write at once do not write the same.
+    fn claim(&self, usage: Vec<UsageDelta>) -> Vec<UsageDelta> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deltas = Vec::new();
+        for total in usage {
+            let before = written
+                .entry((total.tunnel_id.clone(), total.route.clone()))
+                .or_default();
+            let delta = UsageDelta {
+                calls: total.calls.saturating_sub(before.calls),
+                bytes_in: total.bytes_in.saturating_sub(before.bytes_in),
+                bytes_out: total.bytes_out.saturating_sub(before.bytes_out),
+                ..total
+            };
+            if (delta.calls, delta.bytes_in, delta.bytes_out) != (0, 0, 0) {
+                before.calls += delta.calls;
+                before.bytes_in += delta.bytes_in;
+                before.bytes_out += delta.bytes_out;
+                deltas.push(delta);
+            }
+        }
+        deltas
+    }
+
+    fn give_back(&self, deltas: &[UsageDelta]) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         for delta in deltas {
-            let entry = pending
-                .entry((delta.tunnel_id.clone(), delta.route.clone()))
-                .or_insert_with(|| UsageDelta {
-                    calls: 0,
-                    bytes_in: 0,
-                    bytes_out: 0,
-                    ..delta.clone()
-                });
-            entry.calls = entry.calls.saturating_add(delta.calls);
-            entry.bytes_in = entry.bytes_in.saturating_add(delta.bytes_in);
-            entry.bytes_out = entry.bytes_out.saturating_add(delta.bytes_out);
+            if let Some(before) = written.get_mut(&(delta.tunnel_id.clone(), delta.route.clone())) {
+                before.calls -= delta.calls;
+                before.bytes_in -= delta.bytes_in;
+                before.bytes_out -= delta.bytes_out;
+            }
         }
     }
 }
@@ -160,15 +194,15 @@ mod tests {
 
     use super::*;
 
-    /// Tells what passed, once.
-    struct Passed(Mutex<Vec<UsageDelta>>);
+    /// Tells what passed.
+    struct Passed(Mutex<UsageDelta>);
 
     impl TunnelEdge for Passed {
         fn connections(&self, _: &TunnelId) -> Vec<TunnelConnection> {
             Vec::new()
         }
-        fn take_usage(&self) -> Vec<UsageDelta> {
-            std::mem::take(&mut *self.0.lock().unwrap())
+        fn usage(&self) -> Vec<UsageDelta> {
+            vec![self.0.lock().unwrap().clone()]
         }
         fn pause(&self, _: &TunnelId) {}
         fn resume(&self, _: &TunnelId) {}
@@ -194,25 +228,30 @@ mod tests {
             },
         };
         store.create_tunnel(&workspace, tunnel, 10, Time::now()).await.unwrap();
-        let delta = UsageDelta {
+        let passed = |calls| UsageDelta {
             tunnel_id: id.clone(),
             route: "wiki".into(),
-            calls: 1,
-            bytes_in: 10,
-            bytes_out: 20,
+            calls,
+            bytes_in: 10 * calls,
+            bytes_out: 20 * calls,
         };
-        let edge = Passed(Mutex::new(vec![delta.clone(), delta.clone()]));
+        let edge = Passed(Mutex::new(passed(2)));
         let meter = Meter::default();
+        meter.flush(&edge, &store).await.unwrap();
+        *edge.0.lock().unwrap() = passed(3);
         store.close().await;
         assert!(meter.flush(&edge, &store).await.is_err());
         drop(store);
 
         let store = open();
-        edge.0.lock().unwrap().push(delta);
+        let (one, two) = tokio::join!(meter.flush(&edge, &store), meter.flush(&edge, &store));
+        assert!(one.is_ok() && two.is_ok());
         meter.flush(&edge, &store).await.unwrap();
-        meter.flush(&edge, &store).await.unwrap();
+        // Another process counts from nothing, and the store goes on.
+        *edge.0.lock().unwrap() = passed(1);
+        Meter::default().flush(&edge, &store).await.unwrap();
         let usage = store.tunnel_usage(&workspace, &id).await.unwrap();
         let seen: Vec<_> = usage.iter().map(|u| (u.calls, u.bytes_in, u.bytes_out)).collect();
-        assert_eq!(seen, [(3, 30, 60)]);
+        assert_eq!(seen, [(4, 40, 80)]);
     }
 }

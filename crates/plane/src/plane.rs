@@ -92,6 +92,7 @@ impl Plane {
             .set_worker_key("local", KeyHash::of(worker_key.expose()), Time::now())
             .await?;
         let tunnels = Tunnels::open(&options.data_dir, options.tunnels, Arc::new(NoEdge))?;
+        tunnels.tell_edge(&store).await?;
         let federation = Federation::new(options.federation, &store).await?;
         let issuer = options
             .identity

@@ -9,6 +9,7 @@ use std::path::Path;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::BoxFuture;
 use outwork_wire::id::WorkspaceId;
 use zeroize::Zeroizing;
 
@@ -41,11 +42,11 @@ pub(crate) enum SealError {
 
 /// Seals secrets and opens them again.
 pub(crate) trait Sealer: Send + Sync {
-    /// Seals a secret for its place.
-    fn seal(&self, place: &Place<'_>, secret: &SecretText) -> Result<Vec<u8>, SealError>;
+    /// Seals a secret for its place. A key may have to be fetched first.
+    fn seal<'a>(&'a self, place: &'a Place<'a>, secret: &'a SecretText) -> BoxFuture<'a, Result<Vec<u8>, SealError>>;
 
     /// Opens what was sealed for this place.
-    fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<SecretText, SealError>;
+    fn open<'a>(&'a self, place: &'a Place<'a>, sealed: &'a [u8]) -> BoxFuture<'a, Result<SecretText, SealError>>;
 }
 
 /// Seals under a key in a file.
@@ -72,7 +73,17 @@ impl FileSealer {
 }
 
 impl Sealer for FileSealer {
-    fn seal(&self, place: &Place<'_>, secret: &SecretText) -> Result<Vec<u8>, SealError> {
+    fn seal<'a>(&'a self, place: &'a Place<'a>, secret: &'a SecretText) -> BoxFuture<'a, Result<Vec<u8>, SealError>> {
+        Box::pin(std::future::ready(self.seal_now(place, secret)))
+    }
+
+    fn open<'a>(&'a self, place: &'a Place<'a>, sealed: &'a [u8]) -> BoxFuture<'a, Result<SecretText, SealError>> {
+        Box::pin(std::future::ready(self.open_now(place, sealed)))
+    }
+}
+
+impl FileSealer {
+    fn seal_now(&self, place: &Place<'_>, secret: &SecretText) -> Result<Vec<u8>, SealError> {
         let mut inside = secret.expose().as_bytes().to_vec();
         let nonce = self
             .key
@@ -85,7 +96,7 @@ impl Sealer for FileSealer {
         Ok(sealed)
     }
 
-    fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<SecretText, SealError> {
+    fn open_now(&self, place: &Place<'_>, sealed: &[u8]) -> Result<SecretText, SealError> {
         let (form, rest) = sealed.split_first().ok_or(SealError::Open)?;
         let (nonce, inside) = rest.split_at_checked(NONCE_LEN).ok_or(SealError::Open)?;
         if *form != FORM {
@@ -128,23 +139,26 @@ mod tests {
             ids,
         };
         let secret = SecretText::new("outwork_tnl_x".into());
-        let sealed = sealer.seal(&place(&ours, &["a", "b"]), &secret).unwrap();
+        let sealed = sealer.seal_now(&place(&ours, &["a", "b"]), &secret).unwrap();
         assert!(!sealed.windows(5).any(|w| w == b"outwo"));
-        assert_ne!(sealed, sealer.seal(&place(&ours, &["a", "b"]), &secret).unwrap());
+        assert_ne!(sealed, sealer.seal_now(&place(&ours, &["a", "b"]), &secret).unwrap());
 
         let again = FileSealer::open(&path).unwrap();
-        let opened = again.open(&place(&ours, &["a", "b"]), &sealed).unwrap();
+        let opened = again.open_now(&place(&ours, &["a", "b"]), &sealed).unwrap();
         assert_eq!(opened.expose(), secret.expose());
-        assert!(again.open(&place(&theirs, &["a", "b"]), &sealed).is_err());
-        assert!(again.open(&place(&ours, &["ab", ""]), &sealed).is_err());
+        assert!(again.open_now(&place(&theirs, &["a", "b"]), &sealed).is_err());
+        assert!(again.open_now(&place(&ours, &["ab", ""]), &sealed).is_err());
         for at in 0..sealed.len() {
             let mut damaged = sealed.clone();
             damaged[at] ^= 1;
-            assert!(again.open(&place(&ours, &["a", "b"]), &damaged).is_err(), "{at}");
-            assert!(again.open(&place(&ours, &["a", "b"]), &sealed[..at]).is_err(), "{at}");
+            assert!(again.open_now(&place(&ours, &["a", "b"]), &damaged).is_err(), "{at}");
+            assert!(
+                again.open_now(&place(&ours, &["a", "b"]), &sealed[..at]).is_err(),
+                "{at}"
+            );
         }
         let other = FileSealer::open(&folder.path().join("other.key")).unwrap();
-        assert!(other.open(&place(&ours, &["a", "b"]), &sealed).is_err());
+        assert!(other.open_now(&place(&ours, &["a", "b"]), &sealed).is_err());
 
         std::fs::write(&path, "c2hvcnQ=\n").unwrap();
         assert!(FileSealer::open(&path).err().unwrap().to_string().contains("32 bytes"));

@@ -360,6 +360,18 @@ impl Store {
         .await
     }
 
+    /// Every tunnel that is paused, of all workspaces: for the edge, when it starts.
+    pub async fn paused_tunnels(&self) -> Result<Vec<TunnelId>, StoreError> {
+        self.read(|conn| {
+            let rows = conn
+                .prepare_cached("SELECT id FROM tunnels WHERE paused_at IS NOT NULL AND archived_at IS NULL")?
+                .query_map([], |row| parsed(row, 0))?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(rows)
+        })
+        .await
+    }
+
     /// The tunnel with that domain, whosever it is and archived or not: for whoever decides where a URL goes.
     pub async fn tunnel_of_domain(&self, domain: &str) -> Result<Option<TunnelRow>, StoreError> {
         let domain = domain.to_owned();

@@ -36,6 +36,9 @@ pub(crate) struct Tunnels {
     edge: Arc<dyn TunnelEdge>,
     sealer: Arc<dyn Sealer>,
     meter: Meter,
+    /// Held while a tunnel's state is committed and the edge is told, so that the edge hears of changes in the order
+    /// in which they hold.
+    ruling: tokio::sync::Mutex<()>,
 }
 
 impl Tunnels {
@@ -48,7 +51,16 @@ impl Tunnels {
             edge,
             sealer: Arc::new(sealer),
             meter: Meter::default(),
+            ruling: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Tells the edge what held before it was there. To be called before a gateway can connect.
+    pub(crate) async fn tell_edge(&self, store: &Store) -> Result<(), StoreError> {
+        for tunnel in store.paused_tunnels().await? {
+            self.edge.pause(&tunnel);
+        }
+        Ok(())
     }
 
     /// Writes what passed through tunnels since the last time.
@@ -62,7 +74,7 @@ impl Tunnels {
     }
 
     /// A fresh token of a tunnel, in clear text and as it is kept.
-    fn fresh_token(
+    async fn fresh_token(
         &self,
         workspace: &WorkspaceId,
         tunnel: &TunnelId,
@@ -73,6 +85,7 @@ impl Tunnels {
         let sealed = self
             .sealer
             .seal(&token_place(workspace, &ids), &secret)
+            .await
             .map_err(ApiError::internal)?;
         let hash = KeyHash::of(secret.expose());
         Ok((secret, NewTunnelToken { id, sealed, hash }))
@@ -108,7 +121,7 @@ pub(crate) struct TunnelStatus {
 pub(crate) async fn create(app: &App, access: &Access, display_name: Option<String>) -> Result<TunnelRow, ApiError> {
     let workspace = access.workspace()?;
     let id = TunnelId::fresh();
-    let (_, token) = app.tunnels.fresh_token(workspace, &id)?;
+    let (_, token) = app.tunnels.fresh_token(workspace, &id).await?;
     let new = NewTunnel {
         id,
         display_name,
@@ -158,6 +171,7 @@ pub(crate) async fn reveal_token(app: &App, access: &Access, id: &TunnelId) -> R
         .tunnels
         .sealer
         .open(&token_place(workspace, &ids), &token.sealed)
+        .await
         .map_err(|error| {
             let mut fault = ApiError::internal(error);
             fault.message = format!(
@@ -178,8 +192,9 @@ pub(crate) async fn rotate_token(
     reason: Option<String>,
 ) -> Result<ShownToken, ApiError> {
     let workspace = access.workspace()?;
-    let (secret, token) = app.tunnels.fresh_token(workspace, id)?;
+    let (secret, token) = app.tunnels.fresh_token(workspace, id).await?;
     let by = access.principal().to_string();
+    let _ruling = app.tunnels.ruling.lock().await;
     let row = app
         .store
         .rotate_tunnel_token(workspace, id, token, &by, reason, Time::now())
@@ -199,6 +214,7 @@ pub(crate) async fn set_paused(
     id: &TunnelId,
     paused: bool,
 ) -> Result<TunnelStatus, ApiError> {
+    let ruling = app.tunnels.ruling.lock().await;
     let row = app
         .store
         .set_tunnel_paused(access.workspace()?, id, paused, Time::now())
@@ -208,6 +224,7 @@ pub(crate) async fn set_paused(
     } else {
         app.tunnels.edge().resume(id);
     }
+    drop(ruling);
     tracing::info!(tunnel = %id, paused, by = %access.principal(), "tunnel paused or resumed");
     status_of(app, row).await
 }

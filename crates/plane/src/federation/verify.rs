@@ -25,9 +25,12 @@ pub(crate) struct Assertion {
     pub(crate) expires_at: Time,
 }
 
+/// What is looked at after the library has made sure that the required claims are there.
 #[derive(Deserialize)]
 struct Claims {
+    #[serde(default)]
     sub: String,
+    #[serde(default)]
     exp: f64,
     #[serde(default)]
     iat: Option<f64>,

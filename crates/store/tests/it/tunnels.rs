@@ -188,6 +188,7 @@ async fn a_rotated_token_is_refused_at_once_and_an_archived_tunnel_admits_nobody
         .unwrap();
     assert_eq!(again, paused);
     assert!(admit("second").await.unwrap().paused);
+    assert_eq!(bed.store.paused_tunnels().await.unwrap(), [tunnel.id.clone()]);
     let resumed = bed
         .store
         .set_tunnel_paused(&bed.ws, &tunnel.id, false, at(5))
@@ -195,6 +196,7 @@ async fn a_rotated_token_is_refused_at_once_and_an_archived_tunnel_admits_nobody
         .unwrap();
     assert_eq!(resumed.paused_at, None);
     assert!(!admit("second").await.unwrap().paused);
+    assert!(bed.store.paused_tunnels().await.unwrap().is_empty());
 
     bed.store.archive_tunnel(&bed.ws, &tunnel.id, at(6)).await.unwrap();
     assert_eq!(admit("second").await, Err(TunnelRefusal::Archived));
