@@ -18,7 +18,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("outwork-model", &["outwork-wire"]),
     ("outwork-rehearsal", &[]),
     ("outwork-egress", &["outwork-wire", "outwork-ledger"]),
-    ("outwork-tunnel", &["outwork-wire", "outwork-ledger"]),
+    ("outwork-mcp", &["outwork-wire"]),
+    ("outwork-tunnel", &["outwork-wire"]),
+    ("outwork-gateway", &["outwork-wire", "outwork-ledger", "outwork-tunnel"]),
     (
         "outwork-plane",
         &[
@@ -27,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "outwork-store",
             "outwork-model",
             "outwork-ledger",
+            "outwork-mcp",
             "outwork-tunnel",
         ],
     ),
@@ -45,7 +48,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "outwork-model",
             "outwork-rehearsal",
             "outwork-egress",
+            "outwork-mcp",
             "outwork-tunnel",
+            "outwork-gateway",
             "outwork-plane",
             "outwork-sandbox",
         ],

@@ -8,7 +8,8 @@ use outwork_wire::model::{ModelRequest, StopReason};
 use outwork_wire::{ContentBlock, EventBody, Time};
 use serde_json::Value;
 
-use crate::session::{CallState, Session, Status, result_target};
+use crate::mcp::McpCall;
+use crate::session::{Call, CallState, Doer, Session, Status, result_target};
 use crate::{Context, PromptOptions};
 
 /// How often in a row the model may be asked though nothing came from outside.
@@ -19,6 +20,10 @@ const MAX_UNAIDED: u32 = 16;
 pub enum Effect {
     /// Nothing: only further input goes on.
     Rest,
+    /// Connect to the agent's MCP servers, and come back with a catalog of their tools.
+    ConnectServers,
+    /// Make these calls at MCP servers, those that are not under way, and bring back what they give.
+    CallTools(Vec<McpCall>),
     /// Ask the model, and bring back its answer or failure.
     AskModel(Box<ModelRequest>),
     /// A model request is under way; wait for it.
@@ -54,7 +59,12 @@ impl Session {
         }
         if !self.calls.is_empty() {
             self.wait_for_answers(context);
-            return Effect::Rest;
+            let calls = self.mcp_calls();
+            return if calls.is_empty() {
+                Effect::Rest
+            } else {
+                Effect::CallTools(calls)
+            };
         }
         if let Some(at) = self.retry_at
             && self.model_due
@@ -69,8 +79,11 @@ impl Session {
                 self.stop_turn(message, context);
                 return Effect::Rest;
             }
+            if context.catalog.is_none() && self.mcp_servers().next().is_some() {
+                return Effect::ConnectServers;
+            }
             self.emit(EventBody::ModelRequestStart {}, None, context);
-            return Effect::AskModel(Box::new(self.model_request(options)));
+            return Effect::AskModel(Box::new(self.model_request(options, context.catalog)));
         }
         if matches!(self.status, Status::Running | Status::Rescheduling) {
             let (reason, details) = self.turn_end();
@@ -100,6 +113,7 @@ impl Session {
             kind: SessionErrorKind::ToolUseLimitReachedError,
             message,
             retry_status: RetryStatus::Exhausted {},
+            mcp_server_name: None,
         };
         let private = Private::Retry {
             attempt: 0,
@@ -145,7 +159,7 @@ impl Session {
                     self.process(entry, context);
                 }
                 _ => {
-                    let body = self.interrupted_result(id, call.custom);
+                    let body = self.interrupted_result(id, &call.doer);
                     self.emit(body, None, context);
                 }
             }
@@ -162,25 +176,30 @@ impl Session {
         self.rest(IdleReason::EndTurn {}, None, context);
     }
 
-    fn interrupted_result(&self, id: EventId, custom: bool) -> EventBody {
+    fn interrupted_result(&self, id: EventId, doer: &Doer) -> EventBody {
         let content = vec![ContentBlock::text(
             "The call was interrupted before its result was there. Whether it had an effect is not known; run it again if it is still needed.",
         )];
         let is_error = Some(true);
-        match (custom, self.genesis.environment) {
-            (true, _) => EventBody::UserCustomToolResult {
+        match (doer, self.genesis.environment) {
+            (Doer::Owner(_), _) => EventBody::AgentMcpToolResult {
+                mcp_tool_use_id: id,
+                content,
+                is_error,
+            },
+            (Doer::Client, _) => EventBody::UserCustomToolResult {
                 custom_tool_use_id: id,
                 content,
                 is_error,
                 session_thread_id: None,
             },
-            (false, EnvironmentKind::SelfHosted) => EventBody::UserToolResult {
+            (Doer::Worker, EnvironmentKind::SelfHosted) => EventBody::UserToolResult {
                 tool_use_id: id,
                 content,
                 is_error,
                 session_thread_id: None,
             },
-            (false, EnvironmentKind::Cloud) => EventBody::AgentToolResult {
+            (Doer::Worker, EnvironmentKind::Cloud) => EventBody::AgentToolResult {
                 tool_use_id: id,
                 content,
                 is_error,
@@ -214,11 +233,12 @@ impl Session {
         }
     }
 
-    /// What the session waits for from outside. Nothing while the server's own workers are at a call: it is at
-    /// work then.
+    /// What the session waits for from outside. Nothing while the server itself or its own workers are at a call: it
+    /// is at work then.
     fn awaited(&self) -> Option<IdleReason> {
-        let own_workers = self.genesis.environment == EnvironmentKind::Cloud;
-        if own_workers && self.calls.iter().any(|c| !c.custom && c.state == CallState::Open) {
+        let cloud = self.genesis.environment == EnvironmentKind::Cloud;
+        let at_work = |c: &Call| c.is_owners() || (cloud && c.doer == Doer::Worker && c.state == CallState::Open);
+        if self.calls.iter().any(at_work) {
             return None;
         }
         let event_ids = self

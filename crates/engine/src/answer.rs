@@ -88,6 +88,7 @@ impl Session {
                 kind: error_kind(failure.kind),
                 message: failure.message.clone(),
                 retry_status,
+                mcp_server_name: None,
             },
         };
         self.emit(body, Some(Private::Retry { attempt, next_at }), context);
@@ -144,21 +145,27 @@ impl Session {
             .and_then(Value::as_object)
             .cloned()
             .unwrap_or_default();
-        let private = Some(Private::Call { model_tool_use_id });
+        let mut repeatable = false;
         let body = if custom_tool(&self.agent.tools, &name).is_some() {
             EventBody::AgentCustomToolUse {
                 name,
                 input,
                 session_thread_id: None,
             }
+        } else if let Some(tool) = context.catalog.and_then(|catalog| catalog.find(&name)) {
+            repeatable = tool.repeatable;
+            let policy = toolset::mcp_policy(&self.agent.tools, &tool.server, &tool.name);
+            let (permission, evaluation) = evaluate(policy);
+            EventBody::AgentMcpToolUse {
+                mcp_server_name: tool.server.clone(),
+                name: tool.name.clone(),
+                input,
+                evaluated_permission: Some(permission),
+                evaluation,
+                session_thread_id: None,
+            }
         } else {
-            let (permission, evaluation) = match toolset::policy(&self.agent.tools, &name) {
-                Some(PermissionPolicy::AlwaysAllow {}) => {
-                    (EvaluatedPermission::Allow, Some(Evaluation::AlwaysAllow {}))
-                }
-                Some(PermissionPolicy::AlwaysAsk {}) => (EvaluatedPermission::Ask, Some(Evaluation::AlwaysAsk {})),
-                None => (EvaluatedPermission::Deny, None),
-            };
+            let (permission, evaluation) = evaluate(toolset::policy(&self.agent.tools, &name));
             EventBody::AgentToolUse {
                 name,
                 input,
@@ -167,7 +174,19 @@ impl Session {
                 session_thread_id: None,
             }
         };
+        let private = Some(Private::Call {
+            model_tool_use_id,
+            repeatable,
+        });
         self.emit(body, private, context);
+    }
+}
+
+fn evaluate(policy: Option<PermissionPolicy>) -> (EvaluatedPermission, Option<Evaluation>) {
+    match policy {
+        Some(PermissionPolicy::AlwaysAllow {}) => (EvaluatedPermission::Allow, Some(Evaluation::AlwaysAllow {})),
+        Some(PermissionPolicy::AlwaysAsk {}) => (EvaluatedPermission::Ask, Some(Evaluation::AlwaysAsk {})),
+        None => (EvaluatedPermission::Deny, None),
     }
 }
 

@@ -10,6 +10,8 @@
 
 mod advance;
 mod answer;
+mod apply;
+mod mcp;
 mod prompt;
 mod retry;
 mod session;
@@ -18,6 +20,7 @@ pub mod toolset;
 
 pub use advance::Effect;
 pub use answer::{PreviewIds, validate_answer};
+pub use mcp::{Catalog, McpCall, McpTool, ServerFailure};
 pub use prompt::PromptOptions;
 pub use retry::RetryPolicy;
 pub use session::{FoldError, Session, SessionView, Status};
@@ -34,4 +37,6 @@ pub struct Context<'a> {
     pub event_id: &'a mut dyn FnMut(Time) -> EventId,
     /// A number from 0 to 1 that spreads retries.
     pub jitter: f64,
+    /// The tools of the MCP servers, once the run is connected to them.
+    pub catalog: Option<&'a Catalog>,
 }

@@ -8,6 +8,7 @@ use outwork_wire::agent::Speed;
 use outwork_wire::model::ModelRequest;
 use serde_json::{Map, Value, json};
 
+use crate::mcp::Catalog;
 use crate::session::{Message, Role, Session};
 use crate::toolset;
 
@@ -49,7 +50,7 @@ impl Default for PromptOptions {
 
 impl Session {
     /// The request that carries the whole conversation so far.
-    pub(crate) fn model_request(&self, options: &PromptOptions) -> ModelRequest {
+    pub(crate) fn model_request(&self, options: &PromptOptions, catalog: Option<&Catalog>) -> ModelRequest {
         let mut system: Vec<Value> = self
             .agent
             .system
@@ -59,6 +60,7 @@ impl Session {
             .map(|text| json!({ "type": "text", "text": text }))
             .collect();
         let mut tools = toolset::definitions(&self.agent.tools);
+        tools.extend(catalog.into_iter().flat_map(|c| c.definitions(&self.agent.tools)));
         let mut messages: Vec<Value> = self.transcript.iter().map(message).collect();
         if options.cache {
             for block in [tools.last_mut(), system.last_mut()].into_iter().flatten() {

@@ -7,15 +7,15 @@
 use std::collections::{HashSet, VecDeque};
 
 use outwork_wire::agent::{AgentConfig, EnvironmentKind};
-use outwork_wire::event::{CacheCreation, Decision, EvaluatedPermission, IdleReason, SystemBlock, UsageSnapshot};
+use outwork_wire::event::{IdleReason, UsageSnapshot};
 use outwork_wire::id::EventId;
 use outwork_wire::log::{Genesis, LogEntry, Private};
 use outwork_wire::model::StopReason;
 use outwork_wire::{ContentBlock, Event, EventBody, Time};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::Context;
-use crate::answer::remembered;
+use crate::mcp::McpCall;
 
 /// The status of a session on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +106,19 @@ pub(crate) enum Role {
 pub(crate) struct Call {
     pub(crate) event_id: EventId,
     pub(crate) model_id: String,
-    pub(crate) custom: bool,
+    pub(crate) doer: Doer,
     pub(crate) state: CallState,
+}
+
+/// Who carries a call out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Doer {
+    /// A worker, in the session's sandbox.
+    Worker,
+    /// The client: a custom tool.
+    Client,
+    /// The owner of the session, at an MCP server.
+    Owner(Box<McpCall>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +143,11 @@ impl Call {
     /// Whether somebody outside still has to act for it.
     pub(crate) fn waits(&self) -> bool {
         matches!(self.state, CallState::Asking | CallState::Open)
+    }
+
+    /// Whether the owner of the session has to carry it out now.
+    pub(crate) fn is_owners(&self) -> bool {
+        self.state == CallState::Open && matches!(self.doer, Doer::Owner(_))
     }
 }
 
@@ -238,13 +254,12 @@ impl Session {
 
     /// Whether a worker has something to do, or soon will: the work item must be in the queue then.
     pub fn needs_worker(&self) -> bool {
-        let open_call = self
-            .calls
-            .iter()
-            .any(|c| !c.custom && matches!(c.state, CallState::Open | CallState::Asking));
+        let mut of_workers = self.calls.iter().filter(|c| c.doer == Doer::Worker);
         match self.genesis.environment {
-            EnvironmentKind::SelfHosted => open_call || matches!(self.status, Status::Running | Status::Rescheduling),
-            EnvironmentKind::Cloud => self.calls.iter().any(|c| !c.custom && c.state == CallState::Open),
+            EnvironmentKind::SelfHosted => {
+                of_workers.any(Call::waits) || matches!(self.status, Status::Running | Status::Rescheduling)
+            }
+            EnvironmentKind::Cloud => of_workers.any(|c| c.state == CallState::Open),
         }
     }
 
@@ -275,7 +290,7 @@ impl Session {
             return true;
         }
         if !self.calls.is_empty() {
-            return !self.waiting_is_said();
+            return !self.waiting_is_said() || self.calls.iter().any(Call::is_owners);
         }
         self.model_due || !self.queue.is_empty() || matches!(self.status, Status::Running | Status::Rescheduling)
     }
@@ -350,283 +365,8 @@ impl Session {
     }
 
     /// One microsecond after the last event at the earliest, so that times order the log.
-    fn next_time(&self, now: Time) -> Time {
+    pub(crate) fn next_time(&self, now: Time) -> Time {
         now.max(self.last_time.plus_micros(1))
-    }
-
-    fn apply(&mut self, entry: &LogEntry) -> Result<(), FoldError> {
-        let event = &entry.event;
-        let Some(at) = event.processed_at else {
-            self.apply_queued(entry)?;
-            return Ok(());
-        };
-        if self.queue.front().is_some_and(|first| first.event.id == event.id) {
-            self.queue.pop_front();
-        } else {
-            self.queue.retain(|queued| queued.event.id != event.id);
-        }
-        self.last_time = self.last_time.max(at);
-        self.updated_at = at;
-        match &event.body {
-            EventBody::UserMessage { content } => {
-                self.unaided = 0;
-                self.say(Role::User, content.iter().map(block_for_model).collect());
-                self.model_due = true;
-            }
-            EventBody::SystemMessage { content } => {
-                self.added_system
-                    .extend(content.iter().map(|SystemBlock::Text { text }| text.clone()));
-            }
-            EventBody::UserInterrupt { .. } => {
-                self.model_due = false;
-                self.retry_at = None;
-                self.attempts = 0;
-            }
-            EventBody::UserToolConfirmation {
-                tool_use_id,
-                result,
-                deny_message,
-                ..
-            } => {
-                let call = self.call(tool_use_id, &event.id)?;
-                call.state = match result {
-                    Decision::Allow => CallState::Open,
-                    Decision::Deny => CallState::Denied {
-                        message: denied(deny_message.as_deref()),
-                    },
-                };
-                self.confirmed_since_idle = true;
-                self.unaided = 0;
-                self.settle();
-            }
-            EventBody::UserToolResult {
-                tool_use_id,
-                content,
-                is_error,
-                ..
-            }
-            | EventBody::AgentToolResult {
-                tool_use_id,
-                content,
-                is_error,
-            }
-            | EventBody::UserCustomToolResult {
-                custom_tool_use_id: tool_use_id,
-                content,
-                is_error,
-                ..
-            } => {
-                self.call(tool_use_id, &event.id)?.state = CallState::Done {
-                    content: content.clone(),
-                    is_error: is_error.unwrap_or(false),
-                };
-                self.answered.insert(tool_use_id.clone());
-                self.unaided = 0;
-                self.settle();
-            }
-            EventBody::AgentMessage { .. } | EventBody::AgentThinking {} => {}
-            EventBody::AgentToolUse {
-                name,
-                evaluated_permission,
-                ..
-            } => {
-                let state = match evaluated_permission {
-                    Some(EvaluatedPermission::Allow) | None => CallState::Open,
-                    Some(EvaluatedPermission::Ask) => CallState::Asking,
-                    Some(EvaluatedPermission::Deny) => CallState::Denied {
-                        message: format!("There is no tool `{name}` that this agent may use."),
-                    },
-                };
-                self.add_call(entry, false, state)?;
-            }
-            EventBody::AgentCustomToolUse { .. } => self.add_call(entry, true, CallState::Open)?,
-            EventBody::ModelRequestStart {} => {
-                self.open_request = Some(event.id.clone());
-                self.model_due = false;
-                self.retry_at = None;
-                self.requests += 1;
-            }
-            EventBody::ModelRequestEnd {
-                model_request_start_id, ..
-            } => self.apply_request_end(entry, model_request_start_id)?,
-            EventBody::SessionError { .. } => match &entry.private {
-                Some(Private::Retry { attempt, next_at }) => {
-                    self.attempts = *attempt;
-                    self.retry_at = *next_at;
-                    self.model_due = next_at.is_some();
-                    if next_at.is_none() {
-                        self.attempts = 0;
-                    }
-                }
-                _ => self.model_due = false,
-            },
-            EventBody::StatusRunning {} => {
-                self.status = Status::Running;
-                self.idle_reason = None;
-                self.confirmed_since_idle = false;
-                self.running_since.get_or_insert(at);
-            }
-            EventBody::StatusRescheduled {} => {
-                self.status = Status::Rescheduling;
-                self.stop_clock(at);
-            }
-            EventBody::StatusIdle { stop_reason, .. } => {
-                self.status = Status::Idle;
-                self.idle_reason = Some(stop_reason.clone());
-                self.confirmed_since_idle = false;
-                if !matches!(stop_reason, IdleReason::RequiresAction { .. }) {
-                    self.requests = 0;
-                    self.unaided = 0;
-                }
-                self.stop_clock(at);
-            }
-            EventBody::StatusTerminated {} => {
-                self.status = Status::Terminated;
-                self.idle_reason = None;
-                self.queue.clear();
-                self.calls.clear();
-                self.model_due = false;
-                self.retry_at = None;
-                self.stop_clock(at);
-            }
-            EventBody::SessionUpdated { agent, metadata, title } => {
-                if let Some(agent) = agent {
-                    self.agent = (**agent).clone();
-                }
-                if let Some(metadata) = metadata {
-                    self.metadata = metadata.clone();
-                }
-                if let Some(title) = title {
-                    self.title = Some(title.clone()).filter(|t| !t.is_empty());
-                }
-            }
-            EventBody::ThreadStatusRunning { .. }
-            | EventBody::ThreadStatusIdle { .. }
-            | EventBody::ThreadStatusRescheduled { .. }
-            | EventBody::ThreadStatusTerminated { .. }
-            | EventBody::SessionUsage { .. }
-            | EventBody::SessionDeleted {} => {}
-        }
-        Ok(())
-    }
-
-    fn apply_queued(&mut self, entry: &LogEntry) -> Result<(), FoldError> {
-        if let Some(call_id) = result_target(&entry.event.body) {
-            self.call(call_id, &entry.event.id)?.state = CallState::Queued;
-        }
-        self.queue.push_back(entry.clone());
-        Ok(())
-    }
-
-    fn apply_request_end(&mut self, entry: &LogEntry, start: &EventId) -> Result<(), FoldError> {
-        if self.open_request.take().as_ref() != Some(start) {
-            return Err(FoldError::NoOpenRequest(entry.event.id.clone()));
-        }
-        self.stop = None;
-        self.stop_details = None;
-        match &entry.private {
-            Some(Private::Answer { answer }) => {
-                self.attempts = 0;
-                self.unaided += 1;
-                self.usage.input_tokens += answer.usage.input_tokens;
-                self.usage.output_tokens += answer.usage.output_tokens;
-                self.usage.cache_read_input_tokens += answer.usage.cache_read_input_tokens;
-                let CacheCreation {
-                    ephemeral_5m_input_tokens: five_minutes,
-                    ephemeral_1h_input_tokens: one_hour,
-                } = &mut self.usage.cache_creation;
-                *five_minutes += answer.usage.ephemeral_5m_input_tokens;
-                *one_hour += answer.usage.ephemeral_1h_input_tokens;
-                let content = remembered(answer);
-                if !content.is_empty() {
-                    self.say(Role::Assistant, content);
-                }
-                self.stop = answer.stop_reason.clone();
-                self.stop_details = answer.stop_details.clone();
-                if answer.stop_reason == Some(StopReason::PauseTurn) {
-                    self.model_due = true;
-                }
-                self.settle();
-            }
-            // No answer: the request is due again, unless what follows in the log says otherwise.
-            _ => self.model_due = true,
-        }
-        Ok(())
-    }
-
-    fn add_call(&mut self, entry: &LogEntry, custom: bool, state: CallState) -> Result<(), FoldError> {
-        let Some(Private::Call { model_tool_use_id }) = &entry.private else {
-            return Err(FoldError::NoModelId(entry.event.id.clone()));
-        };
-        self.calls.push(Call {
-            event_id: entry.event.id.clone(),
-            model_id: model_tool_use_id.clone(),
-            custom,
-            state,
-        });
-        Ok(())
-    }
-
-    fn call(&mut self, call_id: &EventId, by: &EventId) -> Result<&mut Call, FoldError> {
-        self.calls
-            .iter_mut()
-            .find(|c| &c.event_id == call_id)
-            .ok_or_else(|| FoldError::NoOpenCall(by.clone()))
-    }
-
-    /// Hands the results of the latest calls to the model once all of them are there.
-    fn settle(&mut self) {
-        if self.open_request.is_some() || self.calls.is_empty() || !self.calls.iter().all(Call::settled) {
-            return;
-        }
-        // What a provider refuses inside a failed result follows behind all results.
-        let mut behind = Vec::new();
-        let mut results: Vec<Value> = std::mem::take(&mut self.calls)
-            .into_iter()
-            .map(|call| {
-                self.answered.insert(call.event_id);
-                match call.state {
-                    CallState::Done { content, is_error } => {
-                        let (inside, outside): (Vec<_>, Vec<_>) = content
-                            .iter()
-                            .filter(|block| !is_blank(block))
-                            .partition(|block| !is_error || matches!(block, ContentBlock::Text { .. }));
-                        behind.extend(outside.into_iter().map(block_for_model));
-                        json!({
-                            "type": "tool_result",
-                            "tool_use_id": call.model_id,
-                            "content": inside.into_iter().map(block_for_model).collect::<Vec<_>>(),
-                            "is_error": is_error,
-                        })
-                    }
-                    CallState::Denied { message } => json!({
-                        "type": "tool_result",
-                        "tool_use_id": call.model_id,
-                        "content": [{ "type": "text", "text": message }],
-                        "is_error": true,
-                    }),
-                    CallState::Asking | CallState::Open | CallState::Queued => {
-                        unreachable!("only settled calls are handed over")
-                    }
-                }
-            })
-            .collect();
-        results.append(&mut behind);
-        self.say(Role::User, results);
-        self.model_due = true;
-    }
-
-    fn say(&mut self, role: Role, content: Vec<Value>) {
-        match self.transcript.last_mut() {
-            Some(last) if last.role == role => last.content.extend(content),
-            _ => self.transcript.push(Message { role, content }),
-        }
-    }
-
-    fn stop_clock(&mut self, at: Time) {
-        if let Some(since) = self.running_since.take() {
-            self.usage.active_seconds += at.seconds_since(since).max(0.0);
-        }
     }
 }
 
@@ -637,25 +377,7 @@ pub(crate) fn result_target(body: &EventBody) -> Option<&EventId> {
             Some(tool_use_id)
         }
         EventBody::UserCustomToolResult { custom_tool_use_id, .. } => Some(custom_tool_use_id),
+        EventBody::AgentMcpToolResult { mcp_tool_use_id, .. } => Some(mcp_tool_use_id),
         _ => None,
     }
-}
-
-fn denied(message: Option<&str>) -> String {
-    match message {
-        Some(message) if !message.is_empty() => {
-            format!("The user did not allow this call: {message}")
-        }
-        _ => "The user did not allow this call.".to_owned(),
-    }
-}
-
-/// Text that the Messages API refuses: nothing but white space.
-fn is_blank(block: &ContentBlock) -> bool {
-    matches!(block, ContentBlock::Text { text } if text.trim().is_empty())
-}
-
-/// A block as the Messages API takes it. The shapes are the same but for fields that must be absent when empty.
-fn block_for_model(block: &ContentBlock) -> Value {
-    serde_json::to_value(block).expect("a content block is plain JSON")
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use outwork_wire::agent::{CustomTool, EnvironmentKind, Tool};
+use outwork_wire::agent::{CustomTool, EnvironmentKind, McpServer, Tool};
 use outwork_wire::content::SearchText;
 use outwork_wire::event::{Decision, IdleReason, SystemBlock};
 use outwork_wire::id::{EventId, ThreadId};
@@ -15,7 +15,8 @@ use outwork_wire::{ContentBlock, Event, EventBody, EventParams};
 use serde_json::{Map, Value};
 
 use crate::Context;
-use crate::session::{Call, CallState, Session, Status};
+use crate::session::{Call, CallState, Doer, Session, Status};
+use crate::toolset;
 
 /// The most pairs of metadata.
 const MAX_METADATA: usize = 16;
@@ -52,6 +53,8 @@ pub struct SessionChange {
     pub metadata: Option<Map<String, Value>>,
     /// The agent's whole new list of tools.
     pub tools: Option<Vec<Tool>>,
+    /// The agent's whole new list of MCP servers.
+    pub mcp_servers: Option<Vec<McpServer>>,
 }
 
 /// What an earlier event of the same batch did to a call.
@@ -87,20 +90,23 @@ impl Session {
             Some(patch) => Some(self.merged_metadata(patch)?).filter(|m| *m != self.metadata),
             None => None,
         };
-        let tools = change.tools.filter(|t| *t != self.agent.tools);
-        if title.is_none() && metadata.is_none() && tools.is_none() {
+        let mut agent = self.agent.clone();
+        agent.tools = change.tools.unwrap_or(agent.tools);
+        agent.mcp_servers = change.mcp_servers.unwrap_or(agent.mcp_servers);
+        let agent = Some(agent).filter(|agent| *agent != self.agent);
+        if title.is_none() && metadata.is_none() && agent.is_none() {
             return Ok(false);
         }
-        let agent = match tools {
+        let agent = match agent {
             Some(_) if self.interruptible() => {
                 return Err(Refused::Invalid(format!(
                     "agent: the session is {}; its agent can only be changed while it is idle and no tool call waits for an answer. Interrupt it, or wait for session.status_idle with stop_reason end_turn",
                     self.status.as_str()
                 )));
             }
-            Some(tools) => {
-                let mut agent = self.agent.clone();
-                agent.tools = tools;
+            Some(agent) => {
+                toolset::check_servers(&agent.tools, &agent.mcp_servers)
+                    .map_err(|message| Refused::Invalid(format!("agent.{message}")))?;
                 Some(Box::new(agent))
             }
             None => None,
@@ -316,10 +322,18 @@ impl Session {
                     ));
                 }
                 let call = self.find_call("tool_use_id", tool_use_id)?;
-                if call.custom {
-                    return Err(Refused::Invalid(format!(
-                        "tool_use_id: {tool_use_id} is a custom tool call; answer it with user.custom_tool_result"
-                    )));
+                match call.doer {
+                    Doer::Worker => {}
+                    Doer::Client => {
+                        return Err(Refused::Invalid(format!(
+                            "tool_use_id: {tool_use_id} is a custom tool call; answer it with user.custom_tool_result"
+                        )));
+                    }
+                    Doer::Owner(_) => {
+                        return Err(Refused::Invalid(format!(
+                            "tool_use_id: {tool_use_id} is a call to an MCP server; this server makes it itself"
+                        )));
+                    }
                 }
                 check_answer("tool_use_id", call, batch.entry(tool_use_id).or_default())?;
                 check_content(content, true)
@@ -332,7 +346,7 @@ impl Session {
             } => {
                 self.check_thread(session_thread_id.as_ref())?;
                 let call = self.find_call("custom_tool_use_id", custom_tool_use_id)?;
-                if !call.custom {
+                if call.doer != Doer::Client {
                     return Err(Refused::Invalid(format!(
                         "custom_tool_use_id: {custom_tool_use_id} is not a custom tool call; answer it with user.tool_result"
                     )));

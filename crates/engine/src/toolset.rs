@@ -3,7 +3,7 @@
 //! The input fields are those of `agent_toolset_20260401` in the contract; the descriptions are ours. A built-in
 //! tool is offered only if it is enabled. `web_search` and `web_fetch` are never offered: nothing here runs them.
 
-use outwork_wire::agent::{BuiltinTool, PermissionPolicy, Tool};
+use outwork_wire::agent::{BuiltinTool, McpServer, PermissionPolicy, Tool};
 use serde_json::{Value, json};
 
 /// The permission policy of a built-in tool, or `None` if the agent may not call it.
@@ -22,8 +22,61 @@ pub fn policy(tools: &[Tool], name: &str) -> Option<PermissionPolicy> {
                 });
             enabled.then_some(policy)
         }
-        Tool::Custom(_) => None,
+        Tool::McpToolset { .. } | Tool::Custom(_) => None,
     })
+}
+
+/// The policy of a tool of an MCP server, or `None` if the agent may not call it.
+pub(crate) fn mcp_policy(tools: &[Tool], server: &str, name: &str) -> Option<PermissionPolicy> {
+    tools.iter().find_map(|entry| match entry {
+        Tool::McpToolset {
+            mcp_server_name,
+            configs,
+            default_config,
+        } if mcp_server_name == server => {
+            let (enabled, policy) = configs
+                .iter()
+                .find(|c| c.name == name)
+                .map_or((default_config.enabled, default_config.permission_policy), |c| {
+                    (c.enabled, c.permission_policy)
+                });
+            enabled.then_some(policy)
+        }
+        Tool::McpToolset { .. } | Tool::AgentToolset { .. } | Tool::Custom(_) => None,
+    })
+}
+
+/// Checks that toolsets and MCP servers belong together: every toolset names a server, every server has one toolset.
+/// The error is a message with the path of the fault.
+pub fn check_servers(tools: &[Tool], servers: &[McpServer]) -> Result<(), String> {
+    let named = |tool: &Tool| match tool {
+        Tool::McpToolset { mcp_server_name, .. } => Some(mcp_server_name.clone()),
+        Tool::AgentToolset { .. } | Tool::Custom(_) => None,
+    };
+    for (index, tool) in tools.iter().enumerate() {
+        let Some(name) = named(tool) else { continue };
+        if !servers.iter().any(|server| server.name() == name) {
+            return Err(format!(
+                "tools.{index}.mcp_server_name: mcp_servers has no server `{name}`"
+            ));
+        }
+        if tools[..index].iter().filter_map(named).any(|other| other == name) {
+            return Err(format!(
+                "tools.{index}.mcp_server_name: `{name}` has two toolsets; put all settings into one"
+            ));
+        }
+    }
+    match servers
+        .iter()
+        .enumerate()
+        .find(|(_, server)| !tools.iter().filter_map(named).any(|name| name == server.name()))
+    {
+        Some((index, server)) => Err(format!(
+            "mcp_servers.{index}: no mcp_toolset in tools names the server `{}`",
+            server.name()
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The tool definitions of a model request, in a fixed order.
@@ -38,7 +91,7 @@ pub fn definitions(tools: &[Tool]) -> Vec<Value> {
             "description": custom.description,
             "input_schema": custom.input_schema,
         })),
-        Tool::AgentToolset { .. } => None,
+        Tool::AgentToolset { .. } | Tool::McpToolset { .. } => None,
     });
     builtin.chain(custom).collect()
 }

@@ -47,6 +47,7 @@ fn every_kind_of_entry_goes_through_json() {
         .update(outwork_engine::SessionChange {
             title: Some(Some("t".into())),
             metadata: Some(serde_json::Map::from_iter([("a".to_owned(), json!("b"))])),
+            mcp_servers: None,
             tools: Some(vec![]),
         })
         .unwrap();

@@ -14,6 +14,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use world::build::CUSTOM;
 
+const FIND: &str = "mcp__notes__find";
+const ADD: &str = "mcp__notes__add";
+const SEND: &str = "mcp__notes__send";
+
 fn sent() -> impl Strategy<Value = Sent> {
     let content = select(vec![
         Content::Text,
@@ -61,7 +65,7 @@ fn block() -> impl Strategy<Value = Block> {
         4 => Just(Block::Text),
         1 => select(vec![Block::EmptyText, Block::Blank, Block::Redacted]),
         2 => Just(Block::Thinking),
-        6 => select(vec!["bash", "read", "write", "write", "edit", "no_such_tool", CUSTOM, CUSTOM]).prop_map(Block::Call),
+        6 => select(vec!["bash", "read", "write", "write", "edit", "no_such_tool", CUSTOM, CUSTOM, FIND, FIND, ADD, SEND, "mcp__notes__drop"]).prop_map(Block::Call),
     ]
 }
 
@@ -97,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
         14 => (batch(), by, any::<bool>()).prop_map(|(batch, by, joined)| Step::Submit { batch, by, joined }),
         10 => (prop::collection::vec(block(), 0..6), stop()).prop_map(|(blocks, stop)| Step::Answer { blocks, stop }),
         4 => (kind, prop::option::of(0..1000u64)).prop_map(|(kind, after)| Step::Fail { kind, after }),
+        12 => (0..6usize, any::<bool>()).prop_map(|(call, is_error)| Step::Mcp { call, is_error }),
         3 => prop_oneof![0..1000i64, 1000..700_000i64, -5000..0i64].prop_map(|millis| Step::Pass { millis }),
         2 => Just(Step::Crash),
         1 => Just(Step::LoseCommit),
@@ -164,7 +169,7 @@ fn random_lives_meet_everything() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut met: HashSet<String> = HashSet::new();
-    for life in 0..160 {
+    for life in 0..400 {
         let environment = match life % 2 {
             0 => EnvironmentKind::SelfHosted,
             _ => EnvironmentKind::Cloud,
@@ -198,6 +203,10 @@ fn random_lives_meet_everything() {
         "agent.tool_use write ask",
         "agent.tool_use edit deny",
         "agent.custom_tool_use look_up_order",
+        "agent.mcp_tool_use notes/find allow",
+        "agent.mcp_tool_use notes/send ask",
+        "agent.mcp_tool_result ok",
+        "agent.mcp_tool_result error",
         "span.model_request_end",
         "span.model_request_end error",
         "session.error model_overloaded_error retrying",

@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use outwork_plane::{FederationOptions, IdentityOptions, Limits, PromptOptions, RetryPolicy, TunnelOptions};
+use outwork_plane::{
+    FederationOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+};
 use secrecy::SecretString;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
+mod mcp;
 mod private;
 mod settings;
 
@@ -40,6 +43,7 @@ pub(crate) struct PlaneConfig {
     pub(crate) model: Option<ModelConfig>,
     pub(crate) prompt: PromptOptions,
     pub(crate) retry: RetryPolicy,
+    pub(crate) mcp: McpOptions,
     pub(crate) limits: Limits,
     pub(crate) tunnels: TunnelOptions,
     pub(crate) federation: FederationOptions,
@@ -140,6 +144,7 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         model: model_provider(model, environment)?,
         prompt: prompt(model)?,
         retry: retry(model)?,
+        mcp: layers.settings.mcp.resolve()?,
         limits: request_limits(&layers.settings.limits)?,
         tunnels: private::tunnels(&layers.settings.tunnel)?,
         federation: private::federation(&layers.settings.federation)?,

@@ -39,6 +39,7 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     });
     options.prompt = config.prompt.clone();
     options.retry = config.retry;
+    options.mcp = config.mcp.clone();
     options.limits = config.limits.clone();
     options.tunnels = config.tunnels.clone();
     options.federation = config.federation.clone();

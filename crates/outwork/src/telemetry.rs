@@ -14,6 +14,9 @@ pub(crate) fn start(config: &LogConfig) -> Result<()> {
             config.level
         )
     })?;
+    // The MCP library logs what servers send.
+    let silent = format!("{}=off", outwork_mcp::SDK_LOG_TARGET);
+    let filter = filter.add_directive(silent.parse().context("the target of the MCP library")?);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

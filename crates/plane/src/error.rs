@@ -153,4 +153,7 @@ pub enum PlaneError {
     /// The model provider's settings cannot be used.
     #[error("the model provider cannot be used: {0}")]
     Model(String),
+    /// MCP servers cannot be reached at all.
+    #[error("MCP servers cannot be reached from here: {0}")]
+    Mcp(String),
 }

@@ -8,6 +8,7 @@ use outwork_engine::{PromptOptions, RetryPolicy};
 use secrecy::SecretString;
 
 use crate::federation::FederationOptions;
+use crate::mcp::McpOptions;
 
 /// What a plane is started with.
 pub struct PlaneOptions {
@@ -25,6 +26,8 @@ pub struct PlaneOptions {
     pub prompt: PromptOptions,
     /// When failed model requests are tried again.
     pub retry: RetryPolicy,
+    /// How MCP servers are reached.
+    pub mcp: McpOptions,
     /// Limits of requests and streams.
     pub limits: Limits,
     /// Tunnels.
@@ -48,6 +51,7 @@ impl PlaneOptions {
             model: None,
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
+            mcp: McpOptions::default(),
             limits: Limits::default(),
             tunnels: TunnelOptions::default(),
             federation: FederationOptions::default(),

@@ -24,6 +24,7 @@ use crate::error::PlaneError;
 use crate::federation::Federation;
 use crate::http::{self, server::Server};
 use crate::identity::Identity;
+use crate::mcp::Reach;
 use crate::metrics::Metrics;
 use crate::options::{ModelProvider, PlaneOptions};
 use crate::reconcile;
@@ -122,6 +123,7 @@ impl Plane {
             hub: hub.clone(),
             bells: bells.clone(),
             model: model.clone(),
+            reach: Arc::new(Reach::new(options.mcp)?),
             prompt: options.prompt,
             retry: options.retry,
             metrics: metrics.clone(),

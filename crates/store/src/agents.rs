@@ -3,7 +3,7 @@
 //! Every change makes a new version; versions are never changed. An archived agent cannot be changed.
 
 use outwork_wire::Time;
-use outwork_wire::agent::{AgentConfig, AgentKind, ExecutionIdentity, ModelConfig, Tool};
+use outwork_wire::agent::{AgentConfig, AgentKind, ExecutionIdentity, McpServer, ModelConfig, Tool};
 use outwork_wire::id::{AgentId, WorkspaceId};
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub struct AgentSpec {
     /// The tools that it may call.
     pub tools: Vec<Tool>,
     /// MCP servers.
-    pub mcp_servers: Vec<Value>,
+    pub mcp_servers: Vec<McpServer>,
     /// Skills.
     pub skills: Vec<Value>,
     /// Strings by name.

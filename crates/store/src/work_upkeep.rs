@@ -36,6 +36,38 @@ impl Store {
         self.write(move |conn| take_back(conn, now)).await
     }
 
+    /// Takes back the item of one session if its worker gave no sign since `silent_since`, though its lease goes on.
+    pub async fn requeue_silent_work(
+        &self,
+        session: &SessionId,
+        silent_since: Time,
+        now: Time,
+    ) -> Result<Vec<Lapsed>, StoreError> {
+        const SILENT: &str = "session_id = ?1 AND state IN ('starting', 'active', 'stopping') \
+            AND coalesce(latest_heartbeat_at, acknowledged_at, created_at) <= ?2";
+        let session = session.clone();
+        let none = {
+            let session = session.clone();
+            self.read(move |conn| {
+                let sql = format!("SELECT 1 FROM work WHERE {SILENT} LIMIT 1");
+                Ok(!conn
+                    .prepare_cached(&sql)?
+                    .exists((session.as_str(), silent_since.as_micros()))?)
+            })
+            .await?
+        };
+        if none {
+            return Ok(Vec::new());
+        }
+        self.write(move |conn| {
+            let sql = format!("UPDATE work SET lease_expires_at = ?3 WHERE {SILENT}");
+            conn.prepare_cached(&sql)?
+                .execute((session.as_str(), silent_since.as_micros(), now.as_micros()))?;
+            take_back(conn, now)
+        })
+        .await
+    }
+
     /// Ends every lease and every offer of cloud environments' items: their workers are gone. What was held is then
     /// taken back by [`Store::requeue_lapsed_work`].
     pub async fn lapse_cloud_work(&self, now: Time) -> Result<(), StoreError> {

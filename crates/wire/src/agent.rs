@@ -28,8 +28,8 @@ pub struct AgentConfig {
     pub model: ModelConfig,
     /// The tools that it may call.
     pub tools: Vec<Tool>,
-    /// MCP servers; always empty until they are supported.
-    pub mcp_servers: Vec<Value>,
+    /// The MCP servers whose tools it may call.
+    pub mcp_servers: Vec<McpServer>,
     /// Skills; always empty until they are supported.
     pub skills: Vec<Value>,
     /// Who it acts as.
@@ -118,9 +118,57 @@ pub enum Tool {
         /// Settings of the others.
         default_config: DefaultToolConfig,
     },
+    /// The tools of an MCP server.
+    #[serde(rename = "mcp_toolset")]
+    McpToolset {
+        /// The server's name in `mcp_servers`.
+        mcp_server_name: String,
+        /// Settings of single tools.
+        configs: Vec<McpToolConfig>,
+        /// Settings of the others.
+        default_config: DefaultToolConfig,
+    },
     /// A tool that the client runs.
     #[serde(rename = "custom")]
     Custom(CustomTool),
+}
+
+/// An MCP server that an agent connects to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum McpServer {
+    /// One that is reached at a URL.
+    Url {
+        /// Its name, unique in the agent.
+        name: String,
+        /// Its endpoint.
+        url: String,
+    },
+}
+
+impl McpServer {
+    /// Its name, unique in the agent.
+    pub fn name(&self) -> &str {
+        let Self::Url { name, .. } = self;
+        name
+    }
+
+    /// Its endpoint.
+    pub fn url(&self) -> &str {
+        let Self::Url { url, .. } = self;
+        url
+    }
+}
+
+/// Settings of one tool of an MCP server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct McpToolConfig {
+    /// The tool, as the server names it.
+    pub name: String,
+    /// Whether the agent may call it.
+    pub enabled: bool,
+    /// Whether a person is asked first.
+    pub permission_policy: PermissionPolicy,
 }
 
 /// A tool that the client runs.
@@ -148,7 +196,7 @@ pub struct ToolConfig {
     pub permission_policy: PermissionPolicy,
 }
 
-/// Settings of the built-in tools that `configs` does not name.
+/// Settings of the tools that `configs` does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefaultToolConfig {
     /// Whether the agent may call them.

@@ -52,10 +52,13 @@ pub enum Private {
         /// The answer.
         answer: ModelAnswer,
     },
-    /// With `agent.tool_use` and `agent.custom_tool_use`: the model's own id of the call.
+    /// With the events of tool calls: what the loop needs to carry the call through.
     Call {
-        /// For example `toolu_…`.
+        /// The model's own id of the call, for example `toolu_…`.
         model_tool_use_id: String,
+        /// Of an MCP tool: whether the server says that a repeated call does no harm.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        repeatable: bool,
     },
     /// With `session.error`: which attempt failed, and when the next one begins.
     Retry {

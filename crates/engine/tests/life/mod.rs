@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use outwork_engine::{Effect, Status, Submitter};
+use outwork_engine::{Catalog, Effect, Status, Submitter};
 use outwork_wire::agent::EnvironmentKind;
 use outwork_wire::event::{Decision, IdleReason, SystemBlock};
 use outwork_wire::id::EventId;
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 use crate::world::build::{
-    agent, answer, call, confirmation, custom_result, event_id, failure, failure_after, image, message, partial, says,
-    text, thinking, tool_result,
+    agent, answer, call, confirmation, custom_result, event_id, failure, failure_after, genesis_with_mcp, image,
+    message, notes, partial, says, text, thinking, tool_result,
 };
 
 /// One thing that happens to a session.
@@ -31,6 +31,8 @@ pub enum Step {
     Answer { blocks: Vec<Block>, stop: StopReason },
     /// The model request fails, if there is one.
     Fail { kind: FailureKind, after: Option<u64> },
+    /// What the session waits for from the MCP server comes: its tools, or the result of a call.
+    Mcp { call: usize, is_error: bool },
     /// The clock goes on.
     Pass { millis: i64 },
     /// The process dies.
@@ -109,7 +111,7 @@ pub struct Life {
 impl Life {
     /// A life that begins.
     pub fn new(environment: EnvironmentKind) -> Self {
-        let mut world = World::new(environment);
+        let mut world = World::with_genesis(genesis_with_mcp(environment));
         // Few attempts, so that lives are long enough to use them up.
         world.policy.max_attempts = 3;
         world.policy.max_nonsense = 2;
@@ -161,7 +163,16 @@ impl Life {
             }
             Step::Answer { .. } | Step::Fail { .. } => {}
             Step::Pass { millis } => self.world.pass_millis(*millis),
-            Step::Crash => self.world.crash(),
+            Step::Mcp { call, is_error } => match self.world.effect.clone() {
+                Effect::ConnectServers => self.world.catalog = Some(Catalog::new(notes())),
+                Effect::CallTools(calls) => {
+                    let id = calls[call % calls.len()].id.clone();
+                    let word = self.word();
+                    self.world.mcp_answer_only(&id, &word, *is_error);
+                }
+                _ => {}
+            },
+            Step::Crash => self.world.take_over(),
             Step::LoseCommit => self.world.lose_next_commit = true,
             Step::Update { title, tools } => {
                 let change = outwork_engine::SessionChange {
@@ -170,8 +181,10 @@ impl Life {
                     tools: tools.then(|| {
                         let mut tools = agent().tools;
                         tools.truncate(1 + usize::from(*title % 2));
+                        tools.extend(genesis_with_mcp(EnvironmentKind::Cloud).agent.tools.pop());
                         tools
                     }),
+                    mcp_servers: None,
                 };
                 // A refusal is as good as an acceptance here: the world checks that it changed nothing.
                 let _ = self.world.update(change);
@@ -200,6 +213,7 @@ impl Life {
                     .calls()
                     .iter()
                     .filter(|c| !c.settled() && !self.world.judge().result_waits(&c.id))
+                    .filter(|c| !c.mcp || (c.asks && !c.allowed))
                     .map(|c| (c.id.clone(), c.custom, c.asks && !c.allowed))
                     .collect();
                 let Some((id, custom, asks)) = open.get(call % open.len().max(1)).cloned() else {
@@ -263,6 +277,8 @@ impl Life {
                 Effect::AskModel(_) | Effect::AwaitModel => self.world.answer_only(says("done"), &Default::default()),
                 Effect::CancelModel => self.world.answer_only(partial(vec![text("do")]), &Default::default()),
                 Effect::WaitUntil(at) => self.world.now = self.world.now.max(at),
+                Effect::ConnectServers => self.world.catalog = Some(Catalog::new(notes())),
+                Effect::CallTools(calls) => self.world.mcp_answer_only(&calls[0].id, "done", false),
                 Effect::Rest => {
                     let open = self.world.judge().calls().iter().find(|c| !c.settled());
                     let Some(open) = open else { return };
@@ -315,6 +331,9 @@ impl Life {
         // The conversation goes on, and holds all that was said.
         let last = message(&self.word());
         self.world.send(vec![last]);
+        if self.world.effect == Effect::ConnectServers {
+            self.world.connect(notes());
+        }
         assert!(matches!(self.world.effect, Effect::AskModel(_)));
         self.world.check_json();
     }

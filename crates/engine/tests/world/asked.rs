@@ -83,6 +83,11 @@ impl World {
                 content,
                 is_error,
             }
+            | EventBody::AgentMcpToolResult {
+                mcp_tool_use_id: id,
+                content,
+                is_error,
+            }
             | EventBody::UserCustomToolResult {
                 custom_tool_use_id: id,
                 content,

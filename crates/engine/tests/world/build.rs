@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use outwork_engine::McpTool;
 use outwork_wire::agent::{
-    AgentConfig, AgentKind, BuiltinTool, CustomTool, DefaultToolConfig, EnvironmentKind, ExecutionIdentity,
-    ModelConfig, PermissionPolicy, Tool, ToolConfig,
+    AgentConfig, AgentKind, BuiltinTool, CustomTool, DefaultToolConfig, EnvironmentKind, ExecutionIdentity, McpServer,
+    McpToolConfig, ModelConfig, PermissionPolicy, Tool, ToolConfig,
 };
 use outwork_wire::event::{Decision, SystemBlock};
 use outwork_wire::id::EventId;
@@ -75,6 +76,49 @@ pub fn toolset() -> Tool {
             permission_policy: PermissionPolicy::AlwaysAllow {},
         },
     }
+}
+
+/// A genesis whose agent also has the MCP server `notes`, of whose tools `send` asks and `drop` is off.
+pub fn genesis_with_mcp(environment: EnvironmentKind) -> Genesis {
+    let mut genesis = genesis(environment);
+    genesis.agent.mcp_servers = vec![McpServer::Url {
+        name: "notes".into(),
+        url: "https://notes.example/mcp".into(),
+    }];
+    let config = |name: &str, enabled, permission_policy| McpToolConfig {
+        name: name.into(),
+        enabled,
+        permission_policy,
+    };
+    genesis.agent.tools.push(Tool::McpToolset {
+        mcp_server_name: "notes".into(),
+        configs: vec![
+            config("send", true, PermissionPolicy::AlwaysAsk {}),
+            config("drop", false, PermissionPolicy::AlwaysAllow {}),
+        ],
+        default_config: DefaultToolConfig {
+            enabled: true,
+            permission_policy: PermissionPolicy::AlwaysAllow {},
+        },
+    });
+    genesis
+}
+
+/// The tools of the server `notes`. Only `find` may be called twice.
+pub fn notes() -> Vec<McpTool> {
+    let tool = |name: &str, repeatable| McpTool {
+        server: "notes".into(),
+        name: name.into(),
+        description: format!("Does {name}."),
+        input_schema: serde_json::Map::from_iter([("type".to_owned(), json!("object"))]),
+        repeatable,
+    };
+    vec![
+        tool("find", true),
+        tool("add", false),
+        tool("send", false),
+        tool("drop", false),
+    ]
 }
 
 /// The custom tool of [`agent`].

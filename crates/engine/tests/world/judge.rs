@@ -32,6 +32,8 @@ pub struct CallRecord {
     pub id: EventId,
     /// Whether the client runs it.
     pub custom: bool,
+    /// Whether it is made at an MCP server.
+    pub mcp: bool,
     /// Whether it must be confirmed first.
     pub asks: bool,
     /// Whether it was denied, by policy or by a person.
@@ -191,7 +193,10 @@ impl Judge {
                 assert!(self.span.is_some(), "the agent speaks outside a request");
                 assert!(!content.is_empty(), "the agent says nothing");
             }
-            EventBody::AgentThinking {} | EventBody::AgentToolUse { .. } | EventBody::AgentCustomToolUse { .. } => {
+            EventBody::AgentThinking {}
+            | EventBody::AgentToolUse { .. }
+            | EventBody::AgentMcpToolUse { .. }
+            | EventBody::AgentCustomToolUse { .. } => {
                 assert!(self.span.is_some(), "the agent acts outside a request");
             }
             EventBody::SessionUsage { usage } => {
@@ -253,9 +258,13 @@ impl Judge {
             EventBody::SessionUsage { usage } => self.active_seconds = usage.active_seconds,
             EventBody::AgentToolUse {
                 evaluated_permission, ..
+            }
+            | EventBody::AgentMcpToolUse {
+                evaluated_permission, ..
             } => self.calls.push(CallRecord {
                 id: id.clone(),
                 custom: false,
+                mcp: matches!(body, EventBody::AgentMcpToolUse { .. }),
                 asks: *evaluated_permission == Some(EvaluatedPermission::Ask),
                 denied: *evaluated_permission == Some(EvaluatedPermission::Deny),
                 allowed: false,
@@ -264,6 +273,7 @@ impl Judge {
             EventBody::AgentCustomToolUse { .. } => self.calls.push(CallRecord {
                 id: id.clone(),
                 custom: true,
+                mcp: false,
                 asks: false,
                 denied: false,
                 allowed: false,
@@ -287,11 +297,16 @@ impl Judge {
         if let Some(target) = target(body) {
             let earlier_open = self.calls.iter().take_while(|c| c.id != *target).any(|c| !c.settled());
             let custom = matches!(body, EventBody::UserCustomToolResult { .. });
-            let own_worker = matches!(body, EventBody::AgentToolResult { .. });
+            let mcp = matches!(body, EventBody::AgentMcpToolResult { .. });
+            let own_worker = mcp || matches!(body, EventBody::AgentToolResult { .. });
             // Only the end of the session releases a result that waits for the answer to an earlier call.
             self.ending |= earlier_open && !own_worker;
             let call = self.call(target);
-            assert_eq!(call.custom, custom, "the result of another kind of tool");
+            assert_eq!(
+                (call.custom, call.mcp),
+                (custom, mcp),
+                "the result of another kind of tool"
+            );
             assert!(!call.denied, "a denied call has a result");
             call.results += 1;
             assert_eq!(call.results, 1, "a call has two results");
@@ -312,6 +327,7 @@ fn target(body: &EventBody) -> Option<&EventId> {
             Some(tool_use_id)
         }
         EventBody::UserCustomToolResult { custom_tool_use_id, .. } => Some(custom_tool_use_id),
+        EventBody::AgentMcpToolResult { mcp_tool_use_id, .. } => Some(mcp_tool_use_id),
         _ => None,
     }
 }

@@ -37,6 +37,11 @@ impl World {
                 tool_use_id: id,
                 is_error,
                 ..
+            }
+            | EventBody::AgentMcpToolResult {
+                mcp_tool_use_id: id,
+                is_error,
+                ..
             } => Some(format!(
                 "{} {}",
                 self.model_id(id),
@@ -48,6 +53,16 @@ impl World {
                 ..
             } => Some(format!(
                 "{} {name} {}",
+                self.model_id(&entry.event.id),
+                word(&evaluated_permission)
+            )),
+            EventBody::AgentMcpToolUse {
+                mcp_server_name,
+                name,
+                evaluated_permission,
+                ..
+            } => Some(format!(
+                "{} {mcp_server_name}/{name} {}",
                 self.model_id(&entry.event.id),
                 word(&evaluated_permission)
             )),
@@ -84,7 +99,9 @@ impl World {
         self.log
             .iter()
             .find_map(|entry| match &entry.private {
-                Some(Private::Call { model_tool_use_id }) if entry.event.id == *id => Some(model_tool_use_id.clone()),
+                Some(Private::Call { model_tool_use_id, .. }) if entry.event.id == *id => {
+                    Some(model_tool_use_id.clone())
+                }
                 _ => None,
             })
             .unwrap_or_else(|| id.to_string())

@@ -15,7 +15,8 @@ pub mod messages_api;
 use std::collections::HashSet;
 
 use outwork_engine::{
-    Context, Effect, PreviewIds, PromptOptions, Refused, RetryPolicy, Session, SessionChange, Status, Submitter,
+    Catalog, Context, Effect, McpTool, PreviewIds, PromptOptions, Refused, RetryPolicy, ServerFailure, Session,
+    SessionChange, Status, Submitter,
 };
 use outwork_wire::agent::EnvironmentKind;
 use outwork_wire::event::{Decision, IdleReason};
@@ -46,6 +47,8 @@ pub struct World {
     pub policy: RetryPolicy,
     /// What requests have in common.
     pub options: PromptOptions,
+    /// The tools of MCP servers, while the run is connected to them.
+    pub catalog: Option<Catalog>,
     /// Makes the next commit fail: what it would have held is lost, and the session with it.
     pub lose_next_commit: bool,
     judge: Judge,
@@ -81,6 +84,7 @@ impl World {
             effect: Effect::Rest,
             policy: RetryPolicy::default(),
             options: PromptOptions::default(),
+            catalog: None,
             lose_next_commit: false,
             judge: Judge::default(),
             ids: 0,
@@ -181,6 +185,12 @@ impl World {
             again.take_outbox().is_empty(),
             "advance did not come to rest: {effect:?}, then {repeated:?}"
         );
+        // Connections end with the run.
+        if self.session.status() == Status::Idle
+            && !matches!(self.session.idle_reason(), Some(IdleReason::RequiresAction { .. }))
+        {
+            self.catalog = None;
+        }
         self.effect = effect.clone();
         effect
     }
@@ -232,6 +242,41 @@ impl World {
     pub fn crash(&mut self) {
         self.session = self.fold_stored();
         self.requesting = false;
+        self.catalog = None;
+    }
+
+    /// The run is connected to servers with these tools; the session goes on.
+    pub fn connect(&mut self, tools: Vec<McpTool>) {
+        assert_eq!(self.effect, Effect::ConnectServers, "nobody asked to connect");
+        self.catalog = Some(Catalog::new(tools));
+        self.go();
+    }
+
+    /// An MCP server answers a call; the session goes on.
+    pub fn mcp_answer(&mut self, model_id: &str, text: &str, is_error: bool) {
+        let call = self.call_event(model_id);
+        self.mcp_answer_only(&call, text, is_error);
+        self.go();
+    }
+
+    /// An MCP server answers a call.
+    pub fn mcp_answer_only(&mut self, call: &EventId, text: &str, is_error: bool) {
+        let content = vec![ContentBlock::text(text)];
+        self.with(|session, context| session.mcp_answered(call, content, is_error, context));
+        self.commit();
+    }
+
+    /// Servers cannot be reached.
+    pub fn servers_failed(&mut self, failures: Vec<ServerFailure>) {
+        self.with(|session, context| session.servers_failed(failures, context));
+        self.commit();
+    }
+
+    /// A new owner takes over what the one that died may have begun.
+    pub fn take_over(&mut self) {
+        self.crash();
+        self.with(Session::lose_mcp_calls);
+        self.commit();
     }
 
     /// The entries as the store lists them.
@@ -294,7 +339,7 @@ impl World {
         self.log
             .iter()
             .find_map(|entry| match &entry.private {
-                Some(Private::Call { model_tool_use_id }) if model_tool_use_id == model_id => {
+                Some(Private::Call { model_tool_use_id, .. }) if model_tool_use_id == model_id => {
                     Some(entry.event.id.clone())
                 }
                 _ => None,
@@ -391,6 +436,7 @@ impl World {
             now: self.now,
             event_id: &mut event_id,
             jitter: 0.5,
+            catalog: self.catalog.as_ref(),
         };
         f(&mut self.session, &mut context)
     }
@@ -405,6 +451,7 @@ impl World {
             now: self.now,
             event_id: &mut event_id,
             jitter: 0.5,
+            catalog: self.catalog.as_ref(),
         };
         f(session, &mut context)
     }

@@ -12,6 +12,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Table;
 
+use super::mcp::McpSettings;
 use crate::cli::plane::LogFormat;
 use crate::cli::worker::Isolation;
 
@@ -65,6 +66,7 @@ pub(crate) struct Settings {
     pub(super) identity: IdentitySettings,
     pub(super) federation: FederationSettings,
     pub(super) model: ModelSettings,
+    pub(super) mcp: McpSettings,
     pub(super) up: UpSettings,
     pub(super) worker: WorkerSettings,
     pub(super) log: LogSettings,

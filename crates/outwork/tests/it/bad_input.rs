@@ -70,6 +70,21 @@ async fn bodies_are_read_strictly() {
         ("/v1/agents", agent_with("tools", json!("bash")), &["tools"]),
         (
             "/v1/agents",
+            agent_with("tools", json!([["custom", null, null, "x", "x", {}, null]])),
+            &["tools[0]", "array"],
+        ),
+        (
+            "/v1/environments",
+            json!({ "name": "x", "config": ["self_hosted", null, null] }),
+            &["config", "array"],
+        ),
+        (
+            &events,
+            event(json!({ "type": "user.message", "content": [["text", "hi"]] })),
+            &["events[1].content[0]", "array"],
+        ),
+        (
+            "/v1/agents",
             agent_with("metadata", json!({ "a": 1 })),
             &["metadata", "a"],
         ),

@@ -2,14 +2,16 @@
 //!
 //! Every change makes a new version; a change that changes nothing makes none. What is archived stays as it is.
 
+use outwork_engine::toolset;
 use outwork_store::{AgentFilter, AgentRow, AgentSpec, Page, PageRequest, StoreError};
 use outwork_wire::Time;
-use outwork_wire::agent::Tool;
+use outwork_wire::agent::{McpServer, Tool};
 use outwork_wire::id::AgentId;
 use serde_json::{Map, Value};
 
 use super::App;
-use super::tools::{ModelParams, merge_metadata, resolve_model};
+use super::fields::merge_metadata;
+use super::model_params::{ModelParams, resolve_model};
 use crate::auth::Access;
 use crate::error::ApiError;
 
@@ -22,6 +24,7 @@ pub(crate) struct AgentChange {
     pub(crate) system: Option<Option<String>>,
     pub(crate) model: Option<ModelParams>,
     pub(crate) tools: Option<Vec<Tool>>,
+    pub(crate) mcp_servers: Option<Vec<McpServer>>,
     /// `Some(None)` takes every key away.
     pub(crate) metadata: Option<Option<Map<String, Value>>>,
 }
@@ -43,6 +46,10 @@ impl AgentChange {
         if let Some(tools) = self.tools {
             spec.tools = tools;
         }
+        if let Some(servers) = self.mcp_servers {
+            spec.mcp_servers = servers;
+        }
+        toolset::check_servers(&spec.tools, &spec.mcp_servers)?;
         match self.metadata {
             None => Ok(()),
             Some(None) => {

@@ -10,7 +10,7 @@ use outwork_wire::id::{EnvironmentId, WorkspaceId};
 use serde_json::{Map, Value, json};
 
 use super::App;
-use super::tools::merge_metadata;
+use super::fields::merge_metadata;
 use crate::auth::Access;
 use crate::error::{ApiError, ErrorKind};
 use crate::run::registry::Command;

@@ -1,8 +1,8 @@
 //! Sessions: made, shown, changed, ended.
 
-use outwork_engine::{Session, SessionChange, Submitter};
+use outwork_engine::{Session, SessionChange, Submitter, toolset};
 use outwork_store::{AgentRow, NewSession, Page, PageRequest, SessionFilter, SessionRow};
-use outwork_wire::agent::{AgentConfig, EnvironmentKind, ModelConfig, Tool};
+use outwork_wire::agent::{AgentConfig, EnvironmentKind, McpServer, ModelConfig, Tool};
 use outwork_wire::id::{AgentId, EnvironmentId, SessionId, ThreadId, WorkId};
 use outwork_wire::log::Genesis;
 use outwork_wire::{EventParams, Time};
@@ -29,6 +29,7 @@ pub(crate) struct AgentOverrides {
     /// `Some(None)` takes the system prompt away.
     pub(crate) system: Option<Option<String>>,
     pub(crate) tools: Option<Vec<Tool>>,
+    pub(crate) mcp_servers: Option<Vec<McpServer>>,
 }
 
 /// A session to be made.
@@ -64,7 +65,7 @@ pub(crate) async fn create(app: &App, access: &Access, draft: SessionDraft) -> R
     let mut ids = fresh_id;
     if !draft.initial_events.is_empty() {
         session
-            .submit(draft.initial_events, Submitter::Client, &mut context(&mut ids))
+            .submit(draft.initial_events, Submitter::Client, &mut context(&mut ids, None))
             .map_err(|refused| {
                 let mut error = ApiError::from(refused);
                 error.message = format!("initial_{}", error.message);
@@ -120,6 +121,11 @@ async fn agent_config(app: &App, access: &Access, choice: AgentChoice) -> Result
     if let Some(tools) = choice.overrides.tools {
         config.tools = tools;
     }
+    if let Some(servers) = choice.overrides.mcp_servers {
+        config.mcp_servers = servers;
+    }
+    toolset::check_servers(&config.tools, &config.mcp_servers)
+        .map_err(|message| ApiError::invalid(format!("agent.{message}")))?;
     Ok(config)
 }
 
@@ -149,6 +155,7 @@ pub(crate) struct SessionPatch {
     pub(crate) title: Option<Option<String>>,
     pub(crate) metadata: Option<Map<String, Value>>,
     pub(crate) tools: Option<Vec<Tool>>,
+    pub(crate) mcp_servers: Option<Vec<McpServer>>,
 }
 
 /// Changes a session.
@@ -161,12 +168,13 @@ pub(crate) async fn update(
     find(app, access, id).await?;
     if let Some(patch) = &patch.metadata {
         // Each pair by itself; what is there already is merged where nobody else can change it.
-        super::tools::merge_metadata(&mut Map::new(), patch, false).map_err(ApiError::invalid)?;
+        super::fields::merge_metadata(&mut Map::new(), patch, false).map_err(ApiError::invalid)?;
     }
     let change = SessionChange {
         title: patch.title,
         metadata: patch.metadata,
         tools: patch.tools,
+        mcp_servers: patch.mcp_servers,
     };
     app.sessions
         .ask(access.workspace()?, id, |reply| Command::Update { change, reply })

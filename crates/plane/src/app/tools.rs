@@ -1,31 +1,25 @@
-//! The parts of an agent as a client sends them, and what becomes of them: tools, model, metadata.
+//! The tools of an agent as a client sends them, and what becomes of them.
 //!
-//! Agents, sessions with overrides and session updates take the same parts, so they are parsed and resolved here.
-//! What is resolved has every default filled in. Refused, by the path of the field: unknown types and fields, what
-//! this server does not run (`mcp_toolset`, the web tools, the policy `auto`), names that the model could confuse.
+//! Agents, sessions with overrides and session updates take the same tools, so they are parsed and resolved here. What
+//! is resolved has every default filled in. Refused, by the path of the field: unknown types and fields, what this
+//! server does not run (the web tools, the policy `auto`), names that the model could confuse.
 
 use std::collections::HashSet;
-use std::fmt;
-use std::ops::RangeInclusive;
 
 use outwork_wire::agent::{
-    BuiltinTool, CustomTool, DefaultToolConfig, Effort, ModelConfig, PermissionPolicy, Speed, Tool, ToolConfig,
+    BuiltinTool, CustomTool, DefaultToolConfig, McpToolConfig, PermissionPolicy, Tool, ToolConfig,
 };
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::fields::{check_length, given};
 use crate::error::ApiError;
 use crate::http::shortened;
 
 /// The most tools of an agent, those of a toolset counted one by one.
 const MAX_TOOLS: usize = 256;
 const MAX_TOOL_NAME: usize = 128;
+const MAX_SERVER_NAME: usize = 255;
 const MAX_TOOL_DESCRIPTION: usize = 16_384;
-const MAX_MODEL_ID: usize = 256;
-const MAX_METADATA_KEYS: usize = 16;
-const MAX_METADATA_KEY: usize = 64;
-const MAX_METADATA_VALUE: usize = 512;
 
 /// Every built-in tool, those that are not served too.
 const BUILTIN: [BuiltinTool; 8] = [
@@ -38,43 +32,6 @@ const BUILTIN: [BuiltinTool; 8] = [
     BuiltinTool::WebFetch,
     BuiltinTool::WebSearch,
 ];
-
-/// For `#[serde(default, deserialize_with = "given")]`: an absent field is `None`. With `Option<T>` a null is
-/// refused, with `Option<Option<T>>` it is `Some(None)`.
-pub(crate) fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(deserializer).map(Some)
-}
-
-/// Refuses a text that is shorter or longer than allowed, counted in characters.
-pub(crate) fn check_length(path: &str, text: &str, allowed: RangeInclusive<usize>) -> Result<(), ApiError> {
-    let length = text.chars().count();
-    if allowed.contains(&length) {
-        return Ok(());
-    }
-    Err(ApiError::invalid(if length == 0 {
-        format!("{path}: must not be empty")
-    } else {
-        format!(
-            "{path}: must have from {} to {} characters, not {length}",
-            allowed.start(),
-            allowed.end()
-        )
-    }))
-}
-
-/// Refuses a list that has entries, of things that this server does not do yet.
-pub(crate) fn unsupported_list(path: &str, what: &str, entries: Option<&Vec<Value>>) -> Result<(), ApiError> {
-    match entries {
-        Some(list) if !list.is_empty() => Err(ApiError::invalid(format!(
-            "{path}: {what} are not supported by this server; leave the field out or send an empty list"
-        ))),
-        _ => Ok(()),
-    }
-}
 
 /// One entry of `tools` as a client sends it. Which fields belong to which type is checked by [`resolve_tools`].
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -92,8 +49,8 @@ pub(crate) struct ToolParams {
     description: Option<String>,
     #[serde(default, deserialize_with = "given")]
     input_schema: Option<Map<String, Value>>,
-    #[serde(default)]
-    mcp_server_name: Option<Value>,
+    #[serde(default, deserialize_with = "given")]
+    mcp_server_name: Option<String>,
 }
 
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -164,14 +121,15 @@ pub(crate) fn resolve_tools(params: &[ToolParams], path: &str) -> Result<Vec<Too
                 Tool::Custom(custom)
             }
             "mcp_toolset" => {
-                return Err(ApiError::invalid(format!(
-                    "{at}.type: mcp_toolset is not supported by this server, as it does not call MCP servers; wrap \
-                     the server's tools as `custom` tools"
-                )));
+                let tool = entry.mcp_toolset(&at)?;
+                if let Tool::McpToolset { configs, .. } = &tool {
+                    count += configs.len();
+                }
+                tool
             }
             other => {
                 return Err(ApiError::invalid(format!(
-                    "{at}.type: `{}` is not supported; use agent_toolset_20260401 or custom",
+                    "{at}.type: `{}` is not supported; use agent_toolset_20260401, mcp_toolset or custom",
                     shortened(other)
                 )));
             }
@@ -198,14 +156,7 @@ impl ToolParams {
                 ("mcp_server_name", self.mcp_server_name.is_some()),
             ],
         )?;
-        let given = self.default_config.as_ref();
-        let default_config = DefaultToolConfig {
-            enabled: given.and_then(|c| c.enabled).unwrap_or(true),
-            permission_policy: match given.and_then(|c| c.permission_policy.as_ref()) {
-                Some(policy) => policy.resolve(&format!("{at}.default_config.permission_policy"))?,
-                None => PermissionPolicy::AlwaysAllow {},
-            },
-        };
+        let default_config = self.default_config(at, PermissionPolicy::AlwaysAllow {})?;
         let mut configs: Vec<ToolConfig> = Vec::new();
         for (index, params) in self.configs.iter().flatten().enumerate() {
             let at = format!("{at}.configs.{index}");
@@ -221,6 +172,53 @@ impl ToolParams {
         Ok(Tool::AgentToolset {
             configs,
             default_config,
+        })
+    }
+
+    fn mcp_toolset(&self, at: &str) -> Result<Tool, ApiError> {
+        self.refuse(
+            at,
+            "mcp_toolset",
+            &[
+                ("name", self.name.is_some()),
+                ("description", self.description.is_some()),
+                ("input_schema", self.input_schema.is_some()),
+            ],
+        )?;
+        let server = self
+            .mcp_server_name
+            .clone()
+            .ok_or_else(|| ApiError::invalid(format!("{at}.mcp_server_name: is required for an mcp_toolset")))?;
+        check_length(&format!("{at}.mcp_server_name"), &server, 1..=MAX_SERVER_NAME)?;
+        // What a server offers is not known here, so somebody is asked unless the agent's owner says otherwise.
+        let default_config = self.default_config(at, PermissionPolicy::AlwaysAsk {})?;
+        let mut configs: Vec<McpToolConfig> = Vec::new();
+        for (index, params) in self.configs.iter().flatten().enumerate() {
+            let at = format!("{at}.configs.{index}");
+            let config = params.resolve_mcp(&at, default_config)?;
+            if configs.iter().any(|c| c.name == config.name) {
+                return Err(ApiError::invalid(format!(
+                    "{at}.name: `{}` is configured twice",
+                    shortened(&config.name)
+                )));
+            }
+            configs.push(config);
+        }
+        Ok(Tool::McpToolset {
+            mcp_server_name: server,
+            configs,
+            default_config,
+        })
+    }
+
+    fn default_config(&self, at: &str, policy: PermissionPolicy) -> Result<DefaultToolConfig, ApiError> {
+        let given = self.default_config.as_ref();
+        Ok(DefaultToolConfig {
+            enabled: given.and_then(|c| c.enabled).unwrap_or(true),
+            permission_policy: match given.and_then(|c| c.permission_policy.as_ref()) {
+                Some(policy) => policy.resolve(&format!("{at}.default_config.permission_policy"))?,
+                None => policy,
+            },
         })
     }
 
@@ -294,15 +292,41 @@ impl ToolConfigParams {
         })
     }
 
-    fn refuse_web_settings(&self, at: &str, name: BuiltinTool, web: bool) -> Result<(), ApiError> {
-        let settings = [
+    /// The same for a tool of an MCP server, whose names are the server's own.
+    fn resolve_mcp(&self, at: &str, default: DefaultToolConfig) -> Result<McpToolConfig, ApiError> {
+        check_length(&format!("{at}.name"), &self.name, 1..=MAX_SERVER_NAME)?;
+        if self.kind.is_some() {
+            return Err(ApiError::invalid(format!(
+                "{at}.type: is not a setting of a tool of an MCP server"
+            )));
+        }
+        if let Some((field, _)) = self.web_settings().into_iter().find(|(_, value)| value.is_some()) {
+            return Err(ApiError::invalid(format!(
+                "{at}.{field}: is not a setting of a tool of an MCP server"
+            )));
+        }
+        Ok(McpToolConfig {
+            name: self.name.clone(),
+            enabled: self.enabled.unwrap_or(default.enabled),
+            permission_policy: match &self.permission_policy {
+                Some(policy) => policy.resolve(&format!("{at}.permission_policy"))?,
+                None => default.permission_policy,
+            },
+        })
+    }
+
+    fn web_settings(&self) -> [(&'static str, &Option<Value>); 5] {
+        [
             ("allowed_domains", &self.allowed_domains),
             ("blocked_domains", &self.blocked_domains),
             ("max_content_tokens", &self.max_content_tokens),
             ("url_sources", &self.url_sources),
             ("user_location", &self.user_location),
-        ];
-        match settings.iter().find(|(_, value)| value.is_some()) {
+        ]
+    }
+
+    fn refuse_web_settings(&self, at: &str, name: BuiltinTool, web: bool) -> Result<(), ApiError> {
+        match self.web_settings().iter().find(|(_, value)| value.is_some()) {
             Some((field, _)) if web => Err(ApiError::invalid(format!(
                 "{at}.{field}: is not supported by this server, as it does not run {}",
                 name.as_str()
@@ -393,180 +417,6 @@ fn has_reference(value: &Value) -> bool {
     }
 }
 
-/// A model as a client sends it: its id alone, or an object.
-#[derive(Clone, Debug)]
-pub(crate) struct ModelParams {
-    id: String,
-    effort: Option<Option<EffortParams>>,
-    speed: Option<Speed>,
-    inference_geo: Option<String>,
-}
-
-/// An effort as a client sends it: a word, or an object with the word as its type.
-#[derive(Clone, Copy, Debug)]
-struct EffortParams(Effort);
-
-/// Checks a model and fills in the defaults. `stored` is what an update replaces: its effort stays if none is sent.
-pub(crate) fn resolve_model(
-    params: &ModelParams,
-    stored: Option<&ModelConfig>,
-    path: &str,
-) -> Result<ModelConfig, ApiError> {
-    check_length(&format!("{path}.id"), &params.id, 1..=MAX_MODEL_ID)?;
-    if params.id.chars().any(char::is_control) {
-        return Err(ApiError::invalid(format!(
-            "{path}.id: must not have control characters"
-        )));
-    }
-    if params.inference_geo.is_some() {
-        return Err(ApiError::invalid(format!(
-            "{path}.inference_geo: is not supported by this server; leave it out, the model provider decides"
-        )));
-    }
-    Ok(ModelConfig {
-        id: params.id.clone(),
-        effort: match params.effort {
-            Some(effort) => effort.map(|e| e.0),
-            None => stored.and_then(|s| s.effort),
-        },
-        inference_geo: None,
-        speed: params.speed,
-    })
-}
-
-impl<'de> Deserialize<'de> for ModelParams {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Fields {
-            id: String,
-            #[serde(default, deserialize_with = "given")]
-            effort: Option<Option<EffortParams>>,
-            #[serde(default)]
-            speed: Option<Speed>,
-            #[serde(default)]
-            inference_geo: Option<String>,
-        }
-
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = ModelParams;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a model's id or an object with `id`")
-            }
-
-            fn visit_str<E: de::Error>(self, id: &str) -> Result<ModelParams, E> {
-                Ok(ModelParams {
-                    id: id.to_owned(),
-                    effort: None,
-                    speed: None,
-                    inference_geo: None,
-                })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ModelParams, A::Error> {
-                let fields = Fields::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ModelParams {
-                    id: fields.id,
-                    effort: fields.effort,
-                    speed: fields.speed,
-                    inference_geo: fields.inference_geo,
-                })
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl<'de> Deserialize<'de> for EffortParams {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = EffortParams;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("low, medium, high, xhigh or max, or an object with one of them as `type`")
-            }
-
-            fn visit_str<E: de::Error>(self, word: &str) -> Result<EffortParams, E> {
-                [
-                    Effort::Low {},
-                    Effort::Medium {},
-                    Effort::High {},
-                    Effort::Xhigh {},
-                    Effort::Max {},
-                ]
-                .into_iter()
-                .find(|effort| effort.as_str() == word)
-                .map(EffortParams)
-                .ok_or_else(|| E::invalid_value(de::Unexpected::Str(&shortened(word)), &self))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EffortParams, A::Error> {
-                Effort::deserialize(MapAccessDeserializer::new(map)).map(EffortParams)
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
-}
-
-/// Checks metadata that is given as a whole: strings by name. The error is a message with the path of the fault.
-pub(crate) fn checked_metadata(metadata: Map<String, Value>) -> Result<Map<String, Value>, String> {
-    for (key, value) in &metadata {
-        check_pair(key, value)?;
-    }
-    check_count(&metadata)?;
-    Ok(metadata)
-}
-
-/// Changes metadata: a null takes the key away (an empty text too, if `empty_deletes`), a text is set.
-pub(crate) fn merge_metadata(
-    metadata: &mut Map<String, Value>,
-    patch: &Map<String, Value>,
-    empty_deletes: bool,
-) -> Result<(), String> {
-    for (key, value) in patch {
-        if value.is_null() || (empty_deletes && value == "") {
-            metadata.shift_remove(key);
-        } else {
-            check_pair(key, value)?;
-            metadata.insert(key.clone(), value.clone());
-        }
-    }
-    check_count(metadata)
-}
-
-fn check_pair(key: &str, value: &Value) -> Result<(), String> {
-    let shown = shortened(key);
-    if key.is_empty() || key.chars().count() > MAX_METADATA_KEY {
-        return Err(format!(
-            "metadata: the key `{shown}` must have from 1 to {MAX_METADATA_KEY} characters"
-        ));
-    }
-    match value.as_str() {
-        None => Err(format!("metadata.{shown}: must be a string")),
-        Some(text) if text.chars().count() > MAX_METADATA_VALUE => Err(format!(
-            "metadata.{shown}: must have at most {MAX_METADATA_VALUE} characters"
-        )),
-        Some(_) => Ok(()),
-    }
-}
-
-fn check_count(metadata: &Map<String, Value>) -> Result<(), String> {
-    if metadata.len() > MAX_METADATA_KEYS {
-        return Err(format!(
-            "metadata: at most {MAX_METADATA_KEYS} keys are allowed, not {}",
-            metadata.len()
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -638,8 +488,6 @@ mod tests {
         assert!(twice.starts_with("tools.0.configs.1.name: "), "{twice}");
         let kind = refusal(toolset(json!([{ "name": "bash", "type": "read" }])));
         assert!(kind.starts_with("tools.0.configs.0.type: "), "{kind}");
-        let mcp = refusal(json!([{ "type": "mcp_toolset", "mcp_server_name": "x" }]));
-        assert!(mcp.starts_with("tools.0.type: mcp_toolset"), "{mcp}");
         assert!(
             refusal(json!([{ "type": "agent_toolset_20260401" }, { "type": "agent_toolset_20260401" }]))
                 .contains("twice")
@@ -690,64 +538,32 @@ mod tests {
     }
 
     #[test]
-    fn a_model_has_three_forms() {
-        let model = |value: Value, stored: Option<&ModelConfig>| {
-            let params: ModelParams = serde_json::from_value(value).map_err(|e| e.to_string())?;
-            resolve_model(&params, stored, "model").map_err(|e| e.message)
-        };
-        let plain = model(json!("m"), None).unwrap();
-        assert_eq!((plain.id.as_str(), plain.effort, plain.speed), ("m", None, None));
-        let word = model(json!({ "id": "m", "effort": "xhigh", "speed": "fast" }), None).unwrap();
-        assert_eq!((word.effort, word.speed), (Some(Effort::Xhigh {}), Some(Speed::Fast)));
-        let object = model(json!({ "id": "m", "effort": { "type": "low" } }), None).unwrap();
-        assert_eq!(object.effort, Some(Effort::Low {}));
-
-        assert_eq!(model(json!("n"), Some(&word)).unwrap().effort, Some(Effort::Xhigh {}));
-        assert_eq!(model(json!("n"), Some(&word)).unwrap().speed, None);
+    fn tools_of_an_mcp_server_ask_unless_told_otherwise() {
+        let resolved = tools(json!([{
+            "type": "mcp_toolset", "mcp_server_name": "notes",
+            "configs": [{ "name": "find", "permission_policy": { "type": "always_allow" } }, { "name": "drop it", "enabled": false }],
+        }]))
+        .unwrap();
         assert_eq!(
-            model(json!({ "id": "n", "effort": null }), Some(&word)).unwrap().effort,
-            None
+            serde_json::to_value(&resolved).unwrap(),
+            json!([{
+                "type": "mcp_toolset", "mcp_server_name": "notes",
+                "configs": [
+                    { "name": "find", "enabled": true, "permission_policy": { "type": "always_allow" } },
+                    { "name": "drop it", "enabled": false, "permission_policy": { "type": "always_ask" } },
+                ],
+                "default_config": { "enabled": true, "permission_policy": { "type": "always_ask" } },
+            }])
         );
-
-        assert!(
-            model(json!({ "id": "m", "inference_geo": "eu" }), None)
-                .unwrap_err()
-                .starts_with("model.inference_geo")
-        );
-        assert!(model(json!(""), None).unwrap_err().starts_with("model.id"));
-        for wrong in [
-            json!(1),
-            json!({ "effort": "low" }),
-            json!({ "id": "m", "effort": "huge" }),
-            json!({ "id": "m", "effort": { "type": "low", "x": 1 } }),
-            json!({ "id": "m", "speed": "slow" }),
-            json!({ "id": "m", "temperature": 1 }),
-        ] {
-            assert!(model(wrong.clone(), None).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn metadata_is_checked_and_merged() {
-        let map = |value: Value| value.as_object().unwrap().clone();
-        assert!(checked_metadata(map(json!({ "a": "b", "c": "" }))).is_ok());
-        assert!(
-            checked_metadata(map(json!({ "a": 1 })))
-                .unwrap_err()
-                .starts_with("metadata.a: ")
-        );
-        assert!(checked_metadata(map(json!({ "a": null }))).is_err());
-        assert!(checked_metadata(map(json!({ "": "b" }))).is_err());
-        assert!(checked_metadata(map(json!({ "k".repeat(65): "b" }))).is_err());
-        assert!(checked_metadata(map(json!({ "k".repeat(64): "ä".repeat(512) }))).is_ok());
-        assert!(checked_metadata(map(json!({ "a": "b".repeat(513) }))).is_err());
-
-        let mut metadata = map(json!({ "a": "1", "b": "2" }));
-        merge_metadata(&mut metadata, &map(json!({ "a": null, "c": "3", "b": "" })), false).unwrap();
-        assert_eq!(Value::from(metadata.clone()), json!({ "b": "", "c": "3" }));
-        merge_metadata(&mut metadata, &map(json!({ "c": "" })), true).unwrap();
-        assert_eq!(Value::from(metadata.clone()), json!({ "b": "" }));
-        let many: Map<String, Value> = (0..16).map(|n| (format!("k{n}"), json!("v"))).collect();
-        assert!(merge_metadata(&mut metadata, &many, false).unwrap_err().contains("16"));
+        let with = |field: &str, value: Value| {
+            let mut entry = json!({ "type": "mcp_toolset", "mcp_server_name": "notes" });
+            entry[field] = value;
+            refusal(json!([entry]))
+        };
+        assert!(refusal(json!([{ "type": "mcp_toolset" }])).starts_with("tools.0.mcp_server_name: "));
+        assert!(with("name", json!("x")).starts_with("tools.0.name: "));
+        assert!(with("configs", json!([{ "name": "a" }, { "name": "a" }])).starts_with("tools.0.configs.1.name: "));
+        assert!(with("configs", json!([{ "name": "a", "type": "a" }])).starts_with("tools.0.configs.0.type: "));
+        assert!(with("configs", json!([{ "name": "a", "url_sources": [] }])).contains("url_sources"));
     }
 }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use super::environments::{find, invalid_metadata};
-use super::tools::merge_metadata;
+use super::fields::merge_metadata;
 use super::{App, environments};
 use crate::auth::{Access, Principal, SESSIONS_TOKEN_PREFIX, SecretText};
 use crate::error::{ApiError, ErrorKind};

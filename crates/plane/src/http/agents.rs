@@ -3,6 +3,7 @@
 //! Refused by name, as this server does not do them yet: MCP servers, skills, several agents together, and other
 //! identities than the service's own.
 
+use outwork_engine::toolset;
 use outwork_store::{AgentFilter, AgentRow, AgentSpec, Page, PageRequest};
 use outwork_wire::Time;
 use outwork_wire::agent::{AgentKind, ExecutionIdentity};
@@ -14,9 +15,10 @@ use super::call::Call;
 use super::render::Reply;
 use super::shortened;
 use crate::app::agents::{self, AgentChange};
-use crate::app::tools::{
-    ModelParams, ToolParams, check_length, checked_metadata, given, resolve_model, resolve_tools, unsupported_list,
-};
+use crate::app::fields::{check_length, checked_metadata, given, unsupported_list};
+use crate::app::mcp_servers::{McpServerParams, resolve_mcp_servers};
+use crate::app::model_params::{ModelParams, resolve_model};
+use crate::app::tools::{ToolParams, resolve_tools};
 use crate::error::ApiError;
 
 const MAX_NAME: usize = 256;
@@ -116,7 +118,7 @@ struct CreateParams {
     #[serde(default)]
     multiagent: Option<Value>,
     #[serde(default, deserialize_with = "given")]
-    mcp_servers: Option<Vec<Value>>,
+    mcp_servers: Option<Vec<McpServerParams>>,
     #[serde(default, deserialize_with = "given")]
     skills: Option<Vec<Value>>,
     #[serde(default, deserialize_with = "given")]
@@ -128,20 +130,19 @@ struct CreateParams {
 impl CreateParams {
     fn resolve(self) -> Result<AgentSpec, ApiError> {
         check_length("name", &self.name, 1..=MAX_NAME)?;
-        check_unsupported(
-            self.mcp_servers.as_ref(),
-            self.skills.as_ref(),
-            self.multiagent.as_ref(),
-        )?;
+        check_unsupported(self.skills.as_ref(), self.multiagent.as_ref())?;
+        let tools = resolve_tools(self.tools.as_deref().unwrap_or_default(), "tools")?;
+        let mcp_servers = resolve_mcp_servers(self.mcp_servers.unwrap_or_default(), "mcp_servers")?;
+        toolset::check_servers(&tools, &mcp_servers).map_err(ApiError::invalid)?;
         Ok(AgentSpec {
             model: resolve_model(&self.model, None, "model")?,
-            tools: resolve_tools(self.tools.as_deref().unwrap_or_default(), "tools")?,
+            tools,
             metadata: checked_metadata(self.metadata.unwrap_or_default()).map_err(ApiError::invalid)?,
             description: checked_text("description", self.description, MAX_DESCRIPTION)?,
             system: checked_text("system", self.system, MAX_SYSTEM)?,
             execution_identity: resolve_identity(self.execution_identity.as_ref())?,
             name: self.name,
-            mcp_servers: Vec::new(),
+            mcp_servers,
             skills: Vec::new(),
             multiagent: None,
         })
@@ -161,13 +162,13 @@ struct UpdateParams {
     description: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
     system: Option<Option<String>>,
-    // The default is the only value that these four may have, so keeping and restoring it are the same.
+    // The default is the only value that these three may have, so keeping and restoring it are the same.
     #[serde(default)]
     execution_identity: Option<IdentityParams>,
     #[serde(default)]
     multiagent: Option<Value>,
-    #[serde(default)]
-    mcp_servers: Option<Vec<Value>>,
+    #[serde(default, deserialize_with = "given")]
+    mcp_servers: Option<Option<Vec<McpServerParams>>>,
     #[serde(default)]
     skills: Option<Vec<Value>>,
     #[serde(default, deserialize_with = "given")]
@@ -182,11 +183,7 @@ impl UpdateParams {
         if let Some(name) = &self.name {
             check_length("name", name, 1..=MAX_NAME)?;
         }
-        check_unsupported(
-            self.mcp_servers.as_ref(),
-            self.skills.as_ref(),
-            self.multiagent.as_ref(),
-        )?;
+        check_unsupported(self.skills.as_ref(), self.multiagent.as_ref())?;
         resolve_identity(self.execution_identity.as_ref())?;
         let text = |path, text: Option<Option<String>>, max| text.map(|text| checked_text(path, text, max)).transpose();
         Ok(AgentChange {
@@ -198,6 +195,10 @@ impl UpdateParams {
             tools: self
                 .tools
                 .map(|tools| resolve_tools(tools.as_deref().unwrap_or_default(), "tools"))
+                .transpose()?,
+            mcp_servers: self
+                .mcp_servers
+                .map(|servers| resolve_mcp_servers(servers.unwrap_or_default(), "mcp_servers"))
                 .transpose()?,
             metadata: self.metadata,
         })
@@ -233,12 +234,7 @@ fn resolve_identity(params: Option<&IdentityParams>) -> Result<ExecutionIdentity
     Ok(ExecutionIdentity::ServiceAccount {})
 }
 
-fn check_unsupported(
-    mcp_servers: Option<&Vec<Value>>,
-    skills: Option<&Vec<Value>>,
-    multiagent: Option<&Value>,
-) -> Result<(), ApiError> {
-    unsupported_list("mcp_servers", "MCP servers", mcp_servers)?;
+fn check_unsupported(skills: Option<&Vec<Value>>, multiagent: Option<&Value>) -> Result<(), ApiError> {
     unsupported_list("skills", "skills", skills)?;
     match multiagent {
         None | Some(Value::Null) => Ok(()),

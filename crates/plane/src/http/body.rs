@@ -8,6 +8,7 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
+use super::lists;
 use crate::error::{ApiError, ErrorKind};
 
 /// Reads a whole body.
@@ -42,15 +43,8 @@ pub(crate) fn json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &Bytes, max_
         ));
     }
     check_depth(bytes, max_depth)?;
-    // serde would read the fields of an object from a list, too.
-    if bytes
-        .iter()
-        .find(|b| !b.is_ascii_whitespace())
-        .is_some_and(|b| *b == b'[')
-    {
-        return Err(ApiError::invalid("the body must be a JSON object, not an array"));
-    }
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { bytes };
+    lists::check(text)?;
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
@@ -136,7 +130,7 @@ mod tests {
     struct Sample {
         #[serde(default)]
         #[allow(dead_code)]
-        list: Vec<Inner>,
+        events: Vec<Inner>,
     }
 
     #[derive(Debug, serde::Deserialize)]
@@ -159,13 +153,15 @@ mod tests {
     fn faults_are_named_with_their_place() {
         assert!(parse("").is_ok());
         let message = |text| parse(text).unwrap_err().message;
-        assert!(message(r#"{"list":[{"name":1}]}"#).starts_with("list[0].name: "));
-        assert!(message(r#"{"list":[{"nam":1}]}"#).contains("`nam`"));
+        assert!(message(r#"{"events":[{"name":1}]}"#).starts_with("events[0].name: "));
+        assert!(message(r#"{"events":[{"nam":1}]}"#).contains("`nam`"));
         assert!(message(r#"{"lost":1}"#).contains("`lost`"));
-        assert!(message(r#"{"list":"#).contains("not valid JSON"));
+        assert!(message(r#"{"events":"#).contains("not valid JSON"));
         assert!(message(r#"{} {}"#).contains("not valid JSON"));
         assert!(message("[[[[[[[[[[]]]]]]]]]]").contains("deeper"));
         assert!(message("[[]]").contains("must be a JSON object"));
+        assert!(message(r#"{"list":[]}"#).starts_with("list: "));
+        assert!(message(r#"{"tools":[{"configs":[["x"]]}]}"#).starts_with("tools[0].configs[0]: "));
         assert_eq!(message("7"), "invalid type: integer `7`, expected an object");
     }
 }

@@ -15,7 +15,7 @@ use super::call::Call;
 use super::render::Reply;
 use super::shortened;
 use crate::app::environments::{self, EnvironmentChange, invalid_metadata, not_found};
-use crate::app::tools::{check_length, checked_metadata, given};
+use crate::app::fields::{check_length, checked_metadata, given};
 use crate::error::ApiError;
 
 const MAX_NAME: usize = 256;

@@ -11,8 +11,8 @@ use super::call::Call;
 use super::environments::environment_id;
 use super::query::Query;
 use super::render::Reply;
+use crate::app::fields::{check_length, given};
 use crate::app::keys::{self, ApiKeyWish};
-use crate::app::tools::{check_length, given};
 use crate::auth::{Role, SecretText};
 use crate::error::ApiError;
 

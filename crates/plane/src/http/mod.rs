@@ -14,6 +14,7 @@ mod events;
 mod federation;
 mod identity;
 mod keys;
+mod lists;
 mod models;
 mod query;
 mod render;

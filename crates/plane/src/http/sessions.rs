@@ -13,8 +13,11 @@ use super::call::Call;
 use super::events::event_params;
 use super::query::Query;
 use super::render::Reply;
+use crate::app::fields::{checked_metadata, given};
+use crate::app::mcp_servers::{McpServerParams, resolve_mcp_servers};
+use crate::app::model_params::{ModelParams, resolve_model};
 use crate::app::sessions::{self, AgentChoice, AgentOverrides, SessionDraft, SessionPatch};
-use crate::app::tools::{ModelParams, ToolParams, checked_metadata, given, resolve_model, resolve_tools};
+use crate::app::tools::{ToolParams, resolve_tools};
 use crate::error::ApiError;
 
 /// The most events that a session may begin with.
@@ -62,7 +65,7 @@ enum AgentObject {
         #[serde(default)]
         tools: Option<Vec<ToolParams>>,
         #[serde(default)]
-        mcp_servers: Vec<Value>,
+        mcp_servers: Option<Vec<McpServerParams>>,
         #[serde(default)]
         skills: Vec<Value>,
     },
@@ -168,7 +171,7 @@ struct AgentUpdate {
     #[serde(default)]
     tools: Option<Vec<ToolParams>>,
     #[serde(default)]
-    mcp_servers: Vec<Value>,
+    mcp_servers: Option<Vec<McpServerParams>>,
 }
 
 pub(crate) async fn update(mut call: Call) -> Result<Reply, ApiError> {
@@ -181,18 +184,22 @@ pub(crate) async fn update(mut call: Call) -> Result<Reply, ApiError> {
     if !params.vault_ids.is_empty() {
         return Err(unsupported("vault_ids", "vaults"));
     }
-    let tools = match params.agent {
-        None => None,
-        Some(agent) if !agent.mcp_servers.is_empty() => {
-            return Err(unsupported("agent.mcp_servers", "MCP servers"));
-        }
-        Some(agent) => agent.tools.map(|t| resolve_tools(&t, "agent.tools")).transpose()?,
+    let (tools, mcp_servers) = match params.agent {
+        None => (None, None),
+        Some(agent) => (
+            agent.tools.map(|t| resolve_tools(&t, "agent.tools")).transpose()?,
+            agent
+                .mcp_servers
+                .map(|servers| resolve_mcp_servers(servers, "agent.mcp_servers"))
+                .transpose()?,
+        ),
     };
     let patch = SessionPatch {
         title: params.title.map(title).transpose()?,
         // Null asks for no change, as everywhere in the contract where metadata is merged.
         metadata: params.metadata.flatten(),
         tools,
+        mcp_servers,
     };
     let row = sessions::update(&call.app, &call.access, &id, patch).await?;
     Reply::json(&SessionBody::from(row))
@@ -310,9 +317,6 @@ fn agent_choice(value: Value) -> Result<AgentChoice, ApiError> {
             mcp_servers,
             skills,
         } => {
-            if !mcp_servers.is_empty() {
-                return Err(unsupported("agent.mcp_servers", "MCP servers"));
-            }
             if !skills.is_empty() {
                 return Err(unsupported("agent.skills", "skills"));
             }
@@ -323,6 +327,9 @@ fn agent_choice(value: Value) -> Result<AgentChoice, ApiError> {
                     model: model.map(|m| resolve_model(&m, None, "agent.model")).transpose()?,
                     system,
                     tools: tools.map(|t| resolve_tools(&t, "agent.tools")).transpose()?,
+                    mcp_servers: mcp_servers
+                        .map(|servers| resolve_mcp_servers(servers, "agent.mcp_servers"))
+                        .transpose()?,
                 },
             })
         }

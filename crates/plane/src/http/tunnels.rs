@@ -11,7 +11,7 @@ use serde_json::json;
 use super::agents::{list_page, page_request};
 use super::call::Call;
 use super::render::Reply;
-use crate::app::tools::check_length;
+use crate::app::fields::check_length;
 use crate::app::tunnels::{self, ShownToken, TunnelStatus};
 use crate::edge::TunnelConnection;
 use crate::error::ApiError;

@@ -17,7 +17,7 @@ use super::call::Call;
 use super::environments::environment_id;
 use super::query::Query;
 use super::render::Reply;
-use crate::app::tools::given;
+use crate::app::fields::given;
 use crate::app::work::{self, PollParams};
 use crate::error::ApiError;
 

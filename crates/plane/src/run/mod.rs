@@ -1,7 +1,8 @@
 //! Sessions at work: who owns them, and who watches them.
 //!
 //! [`registry::Registry`] gives every session that somebody talks to one task, its owner; [`owner`] is that task;
-//! [`hub::Hub`] carries committed events and previews to open streams; [`queue`] wakes workers that wait for work.
+//! [`hub::Hub`] carries committed events and previews to open streams; [`queue`] wakes workers that wait for work;
+//! [`tools`] makes calls at MCP servers.
 
 pub(crate) mod hub;
 pub(crate) mod model_call;
@@ -10,3 +11,4 @@ pub(crate) mod queue;
 pub(crate) mod registry;
 #[cfg(test)]
 pub(crate) mod test_bed;
+pub(crate) mod tools;

@@ -11,10 +11,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outwork_engine::{Context, Effect, Session, Status, Submitter};
+use outwork_engine::{Catalog, Context, Effect, Session, Status, Submitter};
 use outwork_store::{
     Append, LeaseOutcome, ProjectionChange, SessionProfile, SessionProjection, SessionStatus, StoreError,
 };
+use outwork_wire::event::IdleReason;
 use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkId, WorkspaceId};
 use outwork_wire::log::LogEntry;
 use outwork_wire::model::ModelRequest;
@@ -25,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::model_call::{Outcome, call};
 use super::registry::{Command, LEASE_SECONDS, Reply, Shared};
+use super::tools::{McpRun, News};
 use crate::error::{ApiError, ErrorKind};
+use crate::mcp::Caller;
 
 /// The task that owns a session.
 pub(crate) struct Owner {
@@ -45,6 +48,7 @@ struct Held {
     profile_saved: bool,
     request: Option<Request>,
     wake_at: Option<Time>,
+    mcp: McpRun,
 }
 
 /// A model request under way.
@@ -89,6 +93,7 @@ enum Leaving {
 enum Input {
     Command(Option<Command>),
     Model(Outcome),
+    Mcp(News),
     Time,
     Drain,
     Abort,
@@ -103,6 +108,10 @@ const COMMIT_RETRY: [Duration; 5] = [
     Duration::from_secs(2),
     Duration::from_secs(5),
 ];
+
+/// A worker that beats does so every 30 s, or more often. One that gave no sign for this long is taken for dead when
+/// somebody interrupts its session.
+const SILENT_WORKER: Duration = Duration::from_secs(45);
 
 impl Owner {
     pub(crate) fn new(
@@ -217,12 +226,13 @@ impl Owner {
                     }
                 }
                 Input::Model(outcome) => self.take_outcome(held, outcome),
+                Input::Mcp(news) => take_news(held, news),
                 Input::Time => held.wake_at = None,
                 Input::Drain => drain_seen = true,
                 Input::Abort => {
                     held.request = None;
                     let mut ids = fresh_id;
-                    held.session.end_request_without_answer(&mut context(&mut ids));
+                    held.session.end_request_without_answer(&mut context(&mut ids, None));
                     return match self.commit(held, &mut Vec::new()).await {
                         Ok(()) => Leaving::InOrder,
                         Err(leaving) => leaving,
@@ -233,7 +243,7 @@ impl Owner {
             if let Err(leaving) = self.go_on(held, answers).await {
                 return leaving;
             }
-            if self.shared.draining.is_cancelled() && held.request.is_none() {
+            if self.shared.draining.is_cancelled() && held.request.is_none() && held.mcp.is_idle() {
                 return Leaving::InOrder;
             }
         }
@@ -250,7 +260,7 @@ impl Owner {
                 None => std::future::pending().await,
             }
         };
-        let busy = held.request.is_some() || wake_at.is_some();
+        let busy = held.request.is_some() || wake_at.is_some() || !held.mcp.is_idle();
         let answer = async {
             match &mut held.request {
                 Some(request) => request.outcome.as_mut().await,
@@ -259,6 +269,7 @@ impl Owner {
         };
         tokio::select! {
             outcome = answer => Input::Model(outcome),
+            news = held.mcp.next() => Input::Mcp(news),
             command = self.commands.recv() => Input::Command(command),
             () = until_wake => Input::Time,
             () = self.shared.aborting.cancelled() => Input::Abort,
@@ -274,16 +285,35 @@ impl Owner {
             Effect::Rest
         } else {
             let mut ids = fresh_id;
+            let mut context = context(&mut ids, held.mcp.catalog());
             held.session
-                .advance(held.request.is_some(), &self.shared.prompt, &mut context(&mut ids))
+                .advance(held.request.is_some(), &self.shared.prompt, &mut context)
         };
         self.commit(held, &mut answers).await?;
         for answer in answers {
             answer.give();
         }
         held.wake_at = None;
+        self.carry_out(held, effect);
+        Ok(())
+    }
+
+    fn carry_out(&self, held: &mut Held, effect: Effect) {
+        let draining = self.shared.draining.is_cancelled();
+        if !draining && !matches!(effect, Effect::ConnectServers | Effect::CallTools(_)) {
+            held.mcp.stop_all();
+        }
         match effect {
+            Effect::Rest if !draining && run_is_over(&held.session) => held.mcp.end(),
             Effect::Rest | Effect::AwaitModel => {}
+            Effect::ConnectServers => {
+                let servers = held.session.mcp_servers().cloned().collect();
+                held.mcp.connect(&self.shared.reach, self.caller(held), servers);
+            }
+            Effect::CallTools(calls) => {
+                let servers: Vec<_> = held.session.mcp_servers().cloned().collect();
+                held.mcp.keep(&self.shared.reach, &self.caller(held), &servers, calls);
+            }
             Effect::AskModel(request) => self.ask_model(held, *request),
             Effect::CancelModel => {
                 if let Some(request) = &held.request {
@@ -292,12 +322,21 @@ impl Owner {
             }
             Effect::WaitUntil(at) => held.wake_at = Some(at),
         }
-        Ok(())
+    }
+
+    fn caller(&self, held: &Held) -> Caller {
+        let agent = held.session.agent();
+        Caller {
+            workspace: self.workspace.clone(),
+            session: self.id.clone(),
+            agent: agent.id.clone(),
+            agent_version: agent.version,
+        }
     }
 
     fn take(&mut self, held: &mut Held, command: Command, answers: &mut Vec<Answer>) {
         let mut ids = fresh_id;
-        let mut context = context(&mut ids);
+        let mut context = context(&mut ids, None);
         match command {
             Command::Submit { events, by, reply } => match held.session.submit(events, by, &mut context) {
                 Ok(events) => answers.push(Answer::Events(reply, events)),
@@ -352,7 +391,7 @@ impl Owner {
         };
         let elapsed = request.began.elapsed();
         let mut ids = fresh_id;
-        let mut context = context(&mut ids);
+        let mut context = context(&mut ids, held.mcp.catalog());
         match &outcome.result {
             // A request that was cancelled ends without an answer unless there is a piece of one.
             Err(_) if request.cancel.is_cancelled() => {
@@ -412,6 +451,9 @@ impl Owner {
                     if appended.work_enqueued {
                         self.shared.bells.ring(&held.environment);
                     }
+                    if append.entries.iter().any(|e| is_interrupt(&e.event)) {
+                        self.requeue_if_silent(&held.environment).await;
+                    }
                     return Ok(());
                 }
                 // What nobody waits for cannot be refused: it is kept and tried again.
@@ -437,6 +479,22 @@ impl Owner {
                     }
                     return Err(Leaving::LostTrack);
                 }
+            }
+        }
+    }
+
+    /// An interrupt takes the work item back from a worker that has gone silent, before its lease ends by itself.
+    async fn requeue_if_silent(&self, environment: &EnvironmentId) {
+        let now = Time::now();
+        let silent_since = Time::from_micros(now.as_micros() - SILENT_WORKER.as_micros() as i64);
+        match self.shared.store.requeue_silent_work(&self.id, silent_since, now).await {
+            Ok(taken_back) if taken_back.is_empty() => {}
+            Ok(_) => {
+                tracing::info!(session = %self.id, "the session's worker is silent; its work item is queued again");
+                self.shared.bells.ring(environment);
+            }
+            Err(error) => {
+                tracing::warn!(session = %self.id, %error, "the work item was not taken back; its lease has to end");
             }
         }
     }
@@ -506,8 +564,10 @@ impl Owner {
         let row = self.shared.store.session(&self.workspace, &self.id).await?;
         let log = self.shared.store.load(&self.workspace, &self.id).await?;
         let last_seq = log.last_seq;
-        let session = Session::fold(log.genesis, log.entries.iter().map(|(_, entry)| entry))
+        let mut session = Session::fold(log.genesis, log.entries.iter().map(|(_, entry)| entry))
             .map_err(|error| ApiError::internal(anyhow::anyhow!("the log of {} cannot be folded: {error}", self.id)))?;
+        // The owner before this one may have begun them.
+        session.lose_mcp_calls(&mut context(&mut { fresh_id }, None));
         Ok(Held::new(row.environment_id, session, generation, last_seq))
     }
 
@@ -534,6 +594,41 @@ impl Owner {
     }
 }
 
+/// Takes in what came of a task at an MCP server.
+fn take_news(held: &mut Held, news: News) {
+    held.mcp.note(&news);
+    let mut ids = fresh_id;
+    let mut context = context(&mut ids, held.mcp.catalog());
+    match news {
+        News::Connected { cancelled: true, .. } => {}
+        News::Connected { failures, .. } => held.session.servers_failed(failures, &mut context),
+        News::Answered {
+            call,
+            content,
+            is_error,
+            failure,
+        } => {
+            let wanted = held.session.mcp_answered(&call, content, is_error, &mut context);
+            if wanted {
+                held.session.servers_failed(failure.into_iter().collect(), &mut context);
+            }
+        }
+    }
+}
+
+/// Whether the session rests for good, and not for an answer to a call.
+fn run_is_over(session: &Session) -> bool {
+    match session.status() {
+        Status::Idle => !matches!(session.idle_reason(), Some(IdleReason::RequiresAction { .. })),
+        Status::Terminated => true,
+        Status::Running | Status::Rescheduling => false,
+    }
+}
+
+fn is_interrupt(event: &Event) -> bool {
+    event.processed_at.is_some() && matches!(event.body, EventBody::UserInterrupt { .. })
+}
+
 /// The same error, for another caller.
 fn copy(error: &ApiError) -> ApiError {
     ApiError {
@@ -554,6 +649,7 @@ impl Held {
             profile_saved: true,
             request: None,
             wake_at: None,
+            mcp: McpRun::default(),
         }
     }
 }
@@ -592,11 +688,12 @@ pub(crate) fn fresh_id(now: Time) -> EventId {
 }
 
 /// The time and chance of this moment.
-pub(crate) fn context(ids: &mut dyn FnMut(Time) -> EventId) -> Context<'_> {
+pub(crate) fn context<'a>(ids: &'a mut dyn FnMut(Time) -> EventId, catalog: Option<&'a Catalog>) -> Context<'a> {
     Context {
         now: Time::now(),
         event_id: ids,
         jitter: rand::rng().random(),
+        catalog,
     }
 }
 

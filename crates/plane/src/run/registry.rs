@@ -21,6 +21,7 @@ use super::hub::Hub;
 use super::owner::Owner;
 use super::queue::QueueBells;
 use crate::error::{ApiError, ErrorKind};
+use crate::mcp::Reach;
 use crate::metrics::Metrics;
 
 /// How many requests may wait for one session.
@@ -71,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) bells: Arc<QueueBells>,
     pub(crate) model: Option<Arc<ModelClient>>,
+    pub(crate) reach: Arc<Reach>,
     pub(crate) prompt: PromptOptions,
     pub(crate) retry: RetryPolicy,
     pub(crate) metrics: Metrics,

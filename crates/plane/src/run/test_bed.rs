@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::owner::{context, fresh_id, projection};
 use super::registry::{Failing, Registry, Shared};
+use crate::mcp::{McpOptions, Reach};
 use crate::metrics::Metrics;
 
 pub(crate) struct TestBed {
@@ -76,6 +77,7 @@ impl TestBed {
             hub: Arc::default(),
             bells: Arc::default(),
             model: model.map(Arc::new),
+            reach: Arc::new(Reach::new(McpOptions::default()).unwrap()),
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
             metrics: Metrics::new(),
@@ -131,7 +133,7 @@ impl TestBed {
         let mut ids = fresh_id;
         if !events.is_empty() {
             session
-                .submit(events, Submitter::Client, &mut context(&mut ids))
+                .submit(events, Submitter::Client, &mut context(&mut ids, None))
                 .unwrap();
         }
         let entries = session.take_outbox();

@@ -138,6 +138,7 @@ async fn what_is_written_reads_back_with_its_projection() {
     let mut entry = message("call", at(1), true);
     entry.private = Some(Private::Call {
         model_tool_use_id: "toolu_1".into(),
+        repeatable: false,
     });
     let mut metadata = Map::new();
     metadata.insert("k".into(), "v".into());

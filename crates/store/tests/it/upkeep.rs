@@ -183,6 +183,29 @@ async fn a_stopping_item_that_lapses_is_followed_by_the_next() {
 }
 
 #[tokio::test]
+async fn a_silent_worker_loses_its_item_when_asked_for() {
+    let queue = Queue::new().await;
+    let (session, item) = queue.busy(1).await;
+    let (other, _) = queue.busy(1).await;
+    queue.poll("token", at(2)).await.unwrap();
+    queue.ack(&item, 2).await;
+    let take_back = async |silent_since: i64| {
+        let taken = queue
+            .store()
+            .requeue_silent_work(&session, at(silent_since), at(60))
+            .await;
+        taken.unwrap().len()
+    };
+    assert_eq!(take_back(1).await, 0, "it was heard after that");
+    assert_eq!(queue.live(&session).await.unwrap().state, WorkState::Starting);
+    assert_eq!(take_back(15).await, 1);
+    let back = queue.live(&session).await.unwrap();
+    assert_eq!((back.id, back.state), (item, WorkState::Queued));
+    assert_eq!(take_back(60).await, 0, "what is queued has no worker");
+    assert_eq!(queue.live(&other).await.unwrap().state, WorkState::Queued);
+}
+
+#[tokio::test]
 async fn a_lapse_ends_the_token() {
     let q = Queue::new().await;
     let (_, item) = q.busy(0).await;

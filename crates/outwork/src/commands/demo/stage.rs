@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outwork_plane::Plane;
-use outwork_plane::{FederationOptions, IdentityOptions, Limits, PromptOptions, RetryPolicy, TunnelOptions};
+use outwork_plane::{
+    FederationOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+};
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;
 use secrecy::{ExposeSecret, SecretString};
@@ -107,6 +109,7 @@ impl Stage {
             model: Some(provider),
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
+            mcp: McpOptions::default(),
             limits: Limits::default(),
             tunnels: TunnelOptions::default(),
             federation: FederationOptions::default(),
