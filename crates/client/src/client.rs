@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::options::{Credential, MANAGED_AGENTS_BETA, Options, RetryPolicy, Timeouts};
 use crate::{
     Agents, ApiKeys, ClientError, EnvironmentKeys, Environments, EventStream, Models, Pages, Query, Request, Result,
-    Sessions, Work, Workspaces,
+    Sessions, TunnelCertificates, Tunnels, Work, Workspaces,
 };
 
 /// A client of the Managed Agents API. Cheap to clone; clones share their connections.
@@ -169,6 +169,16 @@ impl Client {
     /// Environments.
     pub fn environments(&self) -> Environments<'_> {
         Environments(self)
+    }
+
+    /// Tunnels.
+    pub fn tunnels(&self) -> Tunnels<'_> {
+        Tunnels(self)
+    }
+
+    /// The certificate authorities of one tunnel.
+    pub fn tunnel_certificates(&self, tunnel_id: &str) -> TunnelCertificates<'_> {
+        TunnelCertificates::new(self, tunnel_id.to_owned())
     }
 
     /// API keys: only a server of this project has this endpoint.

@@ -5,4 +5,5 @@ pub(crate) mod environments;
 pub(crate) mod keys;
 pub(crate) mod models;
 pub(crate) mod sessions;
+pub(crate) mod tunnels;
 pub(crate) mod work;

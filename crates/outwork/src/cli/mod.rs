@@ -6,6 +6,7 @@
 pub(crate) mod plane;
 pub(crate) mod resources;
 pub(crate) mod task;
+pub(crate) mod tunnels;
 pub(crate) mod worker;
 
 use clap::builder::styling::{AnsiColor, Style, Styles};
@@ -63,6 +64,9 @@ pub(crate) enum Command {
     /// Sessions and their events
     #[command(subcommand, visible_alias = "session")]
     Sessions(resources::SessionsCommand),
+    /// Tunnels: the ways into private networks
+    #[command(subcommand)]
+    Tunnels(tunnels::TunnelsCommand),
     /// API keys
     #[command(subcommand, visible_alias = "key")]
     Keys(resources::KeysCommand),
@@ -137,6 +141,9 @@ mod tests {
             "outwork sessions approve sesn_1 sevt_1",
             "outwork environments keys create env_1 --name host-1",
             "outwork keys create --name ci",
+            "outwork tunnels create --name office",
+            "outwork tunnels token tnl_1 --rotate --reason lost",
+            "outwork tunnels certificates add tnl_1 ca.pem",
             "outwork demo --model claude --dir /tmp/x --task fix --check true",
             "outwork rehearsal --listen 127.0.0.1:0 --scenario a.toml",
             "outwork doctor --json",

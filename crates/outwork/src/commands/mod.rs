@@ -10,6 +10,7 @@ pub(crate) mod rehearsal;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod sessions;
+pub(crate) mod tunnels;
 pub(crate) mod worker;
 
 use std::io::{self, Read, Write};
@@ -33,6 +34,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Agents(command) => agents::agents(command, look).await,
         Command::Environments(command) => environments::environments(command, look).await,
         Command::Sessions(command) => sessions::sessions(command, look).await,
+        Command::Tunnels(command) => tunnels::tunnels(command, look).await,
         Command::Keys(command) => keys::keys(command, look).await,
         Command::Models(command) => models::models(command, look).await,
         Command::Demo(args) => demo::demo(args, look).await,

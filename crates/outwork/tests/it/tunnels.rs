@@ -9,7 +9,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::world::api::id;
-use crate::world::{Api, Server, ServerOptions};
+use crate::world::process::BINARY;
+use crate::world::{ADMIN_KEY, Api, SOON, Server, ServerOptions};
 
 /// The PEM text of a fresh certificate authority; by itself it keeps every rule.
 pub fn authority_pem(change: impl FnOnce(&mut CertificateParams)) -> String {
@@ -434,4 +435,50 @@ async fn domains_are_under_the_suffix_of_the_settings() {
     let folder = tempfile::tempdir().unwrap();
     let (status, said) = options.refused(&folder.path().join("data")).await;
     assert!(!status.success() && said.contains("tunnel.domain_suffix"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_does_the_same() {
+    let server = server(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let pem = folder.path().join("ca.pem");
+    std::fs::write(&pem, authority_pem(|_| {})).unwrap();
+    let run = async |arguments: &[&str]| {
+        let output = tokio::process::Command::new(BINARY)
+            .arg("tunnels")
+            .args(arguments)
+            .env("OUTWORK_BASE_URL", server.base_url())
+            .env("OUTWORK_API_KEY", ADMIN_KEY)
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(SOON, output).await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said, error)
+    };
+    let ok = async |arguments: &[&str]| {
+        let (done, said, error) = run(arguments).await;
+        assert!(done, "{arguments:?}: {error}");
+        said
+    };
+    let json = |said: String| serde_json::from_str::<Value>(&said).unwrap();
+    let made = json(ok(&["create", "--name", "office", "--json"]).await);
+    let one = id(&made);
+    assert!(ok(&["list"]).await.contains(text(&made, "domain")));
+    let token = json(ok(&["token", &one, "--json"]).await);
+    let rotated = json(ok(&["token", &one, "--rotate", "--reason", "lost", "--json"]).await);
+    assert_ne!(token["tunnel_token"], rotated["tunnel_token"]);
+    let certificate = json(ok(&["certificates", "add", &one, pem.to_str().unwrap(), "--json"]).await);
+    let listed = ok(&["certificates", "list", &one]).await;
+    assert!(listed.contains(text(&certificate, "fingerprint")) && listed.contains("active"));
+    assert!(ok(&["pause", &one]).await.contains("nothing passes"));
+    let shown = ok(&["show", &one]).await;
+    assert!(shown.contains("true") && shown.contains("--tunnel-listen"), "{shown}");
+    ok(&["resume", &one]).await;
+    assert_eq!(json(ok(&["usage", &one, "--json"]).await)["calls"], 0);
+    ok(&["usage", &one]).await;
+    ok(&["certificates", "archive", &one, &id(&certificate)]).await;
+    ok(&["archive", &one]).await;
+    let (done, _, error) = run(&["token", &one]).await;
+    assert!(!done && error.contains("archived"), "{error}");
 }

@@ -66,7 +66,7 @@ fn broken<T>(rule: &'static str, message: impl Into<String>) -> Result<T, Broken
 pub(crate) fn check(pem: &str, now: Time) -> Result<Authority, Broken> {
     let der = one_certificate(pem)?;
     let certificate = match X509Certificate::from_der(&der) {
-        Ok((rest, certificate)) if rest.is_empty() => certificate,
+        Ok(([], certificate)) => certificate,
         Ok(_) => return broken("pem", "there is something behind the certificate in its PEM block"),
         Err(_) => return broken("pem", "the PEM block does not hold an X.509 certificate"),
     };

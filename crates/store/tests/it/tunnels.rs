@@ -188,7 +188,10 @@ async fn a_rotated_token_is_refused_at_once_and_an_archived_tunnel_admits_nobody
         .unwrap();
     assert_eq!(again, paused);
     assert!(admit("second").await.unwrap().paused);
-    assert_eq!(bed.store.paused_tunnels().await.unwrap(), [tunnel.id.clone()]);
+    assert_eq!(
+        bed.store.paused_tunnels().await.unwrap(),
+        std::slice::from_ref(&tunnel.id)
+    );
     let resumed = bed
         .store
         .set_tunnel_paused(&bed.ws, &tunnel.id, false, at(5))
