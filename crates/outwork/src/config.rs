@@ -401,7 +401,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 9);
+        assert_eq!(shown.clone().count(), 8);
         let text = DEFAULTS
             .lines()
             .map(|line| {

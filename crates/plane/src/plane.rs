@@ -95,6 +95,12 @@ impl Plane {
         let tunnels = Tunnels::open(&options.data_dir, options.tunnels, Arc::new(NoEdge))?;
         tunnels.tell_edge(&store).await?;
         let federation = Federation::new(options.federation, &store).await?;
+        if options.identity.public_url.is_none() && address.ip().is_unspecified() {
+            tracing::warn!(
+                %address, "tokens of agents name this address as their issuer, where nobody finds their keys: set \
+                 plane.public_url, or --public-url"
+            );
+        }
         let issuer = options
             .identity
             .public_url

@@ -113,10 +113,11 @@ const OPEN_BODY: usize = 32 << 10;
 async fn read_body(app: &App, row: &Row, headers: &HeaderMap, incoming: Body) -> Result<Bytes, ApiError> {
     let limits = app.limits();
     if row.who.contains(&Who::Anybody) {
-        return match row.method {
-            Method::POST => body::read(incoming, OPEN_BODY.min(limits.max_body_bytes), limits.header_timeout).await,
-            _ => Ok(Bytes::new()),
-        };
+        if row.method != Method::POST {
+            return Ok(Bytes::new());
+        }
+        let _room = app.open_body_room()?;
+        return body::read(incoming, OPEN_BODY.min(limits.max_body_bytes), limits.header_timeout).await;
     }
     let announced = headers
         .get(header::CONTENT_LENGTH)
