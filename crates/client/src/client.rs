@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::options::{Credential, MANAGED_AGENTS_BETA, Options, RetryPolicy, Timeouts};
 use crate::{
     Agents, ApiKeys, ClientError, EnvironmentKeys, Environments, EventStream, Models, Pages, Query, Request, Result,
-    Sessions, VaultCredentials, Vaults, Work, Workspaces,
+    Sessions, TunnelCertificates, Tunnels, VaultCredentials, Vaults, Work, Workspaces,
 };
 
 /// A client of the Managed Agents API. Cheap to clone; clones share their connections.
@@ -179,6 +179,16 @@ impl Client {
     /// Credentials of a vault.
     pub fn vault_credentials(&self, vault_id: impl Into<String>) -> VaultCredentials<'_> {
         VaultCredentials::new(self, vault_id.into())
+    }
+
+    /// Tunnels.
+    pub fn tunnels(&self) -> Tunnels<'_> {
+        Tunnels(self)
+    }
+
+    /// The certificate authorities of one tunnel.
+    pub fn tunnel_certificates(&self, tunnel_id: &str) -> TunnelCertificates<'_> {
+        TunnelCertificates::new(self, tunnel_id.to_owned())
     }
 
     /// API keys: only a server of this project has this endpoint.

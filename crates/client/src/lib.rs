@@ -27,6 +27,7 @@ pub use resources::environments::Environments;
 pub use resources::keys::{ApiKeys, EnvironmentKeys, Workspaces};
 pub use resources::models::Models;
 pub use resources::sessions::{Events, Sessions};
+pub use resources::tunnels::{TunnelCertificates, Tunnels};
 pub use resources::vaults::{VaultCredentials, Vaults};
 pub use resources::work::{HeartbeatAnswer, PollParams, PolledWork, Work, WorkItemData, WorkStats};
 

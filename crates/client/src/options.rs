@@ -10,6 +10,9 @@ pub const API_VERSION: &str = "2023-06-01";
 /// The beta that the Managed Agents endpoints ask for.
 pub const MANAGED_AGENTS_BETA: &str = "managed-agents-2026-04-01";
 
+/// The beta that the endpoints of tunnels ask for.
+pub const TUNNELS_BETA: &str = "mcp-tunnels-2026-06-22";
+
 /// Who calls. Has no `Debug`: it must not reach a log.
 #[derive(Clone)]
 pub enum Credential {

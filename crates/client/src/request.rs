@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::root_cause;
-use crate::options::RetryPolicy;
+use crate::options::{RetryPolicy, TUNNELS_BETA};
 use crate::{ApiError, Client, ClientError, EventStream, Result};
 
 /// Query parameters, in order; the same name may come several times.
@@ -77,6 +77,11 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     pub(crate) fn new(client: &'a Client, method: Method, path: String) -> Self {
+        let mut headers = HeaderMap::new();
+        if path.starts_with("/v1/tunnels") {
+            // In place of the one that all other calls carry.
+            headers.insert("anthropic-beta", HeaderValue::from_static(TUNNELS_BETA));
+        }
         Self {
             timeout: client.settings.timeouts.request,
             retry: client.settings.retry,
@@ -85,7 +90,7 @@ impl<'a> Request<'a> {
             method,
             path,
             query: Query::default(),
-            headers: HeaderMap::new(),
+            headers,
             body: None,
         }
     }

@@ -5,5 +5,6 @@ pub(crate) mod environments;
 pub(crate) mod keys;
 pub(crate) mod models;
 pub(crate) mod sessions;
+pub(crate) mod tunnels;
 pub(crate) mod vaults;
 pub(crate) mod work;

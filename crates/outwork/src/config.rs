@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use outwork_plane::{Limits, McpOptions, PromptOptions, RetryPolicy};
+use outwork_plane::{
+    FederationOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+};
 use secrecy::SecretString;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
 mod mcp;
+mod private;
 mod settings;
 
 pub(crate) use settings::{DEFAULTS, Span};
@@ -43,6 +46,9 @@ pub(crate) struct PlaneConfig {
     pub(crate) mcp: McpOptions,
     pub(crate) limits: Limits,
     pub(crate) master_key: Option<SecretString>,
+    pub(crate) tunnels: TunnelOptions,
+    pub(crate) federation: FederationOptions,
+    pub(crate) identity: IdentityOptions,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
     pub(crate) worker: WorkerConfig,
@@ -142,6 +148,12 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         mcp: layers.settings.mcp.resolve()?,
         limits: request_limits(&layers.settings.limits)?,
         master_key: master_key(environment),
+        tunnels: private::tunnels(&layers.settings.tunnel)?,
+        federation: private::federation(&layers.settings.federation)?,
+        identity: private::identity(
+            args.public_url.as_deref().or(plane.public_url.as_deref()),
+            &layers.settings.identity,
+        )?,
         drain_timeout: args
             .drain_timeout
             .or(plane.drain_timeout)
@@ -405,6 +417,7 @@ mod tests {
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
         assert_eq!(shown.clone().count(), 7);
+        assert_eq!(shown.clone().count(), 8);
         let text = DEFAULTS
             .lines()
             .map(|line| {

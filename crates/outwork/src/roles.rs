@@ -42,6 +42,9 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     options.mcp = config.mcp.clone();
     options.limits = config.limits.clone();
     options.master_key = config.master_key.clone();
+    options.tunnels = config.tunnels.clone();
+    options.federation = config.federation.clone();
+    options.identity = config.identity.clone();
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)
 }

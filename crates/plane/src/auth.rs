@@ -8,11 +8,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use http::HeaderMap;
-use outwork_wire::id::{ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, WorkId, WorkspaceId, fresh_secret};
+use outwork_wire::id::{
+    ApiKeyId, EnvironmentId, EnvironmentKeyId, FederationRuleId, SessionId, WorkId, WorkspaceId, fresh_secret,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use crate::error::{ApiError, ErrorKind};
+use crate::federation::Scope;
 use crate::http::{Row, Who};
 
 /// What an API key may do, from the least to the most.
@@ -76,6 +79,9 @@ impl Drop for SecretText {
     }
 }
 
+/// The header by which a caller says which workspace it means.
+const WORKSPACE_HEADER: &str = "anthropic-workspace-id";
+
 /// What API keys start with.
 pub(crate) const API_KEY_PREFIX: &str = "outwork_api_";
 /// What environment keys start with.
@@ -84,6 +90,10 @@ pub(crate) const ENVIRONMENT_KEY_PREFIX: &str = "outwork_env_";
 pub(crate) const SESSIONS_TOKEN_PREFIX: &str = "outwork_sess_";
 /// What keys of the server's own workers start with.
 pub(crate) const WORKER_KEY_PREFIX: &str = "outwork_wrk_";
+/// What tokens of workloads start with.
+pub(crate) const FEDERATED_TOKEN_PREFIX: &str = "outwork_fed_";
+/// What tokens of tunnels start with.
+pub(crate) const TUNNEL_TOKEN_PREFIX: &str = "outwork_tnl_";
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +119,13 @@ pub(crate) enum Principal {
         work: WorkId,
         session: SessionId,
     },
+    /// A workload that an identity provider vouched for.
+    Workload {
+        rule: FederationRuleId,
+        subject: String,
+        workspace: WorkspaceId,
+        scope: Scope,
+    },
     /// One of the server's own workers.
     Worker,
 }
@@ -120,6 +137,7 @@ impl fmt::Display for Principal {
             Self::ApiKey { id, .. } => write!(f, "{id}"),
             Self::EnvironmentKey { id, .. } => write!(f, "{id}"),
             Self::Session { work, .. } => write!(f, "{work}"),
+            Self::Workload { rule, subject, .. } => write!(f, "{rule} ({subject})"),
             Self::Worker => f.write_str("worker"),
         }
     }
@@ -137,7 +155,8 @@ impl Access {
         match &self.principal {
             Principal::ApiKey { workspace, .. }
             | Principal::EnvironmentKey { workspace, .. }
-            | Principal::Session { workspace, .. } => Ok(workspace),
+            | Principal::Session { workspace, .. }
+            | Principal::Workload { workspace, .. } => Ok(workspace),
             Principal::Anybody | Principal::Worker => Err(ApiError::internal(anyhow::anyhow!(
                 "an operation on a workspace was opened to a caller without one"
             ))),
@@ -155,7 +174,7 @@ impl Access {
             Principal::ApiKey { .. } => true,
             Principal::EnvironmentKey { environment: own, .. } => own == environment,
             Principal::Session { session: own, .. } => own == session,
-            Principal::Anybody | Principal::Worker => false,
+            Principal::Anybody | Principal::Workload { .. } | Principal::Worker => false,
         }
     }
 
@@ -163,7 +182,7 @@ impl Access {
     pub(crate) fn is_worker(&self) -> bool {
         match &self.principal {
             Principal::EnvironmentKey { .. } | Principal::Session { .. } | Principal::Worker => true,
-            Principal::ApiKey { .. } | Principal::Anybody => false,
+            Principal::ApiKey { .. } | Principal::Workload { .. } | Principal::Anybody => false,
         }
     }
 }
@@ -249,6 +268,16 @@ pub(crate) fn authorize<'p>(
                 Err(forbidden("this token belongs to another work item"))
             }
         }
+        Principal::Workload { scope, .. } => {
+            if allowed(&Who::Workload(*scope)) {
+                Ok(Access { principal })
+            } else {
+                Err(forbidden(format!(
+                    "the scope of this token is {}, which does not open this",
+                    scope.as_str()
+                )))
+            }
+        }
         Principal::Worker => {
             if allowed(&Who::WorkerKey) {
                 Ok(Access { principal })
@@ -257,6 +286,29 @@ pub(crate) fn authorize<'p>(
             }
         }
     }
+}
+
+/// A caller that names a workspace must name its own: every credential opens one, or none.
+pub(crate) fn check_workspace(headers: &HeaderMap, access: &Access, default: &WorkspaceId) -> Result<(), ApiError> {
+    let Some(named) = headers.get(WORKSPACE_HEADER) else {
+        return Ok(());
+    };
+    if access.principal == Principal::Anybody {
+        return Ok(());
+    }
+    let own = match &access.principal {
+        Principal::Worker => None,
+        _ => Some(access.workspace()?),
+    };
+    let named = named.to_str().unwrap_or_default();
+    if own.is_some_and(|own| own.as_str() == named || (named == "default" && own == default)) {
+        return Ok(());
+    }
+    Err(forbidden(format!(
+        "{WORKSPACE_HEADER}: this credential does not open the workspace `{}`; leave the header out, or send the \
+         credential's own",
+        crate::http::shortened(named)
+    )))
 }
 
 /// No valid credential.

@@ -136,6 +136,17 @@ pub enum PlaneError {
         /// The key file.
         key: std::path::PathBuf,
     },
+    /// The keys of agent identities cannot be used.
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
+    /// A federation rule cannot be used.
+    #[error("the federation rule {rule} cannot be used: {reason}")]
+    Federation {
+        /// The rule's id.
+        rule: String,
+        /// Why.
+        reason: String,
+    },
     /// The first admin key is too weak.
     #[error("OUTWORK_API_KEY has {0} characters; use at least 16")]
     WeakKey(usize),

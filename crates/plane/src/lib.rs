@@ -7,19 +7,26 @@
 
 pub mod app;
 mod auth;
+pub mod edge;
 mod error;
+mod federation;
 pub mod http;
+pub mod identity;
 mod mcp;
 mod metrics;
 mod options;
 mod plane;
+mod private_file;
 mod reconcile;
 mod run;
+mod sealer;
+mod upkeep;
 pub mod vault;
 
 pub use auth::{Role, SecretText};
 pub use error::PlaneError;
+pub use federation::{FederationOptions, FederationRule, Scope, SubjectPattern};
 pub use mcp::{McpNetworks, McpOptions};
-pub use options::{Limits, ModelProvider, PlaneOptions, TlsPaths};
+pub use options::{IdentityOptions, Limits, ModelProvider, PlaneOptions, TlsPaths, TunnelOptions};
 pub use outwork_engine::{PromptOptions, RetryPolicy};
 pub use plane::{AdminKey, Plane};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use outwork_engine::{PromptOptions, RetryPolicy};
 use secrecy::SecretString;
 
+use crate::federation::FederationOptions;
 use crate::mcp::McpOptions;
 use crate::vault::OnRefreshFailure;
 
@@ -35,6 +36,12 @@ pub struct PlaneOptions {
     pub master_key: Option<SecretString>,
     /// Called when a credential could not be refreshed. Without it, the log says so.
     pub on_refresh_failure: Option<OnRefreshFailure>,
+    /// Tunnels.
+    pub tunnels: TunnelOptions,
+    /// Whose tokens are exchanged for tokens of this server.
+    pub federation: FederationOptions,
+    /// How agents show who they are.
+    pub identity: IdentityOptions,
     /// How long requests and model calls may still take after a shutdown was asked for.
     pub drain_timeout: Duration,
 }
@@ -54,7 +61,43 @@ impl PlaneOptions {
             limits: Limits::default(),
             master_key: None,
             on_refresh_failure: None,
+            tunnels: TunnelOptions::default(),
+            federation: FederationOptions::default(),
+            identity: IdentityOptions::default(),
             drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Tunnels.
+#[derive(Clone, Debug)]
+pub struct TunnelOptions {
+    /// The name under which the domains of tunnels are.
+    pub domain_suffix: String,
+}
+
+impl Default for TunnelOptions {
+    fn default() -> Self {
+        Self {
+            domain_suffix: "tunnel.outwork.internal".into(),
+        }
+    }
+}
+
+/// How agents show who they are.
+#[derive(Clone, Debug)]
+pub struct IdentityOptions {
+    /// Where others reach this server: the issuer of the tokens. The address that it listens on if it is absent.
+    pub public_url: Option<String>,
+    /// For how long one key signs.
+    pub key_lifetime: Duration,
+}
+
+impl Default for IdentityOptions {
+    fn default() -> Self {
+        Self {
+            public_url: None,
+            key_lifetime: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

@@ -17,9 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::app::guard::Guard;
+use crate::app::tunnels::Tunnels;
 use crate::auth::{API_KEY_PREFIX, Role, SecretText, WORKER_KEY_PREFIX};
+use crate::edge::{NoEdge, TunnelGate};
 use crate::error::PlaneError;
+use crate::federation::Federation;
 use crate::http::{self, server::Server};
+use crate::identity::Identity;
 use crate::mcp::{Reach, Ways};
 use crate::metrics::Metrics;
 use crate::options::{ModelProvider, PlaneOptions};
@@ -27,6 +31,7 @@ use crate::reconcile;
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
 use crate::run::registry::{Failing, Registry, Shared};
+use crate::upkeep;
 use crate::vault::outbound::Dialled;
 use crate::vault::seal::Sealer;
 use crate::vault::{LocalMasterKeys, OnRefreshFailure, RefreshFailure, Vaults};
@@ -35,6 +40,8 @@ use crate::vault::{LocalMasterKeys, OnRefreshFailure, RefreshFailure, Vaults};
 const LINGER: Duration = Duration::from_secs(30);
 /// The file with the admin key that was made at first start.
 const ADMIN_KEY_FILE: &str = "admin.key";
+/// The file with the keys that sign the tokens of agents.
+const IDENTITY_KEYS_FILE: &str = "identity.keys";
 /// The shortest admin key that is taken from outside.
 const MIN_KEY: usize = 16;
 
@@ -47,6 +54,7 @@ pub struct Plane {
     worker_key: SecretText,
     server: JoinHandle<()>,
     reconciler: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
     drain_timeout: Duration,
 }
 
@@ -90,6 +98,25 @@ impl Plane {
         store
             .set_worker_key("local", KeyHash::of(worker_key.expose()), Time::now())
             .await?;
+        let tunnels = Tunnels::open(&options.data_dir, options.tunnels, Arc::new(NoEdge))?;
+        tunnels.tell_edge(&store).await?;
+        let federation = Federation::new(options.federation, &store).await?;
+        if options.identity.public_url.is_none() && address.ip().is_unspecified() {
+            tracing::warn!(
+                %address, "tokens of agents name this address as their issuer, where nobody finds their keys: set \
+                 plane.public_url, or --public-url"
+            );
+        }
+        let issuer = options
+            .identity
+            .public_url
+            .unwrap_or_else(|| base_url(address, options.tls.is_some()));
+        let identity = Arc::new(Identity::open(
+            &options.data_dir.join(IDENTITY_KEYS_FILE),
+            issuer,
+            options.identity.key_lifetime,
+            Time::now(),
+        )?);
         // The workers of the server before went with it.
         store.lapse_cloud_work(Time::now()).await?;
         let model = options.model.map(model_client).transpose()?.map(Arc::new);
@@ -128,12 +155,16 @@ impl Plane {
             metrics,
             guard: Guard::default(),
             vaults,
+            tunnels,
+            federation,
+            identity,
             closing: closing.clone(),
         });
         let router = http::router(app.clone());
         Ok(Self {
             server: tokio::spawn(server.serve(router, closing.clone(), options.drain_timeout)),
-            reconciler: tokio::spawn(reconcile::run(app.clone(), owner, closing)),
+            reconciler: tokio::spawn(reconcile::run(app.clone(), owner, closing.clone())),
+            upkeep: tokio::spawn(upkeep::run(app.clone(), closing)),
             app,
             address,
             tls: options.tls.is_some(),
@@ -150,8 +181,17 @@ impl Plane {
 
     /// The URL that clients use.
     pub fn base_url(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}", self.address)
+        base_url(self.address, self.tls)
+    }
+
+    /// What signs the tokens by which agents show who they are.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.app.identity.clone()
+    }
+
+    /// Who may serve a tunnel.
+    pub fn tunnel_gate(&self) -> TunnelGate {
+        TunnelGate::new(self.app.store.clone())
     }
 
     /// The first admin key.
@@ -169,12 +209,15 @@ impl Plane {
         self.app.closing.cancel();
         self.app.hub.close();
         self.app.sessions.drain(self.drain_timeout).await;
-        for task in [self.server, self.reconciler] {
+        for task in [self.server, self.reconciler, self.upkeep] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the plane ended badly");
             }
         }
         self.app.vaults.close().await;
+        if let Err(error) = self.app.tunnels.flush_usage(&self.app.store).await {
+            tracing::warn!(%error, "what passed through tunnels in the last seconds was not kept");
+        }
         self.app.store.close().await;
     }
 }
@@ -201,6 +244,10 @@ fn log_refresh_failure() -> OnRefreshFailure {
             "a credential could not be refreshed"
         );
     })
+}
+
+fn base_url(address: SocketAddr, tls: bool) -> String {
+    format!("{}://{address}", if tls { "https" } else { "http" })
 }
 
 async fn admin_key(store: &Store, options: &PlaneOptions) -> Result<AdminKey, PlaneError> {

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::columns::{maybe_time, micros, parsed, time};
+use crate::federation::FederatedToken;
 use crate::page::{Filter, Keyset, Order};
 use crate::work::{Lapsed, TokenGrant};
 use crate::{Page, PageRequest, Store, StoreError};
@@ -128,6 +129,8 @@ pub enum Credential {
     Worker(WorkerKeyRow),
     /// The token of a work item that is not over.
     Session(TokenGrant),
+    /// A token that a workload was given for one of its identity provider; may be expired.
+    Federated(FederatedToken),
 }
 
 /// Last uses of keys that are not written yet.
@@ -143,7 +146,8 @@ const ENVIRONMENT: &str = "SELECT id, workspace_id, environment_id, name, create
     last_used_at, hash FROM environment_keys";
 
 impl Store {
-    /// Who a secret belongs to: an API key, an environment key, a worker key or the token of a work item.
+    /// Who a secret belongs to: an API key, an environment key, a worker key, the token of a work item or that of a
+    /// workload.
     pub async fn find_credential(&self, hash: KeyHash, now: Time) -> Result<Option<Credential>, StoreError> {
         self.read(move |conn| {
             if let Some(row) = by_hash(conn, &format!("{API} WHERE hash = ?1"), &hash, 8, read_api)? {
@@ -157,7 +161,10 @@ impl Store {
             if let Some(row) = by_hash(conn, sql, &hash, 2, read_worker)? {
                 return Ok(Some(Credential::Worker(row)));
             }
-            Ok(crate::work::grant(conn, &hash, now)?.map(Credential::Session))
+            if let Some(grant) = crate::work::grant(conn, &hash, now)? {
+                return Ok(Some(Credential::Session(grant)));
+            }
+            Ok(crate::federation::find(conn, &hash)?.map(Credential::Federated))
         })
         .await
     }

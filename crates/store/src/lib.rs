@@ -15,6 +15,7 @@ pub mod cursor;
 pub mod data_keys;
 pub mod environments;
 mod error;
+mod federation;
 mod folder;
 pub mod keys;
 pub mod leases;
@@ -25,6 +26,9 @@ mod readers;
 mod schema;
 pub mod sessions;
 mod store;
+mod tunnel_certificates;
+mod tunnel_usage;
+pub mod tunnels;
 pub mod vault_credentials;
 pub mod vaults;
 pub mod work;
@@ -37,6 +41,7 @@ pub use agents::{AgentFilter, AgentRow, AgentSpec};
 pub use data_keys::DataKeyRow;
 pub use environments::{EnvironmentRow, NewEnvironment};
 pub use error::StoreError;
+pub use federation::{FederatedToken, NewFederatedToken};
 pub use keys::{ApiKeyRow, Credential, EnvironmentKeyRow, KeyHash, NewApiKey, NewEnvironmentKey, WorkerKeyRow};
 pub use leases::{DueSession, HeldLease, LeaseOutcome};
 pub use log::{Append, Appended, EventQuery, LoadedLog, ProjectionChange};
@@ -45,6 +50,9 @@ pub use sessions::{
     Lease, NewSession, SessionFilter, SessionProfile, SessionProjection, SessionRow, SessionStatus, TimeRange,
 };
 pub use store::{Options, Store, StoreCounters};
+pub use tunnel_certificates::{NewTunnelCertificate, TunnelCertificateRow};
+pub use tunnel_usage::{RouteUsage, UsageDelta};
+pub use tunnels::{NewTunnel, NewTunnelToken, TunnelAdmission, TunnelRefusal, TunnelRotation, TunnelRow, TunnelToken};
 pub use vault_credentials::{
     CredentialSlot, CredentialUse, NewVaultCredential, SealedSecret, VaultCredentialRow, VaultCredentialSecrets,
 };

@@ -13,7 +13,10 @@ use crate::StoreError;
 const APPLICATION_ID: i64 = 0x6f77_726b;
 
 /// What leads from each schema to the next; the position is the schema's number.
-const MIGRATIONS: &[&str] = &[include_str!("schema/001_first.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/001_first.sql"),
+    include_str!("schema/002_tunnels.sql"),
+];
 
 /// Opens the database for writing: settings, checks, migrations.
 pub(crate) fn open(path: &Path, check_up_to: u64, max_bytes: Option<u64>) -> Result<Connection, StoreError> {

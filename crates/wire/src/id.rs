@@ -115,6 +115,14 @@ macro_rules! ids {
 ids! {
     /// A workspace: the boundary of who sees what.
     WorkspaceId = "wrkspc_";
+    /// A tunnel: the way to MCP servers of a private network.
+    TunnelId = "tnl_";
+    /// A certificate authority of a tunnel.
+    TunnelCertificateId = "tcrt_";
+    /// The present token of a tunnel (the name of one, not the secret).
+    TunnelTokenId = "ttok_";
+    /// A rule that gives tokens of this server to workloads of an identity provider.
+    FederationRuleId = "fdrl_";
     /// An agent: a named, versioned configuration.
     AgentId = "agent_";
     /// An environment: where tools run.

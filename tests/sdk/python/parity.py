@@ -15,6 +15,7 @@ from typing import Any, Callable
 import anthropic
 from typing_extensions import get_args
 
+import pki
 from operations import Method, by_operation
 from script import call, message, say
 from servers import Plane, Rehearsal, wait_for
@@ -65,6 +66,14 @@ class World:
         except anthropic.NotFoundError as error:
             return _without_route(error.api_message or "")
         raise AssertionError("a route that nobody could know was answered")
+
+    @functools.cached_property
+    def tunnel(self) -> Any:
+        return self.make.client.beta.tunnels.create(display_name=fresh("parity"))
+
+    @functools.cached_property
+    def certificate(self) -> Any:
+        return self.make.client.beta.tunnels.certificates.create(self.tunnel.id, ca_certificate_pem=pki.authority())
 
     @functools.cached_property
     def model_id(self) -> str:
@@ -190,6 +199,23 @@ READY: dict[str, Ready] = {
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}/archive": lambda w: with_api_key(w, **w.credential()),
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate": lambda w: with_api_key(
         w, **w.unreachable()
+    "POST /v1/tunnels": lambda w: with_api_key(w, display_name=fresh("parity")),
+    "GET /v1/tunnels": lambda w: with_api_key(w, limit=1 if w.tunnel else 0),
+    "GET /v1/tunnels/{tunnel_id}": lambda w: with_api_key(w, tunnel_id=w.tunnel.id),
+    "POST /v1/tunnels/{tunnel_id}/archive": lambda w: with_api_key(
+        w, tunnel_id=w.make.client.beta.tunnels.create().id
+    ),
+    "POST /v1/tunnels/{tunnel_id}/reveal_token": lambda w: with_api_key(w, tunnel_id=w.tunnel.id),
+    "POST /v1/tunnels/{tunnel_id}/rotate_token": lambda w: with_api_key(w, tunnel_id=w.tunnel.id, reason="parity"),
+    "POST /v1/tunnels/{tunnel_id}/certificates": lambda w: with_api_key(
+        w, tunnel_id=w.tunnel.id, ca_certificate_pem=pki.authority()
+    ),
+    "GET /v1/tunnels/{tunnel_id}/certificates": lambda w: with_api_key(w, tunnel_id=w.certificate.tunnel_id),
+    "GET /v1/tunnels/{tunnel_id}/certificates/{certificate_id}": lambda w: with_api_key(
+        w, tunnel_id=w.tunnel.id, certificate_id=w.certificate.id
+    ),
+    "POST /v1/tunnels/{tunnel_id}/certificates/{certificate_id}/archive": lambda w: with_api_key(
+        w, tunnel_id=w.tunnel.id, certificate_id=w.certificate.id
     ),
 }
 

@@ -2,7 +2,7 @@
 // a folder of its own, ended by its process id. Nothing waits for a time to pass: a condition is looked at until it
 // holds or its deadline comes.
 import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -104,7 +104,8 @@ export class Servers {
     this.client = new Anthropic({ baseURL: url, apiKey: ADMIN_KEY, maxRetries: 0, timeout: 30_000 });
   }
 
-  static async start(): Promise<Servers> {
+  /** With a settings file of this text, if there is one. */
+  static async start(settings?: string): Promise<Servers> {
     // Credentials of the person who runs the suite must not get in.
     for (const name of Object.keys(process.env)) if (name.startsWith('ANTHROPIC_')) delete process.env[name];
     const folder = mkdtempSync(path.join(tmpdir(), 'outwork-suite-data-'));
@@ -112,7 +113,12 @@ export class Servers {
     const programs = [rehearsal];
     try {
       const model = (await rehearsal.line(/rehearsal: listening on (http:\S+)/))[1]!;
-      const plane = new Program(BINARY, ['serve', '--listen', '127.0.0.1:0', '--data-dir', folder], {
+      const args = ['serve', '--listen', '127.0.0.1:0', '--data-dir', path.join(folder, 'data')];
+      if (settings !== undefined) {
+        writeFileSync(path.join(folder, 'outwork.toml'), settings);
+        args.push('--config', path.join(folder, 'outwork.toml'));
+      }
+      const plane = new Program(BINARY, args, {
         OUTWORK_API_KEY: ADMIN_KEY,
         OUTWORK_MODEL_BASE_URL: model,
         OUTWORK_MODEL_API_KEY: 'sk-rehearsal-suite',
@@ -129,6 +135,13 @@ export class Servers {
   bearer(token: string): Anthropic {
     const options: ClientOptions = { baseURL: this.url, apiKey: null, authToken: token, maxRetries: 0, timeout: 30_000 };
     return new Anthropic(options);
+  }
+
+  /** A file that is there as long as the servers are: where it is. */
+  file(name: string, text: string): string {
+    const file = path.join(this.#folder, name);
+    writeFileSync(file, text);
+    return file;
   }
 
   async close(): Promise<void> {

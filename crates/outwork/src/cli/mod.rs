@@ -6,6 +6,7 @@
 pub(crate) mod plane;
 pub(crate) mod resources;
 pub(crate) mod task;
+pub(crate) mod tunnels;
 pub(crate) mod vaults;
 pub(crate) mod worker;
 
@@ -67,6 +68,9 @@ pub(crate) enum Command {
     /// Vaults: credentials that sessions use, and the key that they are sealed under
     #[command(subcommand, visible_alias = "vault")]
     Vaults(vaults::VaultsCommand),
+    /// Tunnels: the ways into private networks
+    #[command(subcommand)]
+    Tunnels(tunnels::TunnelsCommand),
     /// API keys
     #[command(subcommand, visible_alias = "key")]
     Keys(resources::KeysCommand),
@@ -148,6 +152,9 @@ mod tests {
             "outwork vaults credentials replace-secret vlt_1 vcrd_1",
             "outwork vaults credentials validate vlt_1 vcrd_1",
             "outwork vault rotate-master-key --data-dir /tmp/x",
+            "outwork tunnels create --name office",
+            "outwork tunnels token tnl_1 --rotate --reason lost",
+            "outwork tunnels certificates add tnl_1 ca.pem",
             "outwork demo --model claude --dir /tmp/x --task fix --check true",
             "outwork rehearsal --listen 127.0.0.1:0 --scenario a.toml",
             "outwork doctor --json",

@@ -63,6 +63,9 @@ pub(crate) struct PlaneArgs {
     /// Listen beyond this machine without TLS
     #[arg(long)]
     pub(crate) insecure_http: bool,
+    /// Where others reach this server: the issuer of the tokens of agents [default: the address that it listens on]
+    #[arg(long, value_name = "URL", env = "OUTWORK_PUBLIC_URL")]
+    pub(crate) public_url: Option<String>,
     /// How long running turns may take to reach a safe point on SIGTERM [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub(crate) drain_timeout: Option<Span>,

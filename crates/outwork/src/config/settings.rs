@@ -62,6 +62,9 @@ fn lay_over(mut below: Table, above: Table) -> Table {
 pub(crate) struct Settings {
     pub(super) plane: PlaneSettings,
     pub(super) limits: LimitSettings,
+    pub(super) tunnel: TunnelSettings,
+    pub(super) identity: IdentitySettings,
+    pub(super) federation: FederationSettings,
     pub(super) model: ModelSettings,
     pub(super) mcp: McpSettings,
     pub(super) up: UpSettings,
@@ -83,7 +86,40 @@ pub(super) struct PlaneSettings {
     pub(super) tls_cert: Option<PathBuf>,
     pub(super) tls_key: Option<PathBuf>,
     pub(super) insecure_http: Option<bool>,
+    pub(super) public_url: Option<String>,
     pub(super) drain_timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TunnelSettings {
+    pub(super) domain_suffix: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IdentitySettings {
+    pub(super) key_lifetime: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FederationSettings {
+    pub(super) organization_id: Option<String>,
+    #[serde(default)]
+    pub(super) rules: Vec<RuleSettings>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RuleSettings {
+    pub(super) id: String,
+    pub(super) issuer: String,
+    pub(super) audience: String,
+    pub(super) subject: String,
+    pub(super) scope: String,
+    pub(super) lifetime: Option<Span>,
+    pub(super) workspace: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,22 +6,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use outwork_plane::http::TABLE;
-use outwork_store::{KeyHash, Options as StoreOptions, Store};
+use outwork_store::{KeyHash, NewFederatedToken, Options as StoreOptions, Store};
 use outwork_wire::Time;
 use outwork_wire::id::{
-    AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, ThreadId, VaultCredentialId, VaultId, WorkId,
+    AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, ThreadId, TunnelCertificateId, TunnelId,
+    VaultCredentialId, VaultId, WorkId, WorkspaceId,
 };
 use outwork_wire::work::WorkSecret;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::tunnels::authority_pem;
 use crate::world::api::id;
 use crate::world::{Answer, Api, MODEL_KEY, SCRIPT, SOON, Server, ServerOptions, World, message, rehearsal, until};
 
 /// Method, path, and who may call: `*` anybody, `V` API keys from viewer on, `D` from developer on, `A` of admins,
-/// `E` the key of the environment, `S` the token of the work item, `W` the key of the server's own workers.
+/// `E` the key of the environment, `S` the token of the work item, `W` the key of the server's own workers, `T` the
+/// token of a workload that may manage tunnels.
 const MATRIX: &[(&str, &str, &str)] = &[
     ("GET", "/healthz", "*"),
     ("GET", "/readyz", "*"),
@@ -96,12 +100,40 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("DELETE", "/v1/environments/{environment_id}/keys/{key_id}", "A"),
     ("POST", "/v1/workspaces", "A"),
     ("GET", "/v1/workspaces", "A"),
+    ("POST", "/v1/tunnels", "DT"),
+    ("GET", "/v1/tunnels", "VT"),
+    ("GET", "/v1/tunnels/{tunnel_id}", "VT"),
+    ("POST", "/v1/tunnels/{tunnel_id}/archive", "DT"),
+    ("POST", "/v1/tunnels/{tunnel_id}/reveal_token", "DT"),
+    ("POST", "/v1/tunnels/{tunnel_id}/rotate_token", "DT"),
+    ("POST", "/v1/tunnels/{tunnel_id}/pause", "DT"),
+    ("POST", "/v1/tunnels/{tunnel_id}/resume", "DT"),
+    ("GET", "/v1/tunnels/{tunnel_id}/status", "VT"),
+    ("GET", "/v1/tunnels/{tunnel_id}/connections", "VT"),
+    ("GET", "/v1/tunnels/{tunnel_id}/usage", "VT"),
+    ("POST", "/v1/tunnels/{tunnel_id}/certificates", "DT"),
+    ("GET", "/v1/tunnels/{tunnel_id}/certificates", "VT"),
+    ("GET", "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}", "VT"),
+    (
+        "POST",
+        "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}/archive",
+        "DT",
+    ),
+    ("POST", "/v1/oauth/token", "*"),
+    ("GET", "/.well-known/openid-configuration", "*"),
+    ("GET", "/.well-known/jwks.json", "*"),
     ("GET", "/v1/outwork/work/poll", "W"),
     ("POST", "/v1/outwork/work/{work_id}/ack", "W"),
 ];
 
 /// The key of the server's own workers, which a test cannot learn, so it is put into the store before the start.
 const WORKER_KEY: &str = "worker-key-of-the-tests-0123456789";
+
+/// Tokens of workloads, which are put into the store for the same reason: of the own workspace, of a third one, and one
+/// that has expired.
+const WORKLOAD: &str = "outwork_fed_of-the-own-workspace";
+const OTHER_WORKLOAD: &str = "outwork_fed_of-a-third-workspace";
+const LATE_WORKLOAD: &str = "outwork_fed_that-has-expired";
 
 /// Kinds of credentials, by what they open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +152,9 @@ enum Kind {
     /// The token of another work item.
     OtherToken,
     Worker,
+    Workload,
+    /// A workload of another workspace.
+    OtherWorkload,
 }
 
 /// What must come of a request.
@@ -160,6 +195,9 @@ fn expected(kind: Kind, who: &str, path: &str) -> Expected {
         Kind::Token | Kind::OtherToken => Expected::Status(403),
         Kind::Worker if may('W') => Expected::Through,
         Kind::Worker => Expected::Status(403),
+        Kind::Workload | Kind::OtherWorkload if !may('T') => Expected::Status(403),
+        Kind::OtherWorkload if path.contains('{') => Expected::Status(404),
+        Kind::Workload | Kind::OtherWorkload => Expected::Through,
     }
 }
 
@@ -185,12 +223,19 @@ fn body(path: &str, ids: &Ids) -> Value {
         "/v1/environments/{environment_id}/keys" => json!({ "name": "x" }),
         "/v1/vaults" => json!({ "display_name": "x" }),
         "/v1/vaults/{vault_id}/credentials" => credential("https://another.example/mcp"),
+        "/v1/tunnels/{tunnel_id}/certificates" => json!({ "ca_certificate_pem": authority() }),
         _ => json!({}),
     }
 }
 
 fn credential(url: &str) -> Value {
     json!({ "auth": { "type": "static_bearer", "token": "x", "mcp_server_url": url } })
+}
+
+/// A certificate authority that keeps every rule.
+fn authority() -> String {
+    static PEM: LazyLock<String> = LazyLock::new(|| authority_pem(|_| {}));
+    PEM.clone()
 }
 
 type Ids = BTreeMap<&'static str, String>;
@@ -466,6 +511,10 @@ impl Place {
         let (work, token) = claim_and_hold(&worker, &environment).await;
         api.session(&agent, &environment).await;
         let (_, other_token) = claim_and_hold(&worker, &environment).await;
+        let tunnel = api.make("/v1/tunnels", json!({})).await;
+        let certificates = format!("/v1/tunnels/{tunnel}/certificates");
+        let registered = json!({ "ca_certificate_pem": authority_pem(|_| {}) });
+        let certificate = api.make(&certificates, registered).await;
         let threads = api.get(&format!("/v1/sessions/{session}/threads")).await.ok();
         let vault = api.make("/v1/vaults", json!({ "display_name": "x" })).await;
         let credential = api
@@ -485,6 +534,8 @@ impl Place {
             ("resource_id", "sesrsc_0123456789".to_owned()),
             ("api_key_id", id(&api_key)),
             ("key_id", id(&spare)),
+            ("tunnel_id", tunnel),
+            ("certificate_id", certificate),
             ("model_id", "rehearsal".to_owned()),
         ]);
         Self {
@@ -509,9 +560,12 @@ impl Place {
             "/v1/api_keys",
             "/v1/vaults?include_archived=true",
             "/v1/vaults/{vault_id}/credentials?include_archived=true",
+            "/v1/tunnels?include_archived=true",
+            "/v1/tunnels/{tunnel_id}/certificates?include_archived=true",
+            "/v1/tunnels/{tunnel_id}/status",
         ] {
             let mut answer = admin.get(&fill(path, &self.ids)).await.ok();
-            for row in answer["data"].as_array_mut().unwrap() {
+            for row in answer["data"].as_array_mut().into_iter().flatten() {
                 // How long a session has been there and when a key was used is something else at each look.
                 let row = row.as_object_mut().unwrap();
                 row.remove("stats");
@@ -536,6 +590,8 @@ fn unknown_ids() -> Ids {
         ("resource_id", "sesrsc_9876543210".to_owned()),
         ("api_key_id", ApiKeyId::fresh().to_string()),
         ("key_id", EnvironmentKeyId::fresh().to_string()),
+        ("tunnel_id", TunnelId::fresh().to_string()),
+        ("certificate_id", TunnelCertificateId::fresh().to_string()),
         ("model_id", "rehearsal".to_owned()),
     ])
 }
@@ -667,6 +723,13 @@ async fn credentials(admin: &Api, own: &Place, other: &Place, stranger: &Api) ->
         bearer("the item's token", Kind::Token, &own.token),
         bearer("another item's token", Kind::OtherToken, &own.other_token),
         bearer("the worker key", Kind::Worker, WORKER_KEY),
+        bearer("a workload's token", Kind::Workload, WORKLOAD),
+        bearer(
+            "a token of another workspace's workload",
+            Kind::OtherWorkload,
+            OTHER_WORKLOAD,
+        ),
+        bearer("a workload's token that has expired", Kind::Invalid, LATE_WORKLOAD),
     ]);
     all
 }
@@ -680,11 +743,37 @@ async fn server_with_worker_key(data_dir: &Path, model: &str) -> Server {
         .set_worker_key("test", KeyHash::of(WORKER_KEY), Time::now())
         .await
         .unwrap();
+    let third = store.create_workspace("third", Time::now()).await.unwrap().id;
+    let own = store.default_workspace().clone();
+    for (token, rule, workspace, seconds) in [
+        (WORKLOAD, "fdrl_own", &own, 3600),
+        (OTHER_WORKLOAD, "fdrl_third", &third, 3600),
+        (LATE_WORKLOAD, "fdrl_own", &own, -1),
+    ] {
+        let new = NewFederatedToken {
+            hash: KeyHash::of(token),
+            workspace_id: workspace.clone(),
+            rule_id: rule.parse().unwrap(),
+            subject: "repo:a/b".into(),
+            scope: "workspace:manage_tunnels".into(),
+            expires_at: Time::now().plus_seconds(seconds),
+        };
+        store.add_federated_token(new, Time::now()).await.unwrap();
+    }
     store.close().await;
     drop(store);
     let options = ServerOptions {
         data_dir: Some(data_dir.to_owned()),
         ..ServerOptions::default()
     };
-    Server::start(options.model(model, MODEL_KEY)).await
+    let settings = rule("fdrl_own", &own) + &rule("fdrl_third", &third);
+    Server::start(options.model(model, MODEL_KEY).settings(&settings)).await
+}
+
+/// A rule in the settings; its issuer is never asked here.
+fn rule(id: &str, workspace: &WorkspaceId) -> String {
+    format!(
+        "[[federation.rules]]\nid = \"{id}\"\nissuer = \"http://127.0.0.1:9\"\naudience = \"a\"\n\
+         subject = \"repo:a/*\"\nscope = \"workspace:manage_tunnels\"\nworkspace = \"{workspace}\"\n"
+    )
 }

@@ -446,7 +446,7 @@ async fn what_does_not_exist_is_said_by_its_name() {
         (Method::GET, "/v1/memory_stores/memstore_1", 404, "memory stores"),
         (Method::POST, "/v1/deployments", 404, "deployments"),
         (Method::GET, "/v1/deployment_runs", 404, "deployments"),
-        (Method::GET, "/v1/tunnels", 404, "tunnels"),
+        (Method::GET, "/v1/tunnels/tnl_1/nonsense", 404, "no such endpoint"),
         (Method::POST, "/v1/dreams", 404, "dreams"),
         (Method::GET, "/v1/user_profiles", 404, "user profiles"),
         (Method::POST, "/v1/messages", 404, "Messages API"),

@@ -12,12 +12,16 @@ use crate::error::{ApiError, ErrorKind};
 const BODIES_KIB: u32 = 256 << 10;
 /// How long a request may wait for that memory.
 const BODY_WAIT: Duration = Duration::from_secs(10);
+/// How many bodies of callers without a credential may be read at the same time. They are small, and have no part in
+/// the memory above, so that strangers keep nobody else waiting.
+const OPEN_BODIES: usize = 512;
 /// How long an answer about the store's health holds. The endpoint that asks for it needs no key.
 const HEALTH_HOLDS: Duration = Duration::from_secs(1);
 
 /// Shared limits of a plane.
 pub(crate) struct Guard {
     bodies: Arc<Semaphore>,
+    open_bodies: Arc<Semaphore>,
     healthy_at: Mutex<Option<Instant>>,
     probing: tokio::sync::Mutex<()>,
 }
@@ -26,6 +30,7 @@ impl Default for Guard {
     fn default() -> Self {
         Self {
             bodies: Arc::new(Semaphore::new(BODIES_KIB as usize)),
+            open_bodies: Arc::new(Semaphore::new(OPEN_BODIES)),
             healthy_at: Mutex::default(),
             probing: tokio::sync::Mutex::default(),
         }
@@ -47,6 +52,16 @@ impl App {
                 "too many large requests are being read at the moment; try again",
             )),
         }
+    }
+
+    /// Room to read one more small body of a caller without a credential.
+    pub(crate) fn open_body_room(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.guard.open_bodies.clone().try_acquire_owned().map_err(|_| {
+            ApiError::new(
+                ErrorKind::Unavailable,
+                "too many requests without a credential are being read at the moment; try again",
+            )
+        })
     }
 
     /// Whether the store can be read and written; asked of it once a second at most.

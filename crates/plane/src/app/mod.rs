@@ -4,8 +4,10 @@
 //! HTTP but the kinds of its errors.
 
 pub(crate) mod agents;
+pub(crate) mod authority;
 pub(crate) mod environments;
 pub(crate) mod events;
+pub(crate) mod federation;
 pub(crate) mod fields;
 pub(crate) mod guard;
 pub(crate) mod keys;
@@ -14,6 +16,8 @@ pub(crate) mod model_params;
 pub(crate) mod models;
 pub(crate) mod sessions;
 pub(crate) mod tools;
+pub(crate) mod tunnel_certificates;
+pub(crate) mod tunnels;
 pub(crate) mod vault_credentials;
 pub(crate) mod vaults;
 pub(crate) mod work;
@@ -27,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Principal, SecretText, unauthenticated};
 use crate::error::{ApiError, ErrorKind};
+use crate::federation::Federation;
+use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::options::Limits;
 use crate::run::hub::Hub;
@@ -45,6 +51,9 @@ pub struct App {
     pub(crate) metrics: Metrics,
     pub(crate) guard: guard::Guard,
     pub(crate) vaults: Vaults,
+    pub(crate) tunnels: tunnels::Tunnels,
+    pub(crate) federation: Federation,
+    pub(crate) identity: Arc<Identity>,
     /// Cancelled when the plane stops taking requests: long polls and streams end then.
     pub(crate) closing: CancellationToken,
 }
@@ -98,6 +107,26 @@ impl App {
                 session: grant.session_id,
             }),
             Some(Credential::Worker(_)) => Ok(Principal::Worker),
+            Some(Credential::Federated(row)) => {
+                standing(None, Some(row.expires_at))?;
+                // Whoever takes a rule out of the settings, or changes what it gives, ends its tokens.
+                let rule = self.federation.rule(&row.rule_id).filter(|rule| {
+                    rule.workspace == row.workspace_id
+                        && rule.asks.scope.as_str() == row.scope
+                        && rule.asks.subject.matches(&row.subject)
+                });
+                let rule = rule.ok_or_else(|| {
+                    unauthenticated(
+                        "the federation rule that this token was given by is not as it was; ask for another",
+                    )
+                })?;
+                Ok(Principal::Workload {
+                    scope: rule.asks.scope,
+                    rule: row.rule_id,
+                    subject: row.subject,
+                    workspace: row.workspace_id,
+                })
+            }
             None => Err(unauthenticated("invalid x-api-key or bearer token")),
         }
     }

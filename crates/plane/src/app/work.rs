@@ -49,7 +49,11 @@ pub(crate) async fn poll(
     let bell = app.bells.of(environment);
     let key = match access.principal() {
         Principal::EnvironmentKey { id, .. } => Some(id),
-        Principal::Anybody | Principal::ApiKey { .. } | Principal::Session { .. } | Principal::Worker => None,
+        Principal::Anybody
+        | Principal::ApiKey { .. }
+        | Principal::Session { .. }
+        | Principal::Workload { .. }
+        | Principal::Worker => None,
     };
     wait(app, &bell, params, key, move |poll| {
         app.store.poll_work(workspace, environment, poll)

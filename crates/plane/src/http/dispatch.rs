@@ -16,11 +16,13 @@ use outwork_wire::id::RequestId;
 use super::call::Call;
 use super::query::Query;
 use super::render::{Reply, response};
-use super::table::{NOT_SERVED, Operation, Row, TABLE, Who};
-use super::{agents, body, environments, events, keys, models, service, sessions, threads, versions, work};
-use super::{vault_credentials, vaults};
+use super::table::{NOT_SERVED, Operation, Row, TABLE, TOKEN_PATH, Who};
+use super::{
+    agents, body, environments, events, federation, identity, keys, models, service, sessions, threads,
+    tunnel_certificates, tunnels, vault_credentials, vaults, versions, work,
+};
 use crate::app::App;
-use crate::auth::{Principal, authorize, credential, credential_required};
+use crate::auth::{Principal, authorize, check_workspace, credential, credential_required};
 use crate::error::{ApiError, ErrorKind};
 
 /// Every operation at its path.
@@ -89,8 +91,9 @@ async fn carry_out(
         path.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     })?;
     if row.path.starts_with("/v1/") {
-        versions::check(&parts.headers, row.beta.then_some(versions::MANAGED_AGENTS))?;
+        versions::check(&parts.headers, row.beta_header(), row.path == TOKEN_PATH)?;
     }
+    check_workspace(&parts.headers, &access, app.store.default_workspace())?;
     let body = read_body(app, row, &parts.headers, incoming).await?;
     let call = Call {
         app: app.clone(),
@@ -103,12 +106,19 @@ async fn carry_out(
     perform(row.operation, call).await
 }
 
-/// Reads the body of a request that was let through. What anybody may call has none, and what only reads takes none.
+/// The largest body from somebody without a credential: a token of an identity provider, and the little around it.
+const OPEN_BODY: usize = 32 << 10;
+
+/// Reads the body of a request that was let through. What only reads takes none.
 async fn read_body(app: &App, row: &Row, headers: &HeaderMap, incoming: Body) -> Result<Bytes, ApiError> {
-    if row.who.contains(&Who::Anybody) {
-        return Ok(Bytes::new());
-    }
     let limits = app.limits();
+    if row.who.contains(&Who::Anybody) {
+        if row.method != Method::POST {
+            return Ok(Bytes::new());
+        }
+        let _room = app.open_body_room()?;
+        return body::read(incoming, OPEN_BODY.min(limits.max_body_bytes), limits.header_timeout).await;
+    }
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
@@ -208,6 +218,26 @@ async fn perform(operation: Operation, call: Call) -> Result<Reply, ApiError> {
         Operation::EnvironmentKeysRevoke => keys::revoke_environment_key(call).await,
         Operation::WorkspacesCreate => keys::create_workspace(call).await,
         Operation::WorkspacesList => keys::list_workspaces(call).await,
+
+        Operation::TunnelsCreate => tunnels::create(call).await,
+        Operation::TunnelsList => tunnels::list(call).await,
+        Operation::TunnelsRetrieve => tunnels::retrieve(call).await,
+        Operation::TunnelsArchive => tunnels::archive(call).await,
+        Operation::TunnelsRevealToken => tunnels::reveal_token(call).await,
+        Operation::TunnelsRotateToken => tunnels::rotate_token(call).await,
+        Operation::TunnelsPause => tunnels::pause(call).await,
+        Operation::TunnelsResume => tunnels::resume(call).await,
+        Operation::TunnelsStatus => tunnels::status(call).await,
+        Operation::TunnelsConnections => tunnels::connections(call).await,
+        Operation::TunnelsUsage => tunnels::usage(call).await,
+        Operation::TunnelCertificatesCreate => tunnel_certificates::create(call).await,
+        Operation::TunnelCertificatesList => tunnel_certificates::list(call).await,
+        Operation::TunnelCertificatesRetrieve => tunnel_certificates::retrieve(call).await,
+        Operation::TunnelCertificatesArchive => tunnel_certificates::archive(call).await,
+
+        Operation::OauthToken => federation::token(call).await,
+        Operation::OpenidConfiguration => identity::configuration(call).await,
+        Operation::Jwks => identity::keys(call).await,
 
         Operation::OwnWorkPoll => work::poll_own(call).await,
         Operation::OwnWorkAck => work::ack_own(call).await,

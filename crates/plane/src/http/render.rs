@@ -15,6 +15,8 @@ use crate::error::{ApiError, ErrorKind};
 pub(crate) enum Reply {
     /// 200 with JSON text.
     Json(Vec<u8>),
+    /// 200 with JSON text, and what caches may do with it.
+    Cached(Vec<u8>, &'static str),
     /// 200 with a body that is made as it goes.
     Stream(Body),
     /// 200 with plain text.
@@ -25,6 +27,19 @@ impl Reply {
     /// 200 with this value as JSON.
     pub(crate) fn json(value: &impl Serialize) -> Result<Self, ApiError> {
         serde_json::to_vec(value).map(Self::Json).map_err(ApiError::internal)
+    }
+
+    /// 200 with a secret in JSON, which no cache may keep.
+    pub(crate) fn uncached(value: &impl Serialize) -> Result<Self, ApiError> {
+        let body = serde_json::to_vec(value).map_err(ApiError::internal)?;
+        Ok(Self::Cached(body, "no-store"))
+    }
+
+    /// 200 with JSON for everybody, which caches may keep for a while.
+    pub(crate) fn public(value: &impl Serialize) -> Result<Self, ApiError> {
+        const _: () = assert!(crate::identity::CACHED.as_secs() == 300, "the header below says 300 s");
+        let body = serde_json::to_vec(value).map_err(ApiError::internal)?;
+        Ok(Self::Cached(body, "public, max-age=300"))
     }
 }
 
@@ -52,6 +67,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) fn response(result: Result<Reply, ApiError>, request_id: &RequestId) -> Response {
     let mut response = match result {
         Ok(Reply::Json(bytes)) => typed(Body::from(bytes), "application/json"),
+        Ok(Reply::Cached(bytes, caches)) => {
+            let mut response = typed(Body::from(bytes), "application/json");
+            response
+                .headers_mut()
+                .insert(header::CACHE_CONTROL, HeaderValue::from_static(caches));
+            response
+        }
         Ok(Reply::Text(text)) => typed(Body::from(text), "text/plain; version=0.0.4; charset=utf-8"),
         Ok(Reply::Stream(body)) => {
             let mut response = typed(body, "text/event-stream; charset=utf-8");

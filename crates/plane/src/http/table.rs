@@ -6,7 +6,9 @@
 
 use http::Method;
 
+use super::versions;
 use crate::auth::Role;
+use crate::federation::Scope;
 
 /// Who may call an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub enum Who {
     SessionsToken,
     /// The key of the server's own workers, for cloud environments.
     WorkerKey,
+    /// A token of a workload with this scope.
+    Workload(Scope),
 }
 
 /// One operation's row.
@@ -31,11 +35,28 @@ pub struct Row {
     pub method: Method,
     /// Its path.
     pub path: &'static str,
-    /// Whether it needs the beta header of the managed-agents surface.
+    /// Whether it needs a beta header.
     pub beta: bool,
     /// Who may call it.
     pub who: &'static [Who],
 }
+
+impl Row {
+    /// The beta header that it needs: each part of the surface has one of its own.
+    pub(crate) fn beta_header(&self) -> Option<&'static str> {
+        let header = if self.path.starts_with("/v1/tunnels") {
+            versions::TUNNELS
+        } else if self.path == TOKEN_PATH {
+            versions::FEDERATION
+        } else {
+            versions::MANAGED_AGENTS
+        };
+        self.beta.then_some(header)
+    }
+}
+
+/// Where tokens of identity providers are exchanged. OAuth knows no `anthropic-version`.
+pub(crate) const TOKEN_PATH: &str = "/v1/oauth/token";
 
 const READ: &[Who] = &[Who::ApiKey(Role::Viewer)];
 const WRITE: &[Who] = &[Who::ApiKey(Role::Developer)];
@@ -48,6 +69,8 @@ const STATS: &[Who] = &[Who::ApiKey(Role::Viewer), Who::EnvironmentKey];
 const SESSION_READ: &[Who] = &[Who::ApiKey(Role::Viewer), Who::EnvironmentKey, Who::SessionsToken];
 const SESSION_SEND: &[Who] = &[Who::ApiKey(Role::Developer), Who::EnvironmentKey, Who::SessionsToken];
 const OWN_QUEUE: &[Who] = &[Who::WorkerKey];
+const TUNNEL_READ: &[Who] = &[Who::ApiKey(Role::Viewer), Who::Workload(Scope::ManageTunnels)];
+const TUNNEL_WRITE: &[Who] = &[Who::ApiKey(Role::Developer), Who::Workload(Scope::ManageTunnels)];
 
 macro_rules! operations {
     ($($name:ident $method:ident $path:literal $beta:literal $who:ident;)*) => {
@@ -144,6 +167,26 @@ operations! {
     WorkspacesCreate    POST   "/v1/workspaces"                                        false ADMIN;
     WorkspacesList      GET    "/v1/workspaces"                                        false ADMIN;
 
+    TunnelsCreate       POST   "/v1/tunnels"                                           true  TUNNEL_WRITE;
+    TunnelsList         GET    "/v1/tunnels"                                           true  TUNNEL_READ;
+    TunnelsRetrieve     GET    "/v1/tunnels/{tunnel_id}"                               true  TUNNEL_READ;
+    TunnelsArchive      POST   "/v1/tunnels/{tunnel_id}/archive"                       true  TUNNEL_WRITE;
+    TunnelsRevealToken  POST   "/v1/tunnels/{tunnel_id}/reveal_token"                  true  TUNNEL_WRITE;
+    TunnelsRotateToken  POST   "/v1/tunnels/{tunnel_id}/rotate_token"                  true  TUNNEL_WRITE;
+    TunnelsPause        POST   "/v1/tunnels/{tunnel_id}/pause"                         true  TUNNEL_WRITE;
+    TunnelsResume       POST   "/v1/tunnels/{tunnel_id}/resume"                        true  TUNNEL_WRITE;
+    TunnelsStatus       GET    "/v1/tunnels/{tunnel_id}/status"                        true  TUNNEL_READ;
+    TunnelsConnections  GET    "/v1/tunnels/{tunnel_id}/connections"                   true  TUNNEL_READ;
+    TunnelsUsage        GET    "/v1/tunnels/{tunnel_id}/usage"                         true  TUNNEL_READ;
+    TunnelCertificatesCreate POST "/v1/tunnels/{tunnel_id}/certificates"               true  TUNNEL_WRITE;
+    TunnelCertificatesList GET "/v1/tunnels/{tunnel_id}/certificates"                  true  TUNNEL_READ;
+    TunnelCertificatesRetrieve GET "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}" true TUNNEL_READ;
+    TunnelCertificatesArchive POST "/v1/tunnels/{tunnel_id}/certificates/{certificate_id}/archive" true TUNNEL_WRITE;
+
+    OauthToken          POST   "/v1/oauth/token"                                       true  OPEN;
+    OpenidConfiguration GET    "/.well-known/openid-configuration"                     false OPEN;
+    Jwks                GET    "/.well-known/jwks.json"                                false OPEN;
+
     OwnWorkPoll         GET    "/v1/outwork/work/poll"                                 true  OWN_QUEUE;
     OwnWorkAck          POST   "/v1/outwork/work/{work_id}/ack"                        true  OWN_QUEUE;
 }
@@ -156,7 +199,6 @@ pub(crate) const NOT_SERVED: &[(&str, &str)] = &[
     ("/v1/files", "the Files API is"),
     ("/v1/memory_stores", "memory stores are"),
     ("/v1/skills", "skills are"),
-    ("/v1/tunnels", "tunnels are"),
     ("/v1/user_profiles", "user profiles are"),
     ("/v1/messages", "the Messages API is"),
 ];
@@ -185,6 +227,18 @@ mod tests {
     fn a_viewer_changes_nothing() {
         for row in TABLE.iter().filter(|r| r.method != Method::GET) {
             assert!(!row.who.contains(&Who::ApiKey(Role::Viewer)), "{}", row.path);
+        }
+    }
+
+    #[test]
+    fn a_workload_reaches_what_its_scope_says_and_nothing_else() {
+        for row in TABLE {
+            assert_eq!(
+                row.who.contains(&Who::Workload(Scope::ManageTunnels)),
+                row.path.starts_with("/v1/tunnels"),
+                "{}",
+                row.path
+            );
         }
     }
 

@@ -12,6 +12,7 @@ mod opening;
 mod pages;
 mod sessions;
 mod support;
+mod tunnels;
 mod upkeep;
 mod vaults;
 mod work;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outwork_plane::Plane;
-use outwork_plane::{Limits, McpOptions, PromptOptions, RetryPolicy};
+use outwork_plane::{
+    FederationOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+};
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;
 use secrecy::{ExposeSecret, SecretString};
@@ -110,6 +112,9 @@ impl Stage {
             mcp: McpOptions::default(),
             limits: Limits::default(),
             master_key: None,
+            tunnels: TunnelOptions::default(),
+            federation: FederationOptions::default(),
+            identity: IdentityOptions::default(),
             drain_timeout: Duration::from_secs(5),
             log: config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?.1,
             worker: worker.clone(),

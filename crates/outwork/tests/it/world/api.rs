@@ -10,6 +10,11 @@ use super::{SOON, Stream, until};
 
 /// The beta header of the surface.
 pub const BETA: &str = "managed-agents-2026-04-01";
+/// Those of its other parts, by the beginning of their paths.
+const BETAS: [(&str, &str); 2] = [
+    ("/v1/tunnels", "mcp-tunnels-2026-06-22"),
+    ("/v1/oauth/", "oauth-2025-04-20,oidc-federation-2026-04-01"),
+];
 
 /// A client with one credential.
 #[derive(Clone)]
@@ -161,9 +166,10 @@ impl Api {
 
     /// A request with the headers of the versions.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let beta = BETAS.iter().find(|(prefix, _)| path.starts_with(prefix));
         self.bare(method, path)
             .header("anthropic-version", "2023-06-01")
-            .header("anthropic-beta", BETA)
+            .header("anthropic-beta", beta.map_or(BETA, |(_, beta)| beta))
     }
 
     /// Sends a request; fails only if there is no whole answer.
