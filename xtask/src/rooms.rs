@@ -17,6 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("outwork-client", &["outwork-wire"]),
     ("outwork-model", &["outwork-wire"]),
     ("outwork-rehearsal", &[]),
+    ("outwork-image", &[]),
     ("outwork-egress", &["outwork-wire", "outwork-ledger"]),
     ("outwork-mcp", &["outwork-wire"]),
     ("outwork-tunnel", &["outwork-wire"]),
@@ -35,7 +36,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "outwork-sandbox",
-        &["outwork-wire", "outwork-client", "outwork-ledger", "outwork-egress"],
+        &[
+            "outwork-wire",
+            "outwork-client",
+            "outwork-ledger",
+            "outwork-egress",
+            "outwork-image",
+        ],
     ),
     (
         "outwork",
@@ -48,6 +55,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "outwork-model",
             "outwork-rehearsal",
             "outwork-egress",
+            "outwork-image",
             "outwork-mcp",
             "outwork-tunnel",
             "outwork-gateway",

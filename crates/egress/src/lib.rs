@@ -1,0 +1,2 @@
+//! The outgoing boundary of sandboxes.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Images of sandboxes.
+#![forbid(unsafe_code)]
