@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::entry::{Checkpoint, Entry, KeyEntry, Receipt, Redacted};
+use crate::FORMAT;
+use crate::entry::{Checkpoint, Entry, KeyEntry, Pruned, Receipt, Redacted};
+use crate::expect::Expect;
 use crate::hash::Hash;
 use crate::line::{Body, EntryType, Line};
-use crate::verify::{Expect, Fault, FaultKind};
+use crate::stub::{STUB, Stub};
+use crate::verify::{Fault, FaultKind};
 
 /// Where a line stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,14 @@ impl Place {
             sequence,
             kind,
         }
+    }
+}
+
+/// Where the stub stands.
+pub(crate) fn stub_place() -> Place {
+    Place {
+        file: Arc::from(STUB),
+        line: 1,
     }
 }
 
@@ -179,7 +190,7 @@ pub(crate) enum Depth {
     Records,
 }
 
-/// A chain from the first line of a ledger on.
+/// A chain of lines.
 pub(crate) struct Chain<'e> {
     expect: &'e Expect,
     depth: Depth,
@@ -196,34 +207,89 @@ pub(crate) struct Chain<'e> {
     /// Where each of those runs begins.
     bare_at: Vec<Place>,
     redacted: Runs,
+    /// The version of the records.
+    format: u32,
+    /// What stands for the lines that were pruned.
+    stub: Option<Stub>,
+    /// The ends of the prunings that the lines tell of.
+    pruned: Vec<Receipt>,
+    /// Receipts of the caller's that are about pruned lines.
+    unconfirmed: u64,
 }
 
 impl<'e> Chain<'e> {
-    pub(crate) fn new(expect: &'e Expect, depth: Depth, head: Option<Receipt>) -> Result<Self, FaultKind> {
-        let mut witnesses = expect.witnesses().clone();
-        if let Some(head) = head
-            && witnesses
-                .insert(head.sequence, head.hash)
-                .is_some_and(|other| other != head.hash)
-        {
-            return Err(FaultKind::Witness);
+    /// A chain from the line after the stub on, or from the first line on. The stub was verified.
+    pub(crate) fn new(
+        expect: &'e Expect,
+        depth: Depth,
+        head: Option<Receipt>,
+        stub: Option<Stub>,
+    ) -> Result<Self, FaultKind> {
+        let start = stub.as_ref().map_or(Receipt::NONE, |stub| stub.through);
+        let mut unconfirmed = 0;
+        let mut witnesses = BTreeMap::new();
+        for (&sequence, &hash) in expect.witnesses() {
+            if sequence > start.sequence {
+                witnesses.insert(sequence, hash);
+            } else if sequence < start.sequence {
+                unconfirmed += 1;
+            } else if hash != start.hash {
+                return Err(FaultKind::Witness);
+            }
         }
+        if let Some(head) = head {
+            let other = match head.sequence {
+                sequence if sequence > start.sequence => witnesses.insert(sequence, head.hash),
+                sequence if sequence == start.sequence => Some(start.hash),
+                _ => None,
+            };
+            if other.is_some_and(|other| other != head.hash) {
+                return Err(FaultKind::Witness);
+            }
+        }
+        let mut keys = Keys::default();
+        for (sequence, key) in stub.iter().flat_map(|stub| stub.keys_through()) {
+            keys.add(sequence, key.clone(), expect)?;
+        }
+        let is_trusted = keys.newest().is_some_and(|(_, trusted)| trusted);
         Ok(Self {
             expect,
             depth,
-            last: Receipt {
-                sequence: 0,
-                hash: Hash::ZERO,
-            },
-            covered: 0,
-            vouched: 0,
-            keys: Keys::default(),
+            last: start,
+            covered: start.sequence,
+            vouched: if is_trusted { start.sequence } else { 0 },
+            keys,
             counts: Counts::default(),
             witnesses,
             bare: Runs::default(),
             bare_at: Vec::new(),
             redacted: Runs::default(),
+            format: stub.as_ref().map_or(1, |stub| stub.format),
+            stub,
+            pruned: Vec::new(),
+            unconfirmed,
         })
+    }
+
+    /// The version of the records that may come next.
+    pub(crate) fn format(&self) -> u32 {
+        self.format
+    }
+
+    /// What stands for the lines that were pruned.
+    pub(crate) fn stub(&self) -> Option<&Stub> {
+        self.stub.as_ref()
+    }
+
+    /// How many receipts of the caller's are about lines that were pruned.
+    pub(crate) fn unconfirmed(&self) -> u64 {
+        self.unconfirmed
+    }
+
+    /// The end of the newest pruning, if the stub does not tell of it yet: a crash came between.
+    pub(crate) fn unfinished_pruning(&self) -> Option<Receipt> {
+        let done = self.stub.as_ref().map_or(0, |stub| stub.through.sequence);
+        self.pruned.last().copied().filter(|end| end.sequence > done)
     }
 
     /// The sequence that the next line must have.
@@ -263,6 +329,12 @@ impl<'e> Chain<'e> {
         }
         let is_kept = matches!(line.body, Body::Kept { .. });
         let is_record = line.entry_type == EntryType::Record;
+        if self.format > FORMAT {
+            return Err(FaultKind::Format {
+                found: self.format,
+                known: FORMAT,
+            });
+        }
         let entry = match self.depth {
             Depth::Hashes if is_record => None,
             Depth::Hashes | Depth::Records => line.entry().map_err(FaultKind::Entry)?,
@@ -284,6 +356,13 @@ impl<'e> Chain<'e> {
             Some(Entry::Recovered(_)) => self.counts.recovered += 1,
             Some(Entry::Interrupted(_)) => self.counts.interrupted += 1,
             Some(Entry::Redacted(redacted)) => self.redact(line.sequence, redacted)?,
+            Some(Entry::Pruned(pruned)) => self.prune(line.sequence, pruned)?,
+            Some(Entry::Format(format)) => {
+                if format.format <= self.format {
+                    return Err(FaultKind::Entry("it names a version that is not newer".into()));
+                }
+                self.format = format.format;
+            }
             None if is_record && is_kept => self.counts.records += 1,
             None if is_record => {
                 self.counts.dropped += 1;
@@ -318,13 +397,32 @@ impl<'e> Chain<'e> {
         Ok(())
     }
 
+    fn prune(&mut self, sequence: u64, pruned: &Pruned) -> Result<(), FaultKind> {
+        let after = self.pruned.last().map_or(0, |end| end.sequence);
+        if pruned.through.sequence <= after || pruned.through.sequence >= sequence {
+            return Err(FaultKind::Entry("it names lines that do not come before it".into()));
+        }
+        self.pruned.push(pruned.through);
+        Ok(())
+    }
+
     /// Bodies that an entry says were dropped and that are still there: a crash came between.
     pub(crate) fn unfinished(&self) -> Runs {
-        self.redacted.clone().normal().minus(&self.bare.clone().normal())
+        let left = self.redacted.clone().normal().minus(&self.bare.clone().normal());
+        match &self.stub {
+            Some(stub) => left.minus(&Runs(vec![(1, stub.through.sequence)])),
+            None => left,
+        }
     }
 
     /// What can be said only once all lines were seen. `end` is where the next line would stand.
     pub(crate) fn finish(&self, end: &Place) -> Option<Fault> {
+        if let Some(stub) = &self.stub
+            && !self.pruned.contains(&stub.through)
+        {
+            let reason = "no entry of the ledger tells of this pruning".into();
+            return Some(stub_place().fault(Some(stub.through.sequence), FaultKind::Pruned(reason)));
+        }
         let missing = self.bare.minus(&self.redacted.clone().normal());
         if let Some(&(first, _)) = missing.0.first() {
             let run = self.bare.0.partition_point(|(from, _)| *from <= first) - 1;

@@ -23,6 +23,14 @@ pub struct Receipt {
     pub hash: Hash,
 }
 
+impl Receipt {
+    /// The place before the first line.
+    pub const NONE: Receipt = Receipt {
+        sequence: 0,
+        hash: Hash::ZERO,
+    };
+}
+
 /// The content of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,6 +47,10 @@ pub enum Entry {
     Interrupted(Interrupted),
     /// Bodies of records were dropped.
     Redacted(Redacted),
+    /// Old segments were removed.
+    Pruned(Pruned),
+    /// The version of what follows.
+    Format(Format),
 }
 
 impl Entry {
@@ -59,6 +71,8 @@ impl Entry {
             EntryType::Recovered => Self::Recovered(read(body)?),
             EntryType::Interrupted => Self::Interrupted(read(body)?),
             EntryType::Redacted => Self::Redacted(read(body)?),
+            EntryType::Pruned => Self::Pruned(read(body)?),
+            EntryType::Format => Self::Format(read(body)?),
         })
     }
 }
@@ -234,4 +248,42 @@ pub struct Redacted {
     pub records: u64,
     /// Their sequences, as first and last of each run.
     pub runs: Vec<(u64, u64)>,
+}
+
+/// Old segments were removed, whole. What is left of them is the stub; see [`Ledger::prune`](crate::Ledger::prune).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pruned {
+    /// When.
+    pub at: Time,
+    /// Who wanted it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// The last line that was removed: a checkpoint.
+    pub through: Receipt,
+    /// Exports that had not delivered all of it. They get no other copy.
+    pub unsent: Vec<Unsent>,
+}
+
+/// Lines that were removed before an export had delivered them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unsent {
+    /// The name of the export.
+    pub export: String,
+    /// The first sequence that it had not delivered.
+    pub first: u64,
+    /// The last one that was removed.
+    pub last: u64,
+}
+
+/// From here on records may be of this format; see the crate's page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Format {
+    /// When the ledger was opened by a program that writes it.
+    pub at: Time,
+    /// The version.
+    pub format: u32,
 }

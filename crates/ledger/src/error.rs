@@ -64,6 +64,14 @@ pub enum Error {
         /// The most that is taken.
         limit: usize,
     },
+    /// A record lacks what its kind demands.
+    #[error("a record of the kind `{kind}` needs {missing} as well: without it, it is no evidence")]
+    Incomplete {
+        /// The kind.
+        kind: &'static str,
+        /// The fields.
+        missing: String,
+    },
     /// A record holds a payload, and the owner of the ledger did not turn payloads on.
     #[error("the record holds a payload, and this ledger keeps none: turn payloads on, or leave it out")]
     PayloadsOff,
@@ -90,6 +98,23 @@ pub enum Error {
     /// The ledger is closed.
     #[error("the ledger is closed: nothing can be added to it any more")]
     Closed,
+    /// An export cannot work.
+    #[error("the export `{name}` of the ledger cannot work: {problem}")]
+    Export {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Segments were removed while they were being read.
+    #[error("old parts of the ledger in `{}` were removed while it was being read: read it again", dir.display())]
+    PrunedMeanwhile {
+        /// The ledger's folder.
+        dir: PathBuf,
+    },
+    /// Something that was to go into an evidence bundle does not suit.
+    #[error("the evidence cannot be written: {0}")]
+    Evidence(String),
     /// Nothing in the ledger matches.
     #[error("no record of the ledger matches: nothing was exported")]
     NoMatch,

@@ -3,7 +3,8 @@
 use outwork_wire::Time;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Kind, Record};
+use crate::kind::Kind;
+use crate::record::Record;
 
 /// A choice of records: those that match every field that is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,10 +1,10 @@
-//! The files of a ledger: segments, the head, the lock.
+//! The files of a ledger: segments, the head, the lock, and what reads and replaces small files.
 //!
 //! A segment is named after the sequence of its first line, so that a missing one is seen. A file that is named like
 //! a segment and is none is refused; other files are not touched.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,8 @@ use crate::entry::Receipt;
 
 const PREFIX: &str = "ledger-";
 const SUFFIX: &str = ".jsonl";
-const MAX_HEAD: usize = 256;
+/// The most that the file of a receipt has.
+pub(crate) const MAX_HEAD: usize = 256;
 
 /// A segment file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +111,28 @@ impl Lock {
     }
 }
 
+/// Removes a file; that it is gone already is as good.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a file of at most `limit` bytes; `None` if it is not there.
+pub(crate) fn read_small(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, Error> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("open", path)(e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    Ok(Some(bytes))
+}
+
 /// The file that names the last checkpoint that was seen durable.
 pub(crate) fn head_file(dir: &Path) -> PathBuf {
     dir.join("head")
@@ -118,20 +141,10 @@ pub(crate) fn head_file(dir: &Path) -> PathBuf {
 /// Reads the head. Whoever reads it before the segments finds there at least what it names.
 pub(crate) fn read_head(dir: &Path) -> Result<Option<Receipt>, Error> {
     let path = head_file(dir);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", &path)(e)),
+    let Some(bytes) = read_small(&path, MAX_HEAD)? else {
+        return Ok(None);
     };
-    let receipt = (bytes.len() <= MAX_HEAD)
-        .then(|| bytes.strip_suffix(b"\n"))
-        .flatten()
-        .and_then(|line| {
-            serde_json::from_slice::<Receipt>(line)
-                .ok()
-                .filter(|r| encode_head(*r) == bytes)
-        });
-    match receipt {
+    match decode_receipt(&bytes) {
         Some(receipt) => Ok(Some(receipt)),
         None => Err(Error::Stray {
             path,
@@ -143,14 +156,22 @@ pub(crate) fn read_head(dir: &Path) -> Result<Option<Receipt>, Error> {
 /// Replaces the head. A crash leaves the old one or the new one.
 pub(crate) fn write_head(dir: &Path, receipt: Receipt) -> Result<(), Error> {
     let path = head_file(dir);
-    replace(&path, &encode_head(receipt)).map_err(Error::io("write", &path))
+    replace(&path, &encode_receipt(receipt)).map_err(Error::io("write", &path))
 }
 
-fn encode_head(receipt: Receipt) -> Vec<u8> {
+/// Reads the one form that [`encode_receipt`] writes.
+pub(crate) fn decode_receipt(bytes: &[u8]) -> Option<Receipt> {
+    let receipt = serde_json::from_slice::<Receipt>(bytes.strip_suffix(b"\n")?).ok()?;
+    (bytes.len() <= MAX_HEAD && encode_receipt(receipt) == bytes).then_some(receipt)
+}
+
+/// A receipt as a line.
+pub(crate) fn encode_receipt(receipt: Receipt) -> Vec<u8> {
     format!("{{\"sequence\":{},\"hash\":\"{}\"}}\n", receipt.sequence, receipt.hash).into_bytes()
 }
 
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Replaces a small file. A crash leaves the old one or the new one.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = create_temporary(&temporary)?;
     file.write_all(content)?;

@@ -25,6 +25,14 @@ impl Hash {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The hash of a JSON value in one form: without spaces, with the names of every object in the order of their bytes.
+    /// Two programs that hold the same value get the same hash, however it was written on the way.
+    pub fn of_json(value: &serde_json::Value) -> Self {
+        let mut text = Vec::new();
+        write_canonical(value, &mut text);
+        Self::of(&text)
+    }
+
     /// A hash that was computed elsewhere.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -77,6 +85,39 @@ impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+fn write_canonical(value: &serde_json::Value, out: &mut Vec<u8>) {
+    use serde_json::Value;
+    match value {
+        Value::Array(values) => {
+            out.push(b'[');
+            for (i, value) in values.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write_canonical(value, out);
+            }
+            out.push(b']');
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by(|a, b| a.0.cmp(b.0));
+            out.push(b'{');
+            for (i, (name, value)) in fields.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(Value::from(name.as_str()).to_string().as_bytes());
+                out.push(b':');
+                write_canonical(value, out);
+            }
+            out.push(b'}');
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            out.extend_from_slice(value.to_string().as_bytes());
+        }
     }
 }
 
@@ -149,6 +190,20 @@ pub(crate) fn decode_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_json_value_has_one_hash() {
+        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let hash = Hash::of(br#"{"a":[1,{"b":"\"","c":null}],"z":1.5}"#);
+        assert_eq!(
+            Hash::of_json(&parse(r#"{"z": 1.5, "a": [1, {"c": null, "b": "\""}]}"#)),
+            hash
+        );
+        assert_ne!(
+            Hash::of_json(&parse(r#"{"z": 1.5, "a": [1, {"c": null, "b": ""}]}"#)),
+            hash
+        );
+    }
 
     #[test]
     fn one_spelling() {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::chain::Keys;
 use crate::folder::sync_dir;
 use crate::hash::{Hash, Hex};
 
@@ -46,6 +47,19 @@ impl fmt::Debug for KeyId {
         fmt::Display::fmt(&self.0, f)
     }
 }
+
+impl FromStr for KeyId {
+    type Err = InvalidKeyId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKeyId> {
+        Hex::parse(text).map(Self).ok_or(InvalidKeyId)
+    }
+}
+
+/// A text that is not the id of a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a key: 32 lower-case hexadecimal digits are expected")]
+pub struct InvalidKeyId;
 
 /// An Ed25519 public key. Its text form is 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -190,6 +204,22 @@ pub(crate) fn store_key(signer: &Signer, path: &Path) -> Result<(), Error> {
     };
     write().map_err(Error::io("write the signing key", path))?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// The key of a ledger, which has to be the newest of the `keys` that its chain names.
+pub(crate) fn signer_of(dir: &Path, keys: &Keys) -> Result<Signer, Error> {
+    let path = key_file(dir);
+    let signer = load_key(&path)?.ok_or_else(|| Error::Key {
+        path: path.clone(),
+        problem: "is missing".into(),
+    })?;
+    if keys.newest().is_none_or(|(key, _)| key.key != signer.id()) {
+        return Err(Error::Key {
+            path,
+            problem: "is not the one that the ledger names".into(),
+        });
+    }
+    Ok(signer)
 }
 
 /// Reads the key; `None` if there is no such file.

@@ -18,13 +18,16 @@ use crate::line::{MAX_BODY, hash_body};
 use crate::open;
 use crate::queue::{Append, AppendLater, Job, Pending, Prepared, Queue, Reply, answered, reply};
 use crate::record::Record;
-use crate::writer::Progress;
+use crate::watch::Watch;
 
 /// How a ledger is kept.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Whether records may hold the bytes that crossed. Default: no, and a record that holds some is refused.
     pub payloads: bool,
+    /// Whether a record must have every field that its kind demands ([`Kind::required`](crate::Kind::required)).
+    /// Default: no.
+    pub complete: bool,
     /// Sign after this many lines. Default: 1000.
     pub checkpoint_records: u64,
     /// Sign at the latest this long after a line that is not signed yet. Default: 5 s.
@@ -48,6 +51,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             payloads: false,
+            complete: false,
             checkpoint_records: 1000,
             checkpoint_interval: Duration::from_secs(5),
             segment_bytes: 128 << 20,
@@ -103,9 +107,9 @@ pub(crate) struct Inner {
     dir: PathBuf,
     options: Options,
     queue: Arc<Queue>,
-    progress: Arc<Mutex<Progress>>,
+    pub(crate) progress: Arc<Watch>,
     thread: Mutex<Option<JoinHandle<Result<(), Error>>>>,
-    /// One redaction at a time.
+    /// One redaction, pruning or export of a bundle at a time: they replace or need the files.
     pub(crate) redacting: Mutex<()>,
 }
 
@@ -181,7 +185,7 @@ impl Ledger {
 
     /// How it is doing.
     pub fn status(&self) -> Status {
-        let progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let progress = self.0.progress.get();
         Status {
             last: progress.last,
             signed_up_to: progress.signed_up_to,
@@ -207,6 +211,7 @@ impl Ledger {
     /// As [`export`], and what [`checkpoint`](Ledger::checkpoint) says.
     pub fn export(&self, filter: &Filter, out: impl Write) -> Result<Bundle, Error> {
         self.checkpoint().wait()?;
+        let _one = self.0.redacting.lock().unwrap_or_else(PoisonError::into_inner);
         export(&self.0.dir, filter, self.now(), out)
     }
 
@@ -238,6 +243,15 @@ impl Ledger {
     fn prepare(&self, record: &Record) -> Result<Prepared, Error> {
         if record.has_payload() && !self.0.options.payloads {
             return Err(Error::PayloadsOff);
+        }
+        if self.0.options.complete {
+            let missing = record.missing();
+            if !missing.is_empty() {
+                return Err(Error::Incomplete {
+                    kind: record.kind.name(),
+                    missing: missing.join(", "),
+                });
+            }
         }
         prepare(record)
     }

@@ -29,16 +29,22 @@ pub enum EntryType {
     Interrupted,
     /// A removal of bodies.
     Redacted,
+    /// A removal of old segments.
+    Pruned,
+    /// The version of what follows.
+    Format,
 }
 
 impl EntryType {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Record,
         Self::Checkpoint,
         Self::Key,
         Self::Recovered,
         Self::Interrupted,
         Self::Redacted,
+        Self::Pruned,
+        Self::Format,
     ];
 
     /// Its name in a line.
@@ -50,6 +56,8 @@ impl EntryType {
             Self::Recovered => "recovered",
             Self::Interrupted => "interrupted",
             Self::Redacted => "redacted",
+            Self::Pruned => "pruned",
+            Self::Format => "format",
         }
     }
 
@@ -62,6 +70,8 @@ impl EntryType {
             Self::Recovered => 4,
             Self::Interrupted => 5,
             Self::Redacted => 6,
+            Self::Pruned => 7,
+            Self::Format => 8,
         }
     }
 }
@@ -233,6 +243,15 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// As [`entry`](Line::entry), for a line of one type; `None` for all others.
+    pub(crate) fn entry_if(&self, wanted: EntryType) -> Result<Option<Entry>, String> {
+        if self.entry_type == wanted {
+            self.entry()
+        } else {
+            Ok(None)
+        }
+    }
+
     /// Writes the line and its end to `out`.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"seq\":");
@@ -283,9 +302,9 @@ pub fn check_round_trip(bytes: &[u8]) {
     drop(line.entry());
 }
 
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(crate) struct Cursor<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
 }
 
 impl<'a> Cursor<'a> {
@@ -293,11 +312,11 @@ impl<'a> Cursor<'a> {
         &self.bytes[self.at..]
     }
 
-    fn starts_with(&self, literal: &[u8]) -> bool {
+    pub(crate) fn starts_with(&self, literal: &[u8]) -> bool {
         self.rest().starts_with(literal)
     }
 
-    fn literal(&mut self, literal: &[u8], expected: &'static str) -> Result<(), InvalidLine> {
+    pub(crate) fn literal(&mut self, literal: &[u8], expected: &'static str) -> Result<(), InvalidLine> {
         if !self.starts_with(literal) {
             return Err(InvalidLine { expected, at: self.at });
         }
@@ -305,7 +324,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    fn number(&mut self) -> Result<u64, InvalidLine> {
+    pub(crate) fn number(&mut self) -> Result<u64, InvalidLine> {
         let wrong = InvalidLine {
             expected: "a sequence",
             at: self.at,
@@ -319,7 +338,7 @@ impl<'a> Cursor<'a> {
         text.parse().map_err(|_| wrong)
     }
 
-    fn hex<const N: usize>(&mut self) -> Result<[u8; N], InvalidLine> {
+    pub(crate) fn hex<const N: usize>(&mut self) -> Result<[u8; N], InvalidLine> {
         let wrong = InvalidLine {
             expected: "lower-case hexadecimal digits",
             at: self.at,
@@ -329,7 +348,8 @@ impl<'a> Cursor<'a> {
         Ok(value)
     }
 
-    fn entry_type(&mut self) -> Result<EntryType, InvalidLine> {
+    /// A word of small letters.
+    pub(crate) fn word(&mut self) -> &'a [u8] {
         let length = self
             .rest()
             .iter()
@@ -337,23 +357,29 @@ impl<'a> Cursor<'a> {
             .take_while(|b| b.is_ascii_lowercase())
             .count();
         let name = &self.rest()[..length];
+        self.at += length;
+        name
+    }
+
+    fn entry_type(&mut self) -> Result<EntryType, InvalidLine> {
+        let at = self.at;
+        let name = self.word();
         let found = EntryType::ALL.into_iter().find(|t| t.name().as_bytes() == name);
         let found = found.ok_or(InvalidLine {
             expected: "a known type",
-            at: self.at,
+            at,
         })?;
-        self.at += length;
         Ok(found)
     }
 }
 
-fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + 2 * bytes.len(), 0);
     write_hex(bytes, &mut out[start..]);
 }
 
-fn push_number(number: u64, out: &mut Vec<u8>) {
+pub(crate) fn push_number(number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     let mut rest = number;

@@ -1,27 +1,31 @@
 //! Opening a ledger: check all of it, mend what a crash left, begin to write.
 //!
-//! Only three things are mended: a torn last line is cut (and an entry says so), a rotation of the key and a
-//! redaction that were recorded are finished. Everything else that is not as it was written makes opening fail.
+//! Only four things are mended: a torn last line is cut (and an entry says so), a rotation of the key, a redaction
+//! and a pruning that were recorded are finished. Everything else that is not as it was written makes opening fail.
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crate::Error;
+use crate::FORMAT;
 use crate::batch::Active;
 use crate::chain::{Depth, Keys};
-use crate::entry::{KeyEntry, Recovered};
+use crate::entry::{Format, KeyEntry, Recovered};
 use crate::error::file_name;
-use crate::folder::{Lock, Segment, create_dir, open_segment, sync_dir};
+use crate::expect::Expect;
+use crate::folder::{Lock, Segment, create_dir, open_segment, remove, sync_dir};
 use crate::key::{Signer, key_file, load_key, next_key_file, store_key};
 use crate::ledger::{Options, prepare};
 use crate::line::EntryType;
+use crate::prune::finish_pruning;
 use crate::queue::Queue;
 use crate::redact::drop_bodies;
-use crate::verify::{Expect, examine};
-use crate::writer::{Progress, Writer};
+use crate::verify::examine;
+use crate::watch::{Progress, Watch};
+use crate::writer::Writer;
 
 /// Opens the ledger and starts its writer.
 #[allow(clippy::type_complexity, reason = "the two halves of a running writer")]
@@ -29,12 +33,12 @@ pub(crate) fn start(
     dir: &Path,
     options: &Options,
     queue: &Arc<Queue>,
-) -> Result<(Arc<Mutex<Progress>>, JoinHandle<Result<(), Error>>), Error> {
+) -> Result<(Arc<Watch>, JoinHandle<Result<(), Error>>), Error> {
     create_dir(dir)?;
     let lock = Lock::take(dir)?;
     remove_temporaries(dir)?;
     let expect = Expect::any_key();
-    let found = examine(dir, &expect, Depth::Hashes, &mut |_, _| {})?;
+    let mut found = examine(dir, &expect, Depth::Hashes, &mut |_, _| {})?;
     if let Some(fault) = found.fault {
         return Err(fault.into());
     }
@@ -50,6 +54,15 @@ pub(crate) fn start(
             (signer, key)
         }
     };
+    if chain.format() < FORMAT {
+        let format = Format {
+            at: now,
+            format: FORMAT,
+        };
+        entries.push((EntryType::Format, prepare(&format)?));
+    }
+    let pruned = finish_pruning(dir, &chain, &signer, now)?;
+    found.segments.retain(|segment| segment.first > pruned);
     let unfinished = chain.unfinished();
     if let Some((_, closed)) = found.segments.split_last()
         && !unfinished.is_empty()
@@ -67,7 +80,11 @@ pub(crate) fn start(
         };
         entries.push((EntryType::Recovered, prepare(&cut)?));
     }
-    let segment = found.segments.last().cloned().unwrap_or_else(|| Segment::new(dir, 1));
+    let segment = found
+        .segments
+        .last()
+        .cloned()
+        .unwrap_or_else(|| Segment::new(dir, chain.next()));
     let file = open_segment(&segment).map_err(Error::io("open the segment", &segment.path))?;
     sync_dir(dir)?;
     let last = chain.last();
@@ -76,7 +93,7 @@ pub(crate) fn start(
         signed_up_to: chain.covered(),
         key: key.public_key,
     };
-    let progress = Arc::new(Mutex::new(progress));
+    let progress = Arc::new(Watch::new(progress));
     let mut writer = Writer {
         dir: dir.to_owned(),
         options: options.clone(),
@@ -153,17 +170,13 @@ fn remove_temporaries(dir: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let path = entry.map_err(Error::io("list", dir))?.path();
         let name = file_name(&path);
-        let ours = name.starts_with("ledger-") || name.starts_with("signing.") || name == "head.tmp";
+        let ours = ["ledger-", "signing.", "export-"]
+            .iter()
+            .any(|ours| name.starts_with(ours))
+            || ["head.tmp", "pruned.tmp"].contains(&name.as_str());
         if ours && name.ends_with(".tmp") {
             remove(&path)?;
         }
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
-        _ => Ok(()),
-    }
 }

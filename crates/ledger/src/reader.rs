@@ -9,11 +9,12 @@ use crate::Error;
 use crate::chain::{Depth, Place};
 use crate::entry::{Entry, Receipt};
 use crate::error::file_name;
+use crate::expect::Expect;
 use crate::filter::Filter;
 use crate::folder::{Segment, segments};
 use crate::line::MAX_LINE;
 use crate::record::Record;
-use crate::verify::{Expect, examine};
+use crate::verify::examine;
 
 const BUFFER: usize = 256 << 10;
 
@@ -46,22 +47,27 @@ pub(crate) enum LineEnd {
     Whole,
     /// With the end of the file.
     Fragment,
-    /// Not within [`MAX_LINE`] bytes.
+    /// Not within the limit.
     TooLong,
     /// There was no line.
     Nothing,
 }
 
-/// Reads one line into `line`, in bounded memory.
+/// Reads one line of a ledger into `line`, in bounded memory.
 pub(crate) fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<LineEnd> {
+    read_line_within(MAX_LINE, reader, line)
+}
+
+/// Reads one line of at most `limit` bytes, its end included.
+pub(crate) fn read_line_within(limit: usize, reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<LineEnd> {
     line.clear();
-    reader.take(MAX_LINE as u64).read_until(b'\n', line)?;
+    reader.take(limit as u64).read_until(b'\n', line)?;
     Ok(if line.last() == Some(&b'\n') {
         line.pop();
         LineEnd::Whole
     } else if line.is_empty() {
         LineEnd::Nothing
-    } else if line.len() < MAX_LINE {
+    } else if line.len() < limit {
         LineEnd::Fragment
     } else {
         LineEnd::TooLong
@@ -98,6 +104,8 @@ struct Open {
 /// Goes through the segments of a folder. Segments that are made meanwhile are found.
 pub(crate) struct FolderReader {
     dir: PathBuf,
+    /// Segments that begin at or before this sequence were pruned, and are not looked at if they are still there.
+    skip: u64,
     segments: Vec<Segment>,
     next: usize,
     open: Option<Open>,
@@ -107,10 +115,12 @@ pub(crate) struct FolderReader {
 }
 
 impl FolderReader {
-    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
-        let segments = segments(dir)?;
+    pub(crate) fn open(dir: &Path, skip: u64) -> Result<Self, Error> {
+        let mut segments = segments(dir)?;
+        segments.retain(|segment| segment.first > skip);
         Ok(Self {
             dir: dir.to_owned(),
+            skip,
             segments,
             next: 0,
             open: None,
@@ -173,9 +183,10 @@ impl FolderReader {
         Ok(end)
     }
 
-    /// Goes on with the next segment, if there is one.
+    /// Goes on with the next segment, if one was seen before this one was read to its end: looking for one only now
+    /// could find one that began after lines that were added here meanwhile.
     fn turn(&mut self) -> Result<Step<'_>, Error> {
-        if !self.has_newer()? {
+        if self.next == self.segments.len() {
             if let Some(open) = &mut self.open
                 && !self.torn
             {
@@ -211,7 +222,7 @@ impl FolderReader {
     /// Whether there is a segment that was not opened yet; looks again once all are through.
     fn has_newer(&mut self) -> Result<bool, Error> {
         if self.next == self.segments.len() {
-            let after = self.segments.last().map_or(0, |segment| segment.first);
+            let after = self.segments.last().map_or(self.skip, |segment| segment.first);
             let newer = segments(&self.dir)?.into_iter().filter(|segment| segment.first > after);
             self.segments.extend(newer);
         }

@@ -10,57 +10,7 @@ use outwork_wire::Time;
 use serde::{Deserialize, Serialize};
 
 use crate::Hash;
-
-/// What kind of crossing a [`Record`] tells of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Kind {
-    /// A tool ran (or was refused) in a sandbox.
-    ToolCall,
-    /// A call of an MCP server, directly or through a tunnel.
-    McpCall,
-    /// A connection out of a sandbox, or a request on one.
-    Connection,
-    /// A name that a sandbox asked for.
-    DnsQuery,
-    /// A credential was put into a request.
-    CredentialUse,
-    /// A credential was made, replaced or removed.
-    CredentialChange,
-    /// A file came into a sandbox.
-    FileIn,
-    /// A file was taken out of a sandbox.
-    FileOut,
-    /// A person was asked, or answered.
-    Approval,
-    /// A gateway connected to the edge, or left it.
-    TunnelConnection,
-    /// A sandbox began.
-    SandboxStart,
-    /// A sandbox ended.
-    SandboxEnd,
-    /// A sandbox came back from a checkpoint.
-    SandboxRestore,
-    /// Something was stopped: by whom and why is in the record.
-    Stop,
-    /// A policy, a configuration or a certificate changed.
-    PolicyChange,
-    /// An identity was refused.
-    AuthenticationFailure,
-}
-
-/// How a crossing ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decision {
-    /// It was let through.
-    Allowed,
-    /// Policy refused it.
-    Denied,
-    /// It was let through and did not succeed.
-    Failed,
-}
+use crate::kind::{Decision, Field, Kind, Scope};
 
 /// The agent that acted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +36,21 @@ pub struct Credential {
     /// How it authenticated: `bearer`, `basic`, `oauth`, `sigv4`, `mtls` and so on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+}
+
+/// What a stop was: how far it reached and what it ended. Who and why are the record's actor and reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// How far it reached.
+    pub scope: Scope,
+    /// Whether it was forced: nothing was asked to end by itself.
+    pub forced: bool,
+    /// The ids of what it ended: calls, sessions.
+    pub ended: Vec<String>,
+    /// How many processes it ended, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u64>,
 }
 
 /// Bytes that crossed. Refused by a ledger whose owner did not turn payloads on.
@@ -161,6 +126,9 @@ pub struct Record {
     /// The id of the call or the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<String>,
+    /// The connection on which a request went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
     /// The hash of what went in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_hash: Option<Hash>,
@@ -173,12 +141,24 @@ pub struct Record {
     /// The address that the name was resolved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// What was spoken: `tcp`, `tls`, `http/1.1`, `h2`, `websocket`, `dns` and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The type of a DNS question, such as `A`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_type: Option<String>,
+    /// What a DNS question was answered with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<String>,
     /// The HTTP method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_method: Option<String>,
     /// The path of an HTTP request, without its query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_path: Option<String>,
+    /// The path of a file inside of the sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// The tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
@@ -200,6 +180,9 @@ pub struct Record {
     /// The credential that was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<Credential>,
+    /// Where in the request the credential was put: `header authorization`, `body`, `query` and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_location: Option<String>,
     /// Where a result was put.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_location: Option<String>,
@@ -212,6 +195,12 @@ pub struct Record {
     /// Who caused it, where that is not the agent: a person, a key, a signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
+    /// What was stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
+    /// How many events the session's log had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<u64>,
     /// The status: of HTTP, of JSON-RPC, or an exit status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<i64>,
@@ -261,12 +250,17 @@ impl Record {
             policy_hash: None,
             tool: None,
             call: None,
+            connection: None,
             input_hash: None,
             output_hash: None,
             destination: None,
             address: None,
+            protocol: None,
+            query_type: None,
+            answers: Vec::new(),
             http_method: None,
             http_path: None,
+            path: None,
             tunnel: None,
             hostname: None,
             route: None,
@@ -274,10 +268,13 @@ impl Record {
             decision: None,
             rule: None,
             credential: None,
+            credential_location: None,
             output_location: None,
             approval: None,
             approver: None,
             actor: None,
+            stop: None,
+            events: None,
             status: None,
             bytes_in: None,
             bytes_out: None,
@@ -297,12 +294,16 @@ impl Record {
         policy_hash: Hash, Hash;
         tool: String, impl Into<String>;
         call: String, impl Into<String>;
+        connection: String, impl Into<String>;
         input_hash: Hash, Hash;
         output_hash: Hash, Hash;
         destination: String, impl Into<String>;
         address: String, impl Into<String>;
+        protocol: String, impl Into<String>;
+        query_type: String, impl Into<String>;
         http_method: String, impl Into<String>;
         http_path: String, impl Into<String>;
+        path: String, impl Into<String>;
         tunnel: String, impl Into<String>;
         hostname: String, impl Into<String>;
         route: String, impl Into<String>;
@@ -310,10 +311,13 @@ impl Record {
         decision: Decision, Decision;
         rule: String, impl Into<String>;
         credential: Credential, Credential;
+        credential_location: String, impl Into<String>;
         output_location: String, impl Into<String>;
         approval: String, impl Into<String>;
         approver: String, impl Into<String>;
         actor: String, impl Into<String>;
+        stop: Stop, Stop;
+        events: u64, u64;
         status: i64, i64;
         bytes_in: u64, u64;
         bytes_out: u64, u64;
@@ -329,9 +333,98 @@ impl Record {
         self
     }
 
+    /// Sets what a DNS question was answered with.
+    pub fn answers<T: Into<String>>(mut self, answers: impl IntoIterator<Item = T>) -> Self {
+        self.answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Sets the decision and the rule that made it.
     pub fn decided(self, decision: Decision, rule: impl Into<String>) -> Self {
         self.decision(decision).rule(rule)
+    }
+
+    /// A sentence for people. No payload is in it.
+    pub fn sentence(&self) -> String {
+        let mut text = self.kind.name().replace('_', " ");
+        let subject = [
+            &self.mcp_method,
+            &self.tool,
+            &self.http_method,
+            &self.path,
+            &self.image_digest,
+        ];
+        for part in subject.into_iter().flatten() {
+            text = format!("{text} {part}");
+        }
+        if let Some(to) = self.destination.as_ref().or(self.hostname.as_ref()) {
+            text = format!("{text} to {to}");
+        }
+        if let Some(path) = &self.http_path {
+            text = format!("{text} {path}");
+        }
+        if let Some(name) = self.credential.as_ref().and_then(|c| c.name.as_ref().or(c.id.as_ref())) {
+            text = format!("{text} with the credential {name}");
+        }
+        if let Some(stop) = &self.stop {
+            let how = if stop.forced { "forced" } else { "graceful" };
+            text = format!("{text} of a {}, {how}", stop.scope.name());
+        }
+        if let Some(decision) = self.decision {
+            text = format!("{text}: {}", decision.name());
+        }
+        if let Some(rule) = &self.rule {
+            text = format!("{text} by {rule}");
+        }
+        if let Some(who) = self.approver.as_ref().or(self.actor.as_ref()) {
+            text = format!("{text} ({who})");
+        }
+        match &self.reason {
+            Some(reason) => format!("{text}; {reason}"),
+            None => text,
+        }
+    }
+
+    /// Which of the fields that its kind demands are absent or empty.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let required = self.kind.required().iter();
+        required.filter(|field| !self.has(**field)).map(|f| f.name()).collect()
+    }
+
+    fn has(&self, field: Field) -> bool {
+        fn text(value: &Option<String>) -> bool {
+            value.as_ref().is_some_and(|value| !value.is_empty())
+        }
+        match field {
+            Field::Session => text(&self.session),
+            Field::Worker => text(&self.worker),
+            Field::ImageDigest => text(&self.image_digest),
+            Field::PolicyHash => self.policy_hash.is_some(),
+            Field::Tool => text(&self.tool),
+            Field::Call => text(&self.call),
+            Field::InputHash => self.input_hash.is_some(),
+            Field::OutputHash => self.output_hash.is_some(),
+            Field::Destination => text(&self.destination),
+            Field::HttpMethod => text(&self.http_method),
+            Field::HttpPath => text(&self.http_path),
+            Field::Path => text(&self.path),
+            Field::Tunnel => text(&self.tunnel),
+            Field::Hostname => text(&self.hostname),
+            Field::McpMethod => text(&self.mcp_method),
+            Field::Decision => self.decision.is_some(),
+            Field::Rule => text(&self.rule),
+            Field::Credential => self
+                .credential
+                .as_ref()
+                .is_some_and(|credential| text(&credential.name) || text(&credential.id)),
+            Field::OutputLocation => text(&self.output_location),
+            Field::Approval => text(&self.approval),
+            Field::Approver => text(&self.approver),
+            Field::Actor => text(&self.actor),
+            Field::Reason => text(&self.reason),
+            Field::Stop => self.stop.is_some(),
+            Field::Events => self.events.is_some(),
+        }
     }
 
     /// Whether bytes that crossed are in it.
@@ -357,6 +450,28 @@ mod tests {
             r#"{"kind":"file_out","at":"2023-11-14T22:13:20.000001Z","session":"sesn_1","agent":{"id":"agent_1"},"reason":"because","output":{"base64":"/w=="}}"#
         );
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn what_a_kind_demands_is_known_by_name() {
+        let at = Time::from_micros(1_700_000_000_000_001);
+        let bare = Record::new(Kind::Stop, at).actor("");
+        assert_eq!(bare.missing(), ["actor", "reason", "stop"]);
+        let stop = Stop {
+            scope: Scope::Session,
+            forced: true,
+            ended: vec!["sesn_1".into()],
+            processes: Some(3),
+        };
+        let whole = bare.actor("key_1").reason("it went wrong").stop(stop);
+        assert!(whole.missing().is_empty());
+        let text = serde_json::to_string(&whole).unwrap();
+        assert!(text.contains(r#""stop":{"scope":"session","forced":true,"ended":["sesn_1"],"processes":3}"#));
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), whole);
+        for kind in Kind::ALL {
+            assert_eq!(Record::new(kind, at).missing().len(), kind.required().len(), "{kind:?}");
+            assert!(!kind.required().is_empty(), "{kind:?}");
+        }
     }
 
     #[test]

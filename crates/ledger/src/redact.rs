@@ -12,18 +12,19 @@ use crate::Error;
 use crate::chain::{Depth, Place, Runs};
 use crate::entry::{Entry, Redacted};
 use crate::error::file_name;
+use crate::expect::Expect;
 use crate::filter::Filter;
 use crate::folder::{Segment, create_temporary, segments, sync_dir};
 use crate::ledger::{Ledger, prepare};
 use crate::line::{EntryType, Line};
 use crate::queue::Job;
 use crate::reader::{LineEnd, read_line};
-use crate::verify::{Expect, FaultKind, examine};
+use crate::verify::{FaultKind, examine};
 
 /// So many runs fit into the body of an entry.
 const RUNS_PER_ENTRY: usize = 16_384;
 /// The most that a reason or an actor has, so that an entry always fits.
-const MAX_TEXT: usize = 4096;
+pub(crate) const MAX_TEXT: usize = 4096;
 
 /// What a redaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,9 +74,10 @@ impl Ledger {
             let body = prepare(&entry)?;
             self.ask(|reply| Job::Entry(EntryType::Redacted, body, reply)).wait()?;
         }
+        let stub = found.chain.stub().map_or(0, |stub| stub.through.sequence);
         let closed_segments: Vec<Segment> = segments(self.dir())?
             .into_iter()
-            .filter(|segment| segment.first <= closed)
+            .filter(|segment| segment.first > stub && segment.first <= closed)
             .collect();
         drop_bodies(self.dir(), &closed_segments, closed + 1, &runs)?;
         Ok(Redaction { records: runs.total() })

@@ -3,66 +3,24 @@
 //! Nothing is trusted but the keys that the caller names ([`Expect`]). Memory does not grow with the ledger, save for
 //! runs of redacted records.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use outwork_wire::Time;
+
 use crate::Error;
 use crate::chain::{Chain, Depth, Place};
-use crate::entry::{Entry, KeyEntry, Receipt};
+use crate::entry::{Checkpoint, Entry, KeyEntry, Receipt};
 use crate::error::file_name;
+use crate::expect::Expect;
 use crate::folder::{Segment, head_file, read_head};
 use crate::hash::Hash;
 use crate::key::PublicKey;
 use crate::line::{InvalidLine, Line};
 use crate::reader::{FolderReader, LineEnd, Step, read_line};
-
-/// What a verifier knows from elsewhere: keys, and receipts that somebody kept.
-#[derive(Debug, Clone)]
-pub struct Expect {
-    /// `None`: any key will do.
-    keys: Option<Vec<PublicKey>>,
-    witnesses: BTreeMap<u64, Hash>,
-}
-
-impl Expect {
-    /// One of these keys, or one that these signed into the chain, must have signed. No key: nothing is trusted.
-    pub fn keys(keys: impl IntoIterator<Item = PublicKey>) -> Self {
-        Self {
-            keys: Some(keys.into_iter().collect()),
-            witnesses: BTreeMap::new(),
-        }
-    }
-
-    /// Whatever key the ledger itself names will do. This shows only that the ledger agrees with itself: whoever can
-    /// write it anew can also name a key of his own.
-    pub fn any_key() -> Self {
-        Self {
-            keys: None,
-            witnesses: BTreeMap::new(),
-        }
-    }
-
-    /// The line of this receipt must be there, as it was.
-    pub fn witness(mut self, receipt: Receipt) -> Self {
-        self.witnesses.insert(receipt.sequence, receipt.hash);
-        self
-    }
-
-    pub(crate) fn trusts(&self, key: &PublicKey) -> bool {
-        self.keys.as_ref().is_none_or(|keys| keys.contains(key))
-    }
-
-    pub(crate) fn names_keys(&self) -> bool {
-        self.keys.is_some()
-    }
-
-    pub(crate) fn witnesses(&self) -> &BTreeMap<u64, Hash> {
-        &self.witnesses
-    }
-}
+use crate::stub::Stub;
 
 /// The first thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -145,9 +103,39 @@ pub enum FaultKind {
     /// The head cannot be read.
     #[error("the file does not name a checkpoint: it was changed")]
     Head,
+    /// What stands for removed segments is wrong.
+    #[error("what stands for the segments that were removed is wrong: {0}")]
+    Pruned(String),
+    /// Its records are of a newer version.
+    #[error("from here on the ledger has the format {found}, and this program knows up to {known}: use a newer one")]
+    Format {
+        /// The version.
+        found: u32,
+        /// The newest that is known.
+        known: u32,
+    },
+    /// An evidence bundle is wrong in its own parts.
+    #[error("the evidence is wrong: {0}")]
+    Evidence(String),
     /// A bundle is wrong in its own parts.
     #[error("the bundle is wrong: {0}")]
     Bundle(String),
+}
+
+/// What was removed from a ledger, whole segments at a time. The ledger verifies from the checkpoint on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrunedPart {
+    /// The last line that was removed.
+    pub through: Receipt,
+    /// What that line is: a signature over everything before it.
+    pub checkpoint: Checkpoint,
+    /// When it was last removed from.
+    pub at: Time,
+    /// How many records were removed.
+    pub records: u64,
+    /// How many bytes of segment files.
+    pub bytes: u64,
 }
 
 /// What was found in a ledger.
@@ -178,6 +166,12 @@ pub struct Report {
     pub interrupted: u64,
     /// The keys, in order.
     pub keys: Vec<PublicKey>,
+    /// What was removed; everything else in this report is about what is left.
+    pub pruned: Option<PrunedPart>,
+    /// The version of its newest records.
+    pub format: u32,
+    /// Receipts of the caller's that are about removed lines: nothing can be said about them.
+    pub unconfirmed: u64,
     /// Segment files.
     pub segments: u64,
     /// Bytes after the last whole line: a line that is being written, or that a crash tore.
@@ -217,6 +211,15 @@ impl Report {
             recovered: chain.counts.recovered,
             interrupted: chain.counts.interrupted,
             keys: keys.iter().map(|key| key.public_key).collect(),
+            pruned: chain.stub().map(|stub| PrunedPart {
+                through: stub.through,
+                checkpoint: stub.checkpoint.clone(),
+                at: stub.at,
+                records: stub.removed.records,
+                bytes: stub.removed.bytes,
+            }),
+            format: chain.format(),
+            unconfirmed: chain.unconfirmed(),
             segments,
             unfinished_bytes,
         }
@@ -228,7 +231,13 @@ impl Report {
 /// # Errors
 /// If a file cannot be read. A fault of the ledger is in the report.
 pub fn verify(dir: impl AsRef<Path>, expect: &Expect) -> Result<Report, Error> {
-    let found = examine(dir.as_ref(), expect, Depth::Records, &mut |_, _| {})?;
+    let mut tries = 0;
+    let found = loop {
+        match examine(dir.as_ref(), expect, Depth::Records, &mut |_, _| {}) {
+            Err(Error::PrunedMeanwhile { .. }) if tries < 10 => tries += 1,
+            other => break other?,
+        }
+    };
     let unfinished = found.tail.as_ref().map_or(0, |tail| tail.bytes);
     Ok(Report::of(
         &found.chain,
@@ -248,7 +257,7 @@ pub fn verify_reader(mut reader: impl BufRead, name: &str, expect: &Expect) -> R
         file: Arc::from(name),
         line: 0,
     };
-    let mut chain = match Chain::new(expect, Depth::Records, None) {
+    let mut chain = match Chain::new(expect, Depth::Records, None, None) {
         Ok(chain) => chain,
         Err(kind) => unreachable!("without a head no two witnesses differ: {kind}"),
     };
@@ -298,33 +307,69 @@ pub(crate) fn examine<'e>(
     depth: Depth,
     on_line: &mut OnLine<'_>,
 ) -> Result<Examination<'e>, Error> {
+    let mut start = None;
+    let found = examine_once(dir, expect, depth, on_line, &mut start);
+    let failed = match &found {
+        Ok(found) => found.fault.is_some(),
+        Err(_) => true,
+    };
+    // Segments that go while they are read look like missing ones.
+    if failed
+        && let Ok(stub) = Stub::read(dir)
+        && stub.map(|stub| stub.through) != start
+    {
+        return Err(Error::PrunedMeanwhile { dir: dir.to_owned() });
+    }
+    found
+}
+
+fn examine_once<'e>(
+    dir: &Path,
+    expect: &'e Expect,
+    depth: Depth,
+    on_line: &mut OnLine<'_>,
+    start: &mut Option<Receipt>,
+) -> Result<Examination<'e>, Error> {
     let head_place = Place {
         file: Arc::from("head"),
         line: 1,
     };
+    let mut fault = None;
     // The head is read first: the ledger only grows, so it must hold what the head names.
-    let (head, head_fault) = match read_head(dir) {
-        Ok(head) => (head, None),
-        Err(Error::Stray { path, .. }) if path == head_file(dir) => (None, Some(FaultKind::Head)),
+    let head = match read_head(dir) {
+        Ok(head) => head,
+        Err(Error::Stray { path, .. }) if path == head_file(dir) => {
+            fault = Some(head_place.fault(None, FaultKind::Head));
+            None
+        }
         Err(e) => return Err(e),
     };
-    let (chain, witness_fault) = match Chain::new(expect, depth, head) {
-        Ok(chain) => (chain, None),
-        Err(kind) => (
-            Chain::new(expect, depth, None).unwrap_or_else(|_| unreachable!("no head, no conflict")),
-            Some(kind),
-        ),
+    let stub = match Stub::read(dir) {
+        Ok(stub) => stub,
+        Err(Error::Damaged(damage)) => {
+            fault = fault.or(Some(*damage));
+            None
+        }
+        Err(e) => return Err(e),
     };
-    let mut reader = FolderReader::open(dir)?;
+    *start = stub.as_ref().map(|stub| stub.through);
+    let skip = start.map_or(0, |start| start.sequence);
+    let chain = match Chain::new(expect, depth, head, stub) {
+        Ok(chain) => chain,
+        Err(kind) => {
+            fault = fault.or(Some(head_place.fault(head.map(|head| head.sequence), kind)));
+            Chain::new(Expect::NOTHING, depth, None, None).unwrap_or_else(|_| unreachable!("nothing, no conflict"))
+        }
+    };
+    let mut reader = FolderReader::open(dir, skip)?;
     let mut found = Examination {
         chain,
         segments: Vec::new(),
         last_len: 0,
         tail: None,
-        fault: None,
+        fault,
     };
-    if let Some(kind) = head_fault.or(witness_fault) {
-        found.fault = Some(head_place.fault(head.map(|head| head.sequence), kind));
+    if found.fault.is_some() {
         return Ok(found);
     }
     loop {

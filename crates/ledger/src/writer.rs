@@ -10,7 +10,7 @@ use std::io;
 use std::mem;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outwork_wire::Time;
@@ -23,26 +23,19 @@ use crate::key::{PublicKey, Signer, key_file, next_key_file, store_key};
 use crate::ledger::{Options, prepare};
 use crate::line::EntryType;
 use crate::queue::{Job, Prepared, Queue, Reply};
+use crate::watch::Watch;
 
 /// A batch is written when it has this many bytes, even if more is waiting.
 const BATCH_BYTES: usize = 4 << 20;
 /// The head is replaced no more often than this while records flow.
 const HEAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How far the writer is, for [`Status`](crate::Status).
-#[derive(Debug, Clone)]
-pub(crate) struct Progress {
-    pub(crate) last: Receipt,
-    pub(crate) signed_up_to: u64,
-    pub(crate) key: PublicKey,
-}
-
 /// The writer's state: all of it is about what is durable.
 pub(crate) struct Writer {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) queue: Arc<Queue>,
-    pub(crate) progress: Arc<Mutex<Progress>>,
+    pub(crate) progress: Arc<Watch>,
     pub(crate) active: Active,
     pub(crate) tail: Receipt,
     /// Lines that no checkpoint covers.
@@ -215,14 +208,13 @@ impl Writer {
         batch.unsigned = self.unsigned;
         batch.bytes = done.bytes;
         batch.bytes.clear();
-        {
-            let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        self.progress.change(|progress| {
             progress.last = self.tail;
             progress.key = self.key.public_key;
             if let Some(signed) = done.signed {
                 progress.signed_up_to = signed.sequence;
             }
-        }
+        });
         for (reply, receipt) in done.waiting {
             reply.send(Ok(receipt));
         }
@@ -274,7 +266,7 @@ impl Writer {
         // From here on the chain names the new key; what is left undone, opening the ledger does.
         self.signer = next;
         self.key = entry;
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).key = self.key.public_key;
+        self.progress.change(|progress| progress.key = self.key.public_key);
         let moved = fs::rename(next_key_file(&self.dir), key_file(&self.dir))
             .map_err(Error::io("replace the signing key in", &self.dir))
             .and_then(|()| sync_dir(&self.dir));

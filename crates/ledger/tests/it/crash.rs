@@ -2,7 +2,8 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use outwork_ledger::{Error, Expect, FaultKind, Filter, Ledger, Options, Receipt, scan, verify};
 
@@ -162,9 +163,9 @@ fn a_rotation_of_the_key_that_a_crash_interrupted_is_finished_or_forgotten() {
     assert!(!before.path().join("signing.key.next").exists());
 }
 
-/// The process that the next test kills.
+/// The process that the next tests kill.
 #[test]
-#[ignore = "run by a_killed_process_loses_nothing_that_it_acknowledged"]
+#[ignore = "run by the tests that kill it"]
 fn child() {
     let Some(dir) = std::env::var_os("LEDGER_TEST_DIR") else {
         return;
@@ -184,18 +185,14 @@ fn child() {
 }
 
 #[test]
-fn a_killed_process_loses_nothing_that_it_acknowledged() {
+fn a_process_that_is_killed_a_hundred_times_loses_nothing_that_it_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut receipts: Vec<Receipt> = Vec::new();
-    for round in 1..=4 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["crash::child", "--exact", "--ignored", "--nocapture"])
-            .env("LEDGER_TEST_DIR", dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+    for round in 0..100 {
+        let mut child = start_child(dir.path());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let goal = receipts.len() + 40 * round;
+        // Each round is killed a little later than the one before, in the middle of work.
+        let goal = receipts.len() + 1 + round % 17;
         for line in lines.by_ref() {
             let line = line.unwrap();
             let Some((_, receipt)) = line.split_once("receipt ") else {
@@ -221,6 +218,32 @@ fn a_killed_process_loses_nothing_that_it_acknowledged() {
     for receipt in &receipts {
         expect = expect.witness(*receipt);
     }
-    verify(dir.path(), &expect).unwrap().sound().unwrap();
+    let report = verify(dir.path(), &expect).unwrap().sound().unwrap();
+    assert!(report.segments > 3);
     assert!(scan(dir.path(), &Filter::session("a"), |_, _| {}).unwrap() >= receipts.len() as u64);
+}
+
+fn start_child(dir: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["crash::child", "--exact", "--ignored", "--nocapture"])
+        .env("LEDGER_TEST_DIR", dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn another_process_is_refused_until_the_first_one_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = start_child(dir.path());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("receipt ")));
+    let refused = Ledger::open(dir.path(), Options::default()).err().unwrap();
+    assert!(matches!(refused, Error::Locked { .. }), "{refused}");
+    // Reading is not writing.
+    verify(dir.path(), &Expect::any_key()).unwrap().sound().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ledger = Ledger::open(dir.path(), Options::default()).unwrap();
+    ledger.append(record("a", 0)).wait().unwrap();
 }

@@ -235,6 +235,24 @@ fn what_is_not_taken_is_refused() {
 }
 
 #[test]
+fn a_ledger_that_wants_complete_records_names_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        complete: true,
+        ..unsigned()
+    };
+    let ledger = Ledger::open(dir.path(), options).unwrap();
+    let error = ledger.append(record("a", 0)).wait().unwrap_err();
+    assert!(matches!(error, Error::Incomplete { .. }), "{error}");
+    assert!(
+        error.to_string().contains("`tool_call` needs input_hash as well"),
+        "{error}"
+    );
+    let whole = record("a", 0).input_hash(outwork_ledger::Hash::of(b"{}"));
+    ledger.append(whole).wait().unwrap();
+}
+
+#[test]
 fn segments_are_named_after_their_first_line() {
     let dir = tempfile::tempdir().unwrap();
     sample(dir.path());

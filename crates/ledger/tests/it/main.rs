@@ -4,7 +4,13 @@
 mod bundle;
 mod crash;
 mod disk;
+mod evidence;
+mod exports;
+mod exports_syslog;
 mod keeping;
+mod ocsf;
+mod prune;
+mod receivers;
 mod redact;
 mod support;
 mod tamper;
