@@ -157,11 +157,12 @@ def test_a_server_that_wants_a_token_says_so(near: Plane) -> None:
         assert (error.type, error.mcp_server_name) == ("mcp_authentication_failed_error", "notes")
 
 
-def test_addresses_inside_the_network_are_not_called(plane: Plane, notes: McpServer) -> None:
+def test_addresses_inside_the_network_are_not_called(rehearsal: Rehearsal, notes: McpServer) -> None:
     before = len(notes.journal("request"))
-    session = begin(Makers(plane), notes.url.replace("127.0.0.1", "localhost"), "not reached")
-    session.wait_idle()
-    error = session.events("session.error")[0].error
+    with Plane(rehearsal.url, config="[mcp]\nplain_http = true\n") as plane:
+        session = begin(Makers(plane), notes.url.replace("127.0.0.1", "localhost"), "not reached")
+        session.wait_idle()
+        error = session.events("session.error")[0].error
     assert error.type == "mcp_connection_failed_error" and "may not be dialled" in error.message
     assert len(notes.journal("request")) == before
 

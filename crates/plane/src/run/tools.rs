@@ -264,7 +264,11 @@ impl At {
             match result {
                 Ok(result) => {
                     let content = match oversize(&result) {
-                        Some(oversize) => vec![ContentBlock::text(oversize.preview)],
+                        Some(oversize) => vec![ContentBlock::text(format!(
+                            "{}\n\n[The result has {} characters; this is its beginning.]",
+                            oversize.preview,
+                            oversize.full.chars().count()
+                        ))],
                         None => outwork_mcp::content::to_wire(&result),
                     };
                     return answered(&call, content, result.is_error, None);
