@@ -236,7 +236,7 @@ mod tests {
         for row in TABLE {
             assert_eq!(
                 row.who.contains(&Who::Workload(Scope::ManageTunnels)),
-                row.path.starts_with("/v1/tunnels"),
+                row.path.starts_with("/v1/tunnels") || row.path == "/v1/outwork/edge",
                 "{}",
                 row.path
             );
