@@ -52,7 +52,9 @@ impl Authenticator for OneToken {
             tunnel_id: TUNNEL.to_owned(),
             generation: 1,
         };
-        Box::pin(std::future::ready(good.then_some(admission).ok_or(RefusedCode::BadToken)))
+        Box::pin(std::future::ready(
+            good.then_some(admission).ok_or(RefusedCode::BadToken),
+        ))
     }
 }
 
@@ -80,7 +82,9 @@ impl Door {
 
     async fn pass(&self, mut request: Request<Incoming>) -> Result<Answer, Box<dyn Error + Send + Sync>> {
         if request.headers().get(header::HOST) == Some(&self.own) {
-            request.headers_mut().insert(header::HOST, HeaderValue::from_static(HOST));
+            request
+                .headers_mut()
+                .insert(header::HOST, HeaderValue::from_static(HOST));
         }
         // A connection for each request: what ends one ends no other.
         let response = self.open().await?.send_request(request).await?;
@@ -98,7 +102,9 @@ fn failed(error: &dyn Error) -> Answer {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let upstream = arguments.next().ok_or("give the upstream's address, such as http://127.0.0.1:3001")?;
+    let upstream = arguments
+        .next()
+        .ok_or("give the upstream's address, such as http://127.0.0.1:3001")?;
     let transport = arguments.next().unwrap_or_else(|| "quic".into());
     let folder = tempfile::tempdir()?;
     let identity = Identity::self_signed(&folder.path().join("edge"), &["127.0.0.1".to_owned()])?;
@@ -125,7 +131,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     )?;
     let gateway = run::start(Options::new(folder.path().join("config.yaml"))).await?;
     let mut links = gateway.links();
-    links.wait_for(|links| links.iter().all(|link| link.is_connected())).await?;
+    links
+        .wait_for(|links| links.iter().all(|link| link.is_connected()))
+        .await?;
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -138,7 +146,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("entry: listening on http://{address}");
     let serve = async {
         loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let Ok((stream, _)) = listener.accept().await else {
+                continue;
+            };
             let door = door.clone();
             let service = service_fn(move |request| {
                 let door = door.clone();
