@@ -6,6 +6,7 @@
 
 mod authority;
 mod make;
+mod server;
 
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub use self::make::{
     AUTHORITY_LIFETIME, MadeAuthority, MakeError, SERVER_LIFETIME, ServerCertificate, make_authority,
     make_server_certificate,
 };
+
+pub use self::server::{ServerError, check_server};
 
 /// The SHA-256 of a certificate in lower-case hexadecimal.
 pub fn fingerprint(der: &[u8]) -> String {
