@@ -10,6 +10,7 @@ pub(crate) mod rehearsal;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod sessions;
+pub(crate) mod tunnel;
 pub(crate) mod tunnels;
 pub(crate) mod vaults;
 pub(crate) mod worker;
@@ -37,6 +38,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Sessions(command) => sessions::sessions(command, look).await,
         Command::Vaults(command) => vaults::vaults(command, look).await,
         Command::Tunnels(command) => tunnels::tunnels(command, look).await,
+        Command::Tunnel(command) => tunnel::tunnel(command, look).await,
         Command::Keys(command) => keys::keys(command, look).await,
         Command::Models(command) => models::models(command, look).await,
         Command::Demo(args) => demo::demo(args, look).await,
