@@ -81,8 +81,11 @@ pub(crate) enum Command {
     /// Models that the server can reach
     #[command(subcommand, visible_alias = "model")]
     Models(resources::ModelsCommand),
-    /// Watch an agent mend a small project, in a sandbox, with no key and no network
+    /// Watch an agent mend a small project in a sandbox, or (--private) reach a server in a private network; no key needed
     Demo(task::DemoArgs),
+    /// Parts of `outwork demo --private`
+    #[command(subcommand, hide = true)]
+    DemoHost(task::DemoHostCommand),
     /// Start a Messages API server that plays a scenario file
     Rehearsal(task::RehearsalArgs),
     /// Check what this machine offers, and say how to mend what is missing
@@ -170,6 +173,8 @@ mod tests {
             "outwork tunnel records --route wiki --since 1h --refused",
             "outwork tunnel status --json",
             "outwork demo --model claude --dir /tmp/x --task fix --check true",
+            "outwork demo --private --loopback --json",
+            "outwork demo-host enter --pid 1 -- tunnel run --folder x",
             "outwork rehearsal --listen 127.0.0.1:0 --scenario a.toml",
             "outwork doctor --json",
         ] {

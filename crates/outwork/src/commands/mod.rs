@@ -42,6 +42,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Keys(command) => keys::keys(command, look).await,
         Command::Models(command) => models::models(command, look).await,
         Command::Demo(args) => demo::demo(args, look).await,
+        Command::DemoHost(command) => demo::host(command).await,
         Command::Rehearsal(args) => rehearsal::rehearsal(args).await,
         Command::Doctor(args) => doctor::doctor(args, look).await,
         Command::Completions { shell } => {

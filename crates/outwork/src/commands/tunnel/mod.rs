@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use outwork_gateway::config::Config;
 
-use self::setup::setup;
+pub(crate) use self::setup::{Set, setup};
 use crate::cli::tunnel::{Place, TunnelCommand};
 use crate::exit::Exit;
 use crate::terminal::Look;
