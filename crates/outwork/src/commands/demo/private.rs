@@ -42,12 +42,17 @@ pub(crate) async fn host(command: DemoHostCommand) -> Result<Exit> {
     stage::host(command).await
 }
 
+/// A way without the tunnel that was tried.
+struct Try {
+    /// Whether it worked, which it must not.
+    reached: bool,
+    story: String,
+}
+
 /// What was found out.
 struct Findings {
     exit: Exit,
-    /// What the ways without the tunnel came to, if they failed as they must.
-    socket: Result<String, String>,
-    plane: Result<String, String>,
+    direct: Vec<Try>,
     /// The answer, and whether it names what only the server knew.
     answered: bool,
     calls: Vec<Record>,
@@ -61,8 +66,8 @@ struct Findings {
 impl Findings {
     fn is_good(&self) -> bool {
         self.exit == Exit::Done
-            && self.socket.is_ok()
-            && self.plane.is_ok()
+            && !self.direct.is_empty()
+            && self.direct.iter().all(|tried| !tried.reached)
             && self.answered
             && self.calls.len() >= TOOLS.len()
             && self.sound
@@ -100,12 +105,12 @@ async fn play(
     started: Instant,
 ) -> Result<Exit> {
     introduce(page, stage)?;
-    let (socket, plane) = tokio::select! {
+    let direct = tokio::select! {
         biased;
         () = interrupts.recv() => return Ok(Exit::Interrupted),
         tried = without_tunnel(stage) => tried?,
     };
-    say_tries(page, &socket, &plane)?;
+    say_tries(page, &direct)?;
     page.page().space()?;
     let shown = Shown {
         verbose: args.verbose,
@@ -118,7 +123,7 @@ async fn play(
         ended = stage.ended() => return Err(ended),
     };
     page.page().space()?;
-    let findings = find_out(stage, exit, &session, socket, plane).await?;
+    let findings = find_out(stage, exit, &session, direct).await?;
     conclude(page, stage, &findings, started.elapsed())
 }
 
@@ -165,40 +170,39 @@ fn introduce(page: &mut View, stage: &Stage) -> Result<()> {
 }
 
 /// Tries to reach the private server without the tunnel: with a plain connection, and as the plane does for an agent.
-/// A way that works is an error here.
-async fn without_tunnel(stage: &Stage) -> Result<(Result<String, String>, Result<String, String>)> {
-    let socket = if stage.pair.is_some() {
+/// For a server on loopback the first shows nothing: every process of this machine reaches it.
+async fn without_tunnel(stage: &Stage) -> Result<Vec<Try>> {
+    let mut tries = Vec::new();
+    if stage.pair.is_some() {
         let limit = Duration::from_secs(6);
-        match tokio::time::timeout(limit, tokio::net::TcpStream::connect(stage.server)).await {
-            Ok(Ok(_)) => Err(format!("a connection to {} was answered", stage.server)),
-            Ok(Err(error)) => Ok(format!("a connection to {} from this machine: {error}", stage.server)),
-            Err(_) => Ok(format!(
-                "a connection to {} from this machine: no answer within {limit:?}",
-                stage.server
-            )),
-        }
-    } else {
-        Ok("not tried: a loopback address is no barrier for a process of this machine".to_owned())
-    };
+        let found = tokio::time::timeout(limit, tokio::net::TcpStream::connect(stage.server)).await;
+        let story = match &found {
+            Ok(Ok(_)) => "answered".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {limit:?}"),
+        };
+        tries.push(Try {
+            reached: matches!(found, Ok(Ok(_))),
+            story: format!("a connection from this machine to {}: {story}", stage.server),
+        });
+    }
     let url = format!("https://{}/mcp", stage.server);
     let client = stage.client()?;
     let session = stage.session(&client, "rehearsal/direct", &url).await?;
     let events = stage.ask(&client, &stage::id(&session)?).await?;
     let error = events.iter().find(|event| event["type"] == "session.error");
-    let plane = match error.and_then(|event| event["error"]["message"].as_str()) {
-        Some(message) => Ok(format!("the plane, asked for {url}: {message}")),
-        None => Err(format!("the plane reached {url} without the tunnel")),
-    };
-    Ok((socket, plane))
+    let message = error.and_then(|event| event["error"]["message"].as_str());
+    tries.push(Try {
+        reached: message.is_none(),
+        story: format!("the plane, asked for {url}: {}", message.unwrap_or("reached")),
+    });
+    Ok(tries)
 }
 
-fn say_tries(page: &mut View, socket: &Result<String, String>, plane: &Result<String, String>) -> Result<()> {
-    for tried in [socket, plane] {
-        let (colour, text) = match tried {
-            Ok(text) => (style::GOOD, text),
-            Err(text) => (style::BAD, text),
-        };
-        page.page().say("no way", colour, text)?;
+fn say_tries(page: &mut View, tries: &[Try]) -> Result<()> {
+    for tried in tries {
+        let colour = if tried.reached { style::BAD } else { style::GOOD };
+        page.page().say("no way", colour, &tried.story)?;
     }
     Ok(())
 }
@@ -214,13 +218,7 @@ async fn speak(stage: &Stage, view: View, interrupts: &mut Interrupts) -> Result
     Ok((exit, id))
 }
 
-async fn find_out(
-    stage: &Stage,
-    exit: Exit,
-    session: &str,
-    socket: Result<String, String>,
-    plane: Result<String, String>,
-) -> Result<Findings> {
+async fn find_out(stage: &Stage, exit: Exit, session: &str, direct: Vec<Try>) -> Result<Findings> {
     let client = stage.client()?;
     let events = stage::events(&client, session).await?;
     let answer: String = events
@@ -238,8 +236,7 @@ async fn find_out(
     let (calls, sound) = stage.records(session).await?;
     Ok(Findings {
         exit,
-        socket,
-        plane,
+        direct,
         answered: answer.contains(&stage.parcel) && answer.contains(PLACE),
         calls,
         sound,
@@ -260,8 +257,8 @@ fn conclude(page: &mut View, stage: &Stage, findings: &Findings, took: Duration)
     page.object(&json!({
         "type": "demo.summary",
         "outcome": if exit == Exit::Done { "done" } else { "failed" },
-        "direct_connection": findings.socket.as_ref().map_or_else(|e| json!({ "reached": e }), |e| json!({ "failed": e })),
-        "direct_call": findings.plane.as_ref().map_or_else(|e| json!({ "reached": e }), |e| json!({ "failed": e })),
+        "without_tunnel": findings.direct.iter().map(|tried| json!({ "reached": tried.reached, "story": tried.story }))
+            .collect::<Vec<_>>(),
         "answered": findings.answered,
         "records": findings.calls,
         "ledger_sound": findings.sound,

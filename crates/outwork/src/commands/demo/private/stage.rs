@@ -279,7 +279,8 @@ fn program() -> Result<Command> {
             command.env_remove(name);
         }
     }
-    command.kill_on_drop(true);
+    // Ctrl-C in a terminal is for this process, which then ends the others in order.
+    command.kill_on_drop(true).process_group(0);
     Ok(command)
 }
 
