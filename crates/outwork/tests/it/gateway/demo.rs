@@ -69,7 +69,9 @@ async fn in_a_network_of_its_own() {
     check(&objects, namespace);
     let can = rustix::process::geteuid().is_root()
         && std::process::Command::new("unshare")
-            .args(["--net", "ip", "link", "add", "a", "type", "veth", "peer", "name", "b"])
+            .args([
+                "--net", "ip", "link", "add", "owt0", "type", "veth", "peer", "name", "owt1",
+            ])
             .output()
             .is_ok_and(|output| output.status.success());
     assert_eq!(namespace, can, "{}", objects[0]);

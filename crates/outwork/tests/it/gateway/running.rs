@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use super::{Gateway, Office, Orders, connections, late_orders, plane, tunnel};
+use super::{Gateway, Office, Orders, called, connections, late_orders, plane, tunnel};
 use crate::world::until;
 
 /// A socket of a process, as `/proc/net` lists it.
@@ -129,8 +129,11 @@ async fn it_reads_a_changed_configuration_by_itself_and_when_told() {
         &format!("{{url: \"http://{}\", tools: {{deny: [late_orders]}}}}", others.address),
     );
     gateway.says("the new configuration is in force", 2).await;
-    let refused = late_orders(&world, &office).await.unwrap_err();
-    assert!(!refused.contains(&others.parcel), "{refused}");
+    let events = called(&world, &office.url(), "late_orders", json!({ "customer": "Hartmann" })).await;
+    assert!(
+        !Value::from(events.clone()).to_string().contains(&others.parcel),
+        "{events:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

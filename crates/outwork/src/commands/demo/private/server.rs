@@ -151,6 +151,9 @@ pub(super) async fn serve(
     let orders = Orders::draw(&mut rand::rng());
     tell(address, &orders);
     let config = StreamableHttpServerConfig::default()
+        // Each answer is one JSON document: there is no stream that its reader could leave early.
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
         .with_allowed_hosts([address.ip().to_string(), address.to_string()])
         .with_cancellation_token(stop.child_token());
     let sessions = Arc::new(LocalSessionManager::default());
