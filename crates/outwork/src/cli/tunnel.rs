@@ -15,7 +15,7 @@ use crate::config::Span;
 pub(crate) enum TunnelCommand {
     /// Make or join a tunnel, and write a folder with everything that the gateway needs
     #[command(after_help = SETUP)]
-    Setup(SetupArgs),
+    Setup(Box<SetupArgs>),
     /// Renew the gateway's certificate before it expires, and its authority where that is near its end
     #[command(after_help = RENEW)]
     Renew(RenewArgs),

@@ -6,6 +6,7 @@
 //! and answer are looked for. It ends well only if the answer names what the server alone knew, the ways without the
 //! tunnel failed, the record verifies, and none of the words was in what the edge saw.
 
+mod host;
 mod network;
 mod seen;
 mod server;
@@ -39,7 +40,7 @@ const PLACE: &str = "Bremerhaven";
 
 /// `outwork demo-host`
 pub(crate) async fn host(command: DemoHostCommand) -> Result<Exit> {
-    stage::host(command).await
+    host::host(command).await
 }
 
 /// A way without the tunnel that was tried.

@@ -13,7 +13,7 @@ use outwork_tunnel::certificate::expires_at;
 use outwork_wire::Time;
 use serde_json::json;
 
-use super::setup::day;
+use super::report::day;
 use super::{no_configuration, read};
 use crate::cli::tunnel::ShowArgs;
 use crate::commands::print_json;

@@ -159,7 +159,11 @@ pub(super) fn health(text: &str) -> Result<Option<SocketAddr>> {
 mod tests {
     use super::*;
 
-    fn render_with(routes: &[(String, String)], change: impl FnOnce(&mut Wanted<'_>)) -> Result<String> {
+    fn render_with(
+        routes: &[(String, String)],
+        allow: &[String],
+        change: impl FnOnce(&mut Wanted<'_>),
+    ) -> Result<String> {
         let edge = Edge {
             addresses: vec!["plane.example:7844".into(), "[::1]:7844".into()],
             fingerprint: Some("ab".repeat(32)),
@@ -178,7 +182,7 @@ mod tests {
             key: Path::new("tls.key"),
             edge: &edge,
             routes,
-            allow: &[],
+            allow,
             health: Some(([127, 0, 0, 1], 7845).into()),
             identity: None,
             issuer: Some(&issuer),
@@ -190,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_the_gateway_reads() {
         let routes = [route("wiki=http://wiki.internal:8080").unwrap()];
-        let text = render_with(&routes, |wanted| wanted.identity = wanted.issuer).unwrap();
+        let text = render_with(&routes, &[], |wanted| wanted.identity = wanted.issuer).unwrap();
         let config = Config::parse(&text, Path::new("/etc/gateway/config.yaml")).unwrap();
         assert_eq!(config.routes["wiki"].target.to_string(), "http://wiki.internal:8080");
         let edge = config.edge.unwrap();
@@ -199,7 +203,7 @@ mod tests {
         assert_eq!(config.token_file.as_deref(), Some(Path::new("/etc/gateway/token")));
         assert!(config.notices.is_empty());
 
-        let text = render_with(&[], |_| {}).unwrap();
+        let text = render_with(&[], &[], |_| {}).unwrap();
         let error = Config::parse(&text, Path::new("config.yaml"))
             .err()
             .unwrap()
@@ -225,11 +229,11 @@ mod tests {
         assert_eq!(health("none").unwrap(), None);
         for bad in [["wiki", "wiki.internal"], ["a b", "http://wiki:80"]] {
             let routes = [(bad[0].to_owned(), bad[1].to_owned())];
-            assert!(render_with(&routes, |_| {}).is_err(), "{bad:?}");
+            assert!(render_with(&routes, &[], |_| {}).is_err(), "{bad:?}");
         }
         let ranges = ["10.0.0.0/99".to_owned()];
-        let error = format!("{:#}", render_with(&[], |wanted| wanted.allow = &ranges).unwrap_err());
+        let error = format!("{:#}", render_with(&[], &ranges, |_| {}).unwrap_err());
         assert!(error.contains("allowed_ips"), "{error}");
-        assert!(render_with(&[], |wanted| wanted.health = Some(([0, 0, 0, 0], 1).into())).is_err());
+        assert!(render_with(&[], &[], |wanted| wanted.health = Some(([0, 0, 0, 0], 1).into())).is_err());
     }
 }

@@ -9,6 +9,7 @@ mod configuration;
 mod folder;
 mod records;
 mod renew;
+mod report;
 mod run;
 mod setup;
 mod status;
@@ -19,7 +20,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use outwork_gateway::config::Config;
 
-pub(crate) use self::setup::{Set, setup};
+pub(crate) use self::report::Set;
+pub(crate) use self::setup::setup;
 use crate::cli::tunnel::{Place, TunnelCommand};
 use crate::exit::Exit;
 use crate::terminal::Look;

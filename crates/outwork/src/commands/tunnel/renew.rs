@@ -17,7 +17,7 @@ use super::folder::{
     AUTHORITY, AUTHORITY_KEY, CERTIFICATE, Folder, Mode, NEXT_AUTHORITY, NEXT_AUTHORITY_KEY, OLD_AUTHORITY,
 };
 use super::folder_of;
-use super::setup::day;
+use super::report::day;
 use crate::cli::tunnel::RenewArgs;
 use crate::commands::print_json;
 use crate::config::process_environment;

@@ -18,29 +18,12 @@ use serde_json::{Value, json};
 use super::authority::{self, Kept};
 use super::configuration::{self, Edge, Identity, Wanted};
 use super::folder::{AUTHORITY, CERTIFICATE, Change, Folder, KEY, Mode, State, TOKEN};
+use super::report::Set;
 use super::{CONFIG, folder_of, read};
 use crate::cli::tunnel::{EdgeArgs, SetupArgs};
-use crate::commands::{print_json, text};
+use crate::commands::text;
 use crate::config::{process_environment, secret_file};
 use crate::connection;
-use crate::exit::Exit;
-use crate::terminal::{Look, sanitize, style};
-
-/// What is set up, and what was done for it.
-pub(crate) struct Set {
-    pub(crate) folder: PathBuf,
-    pub(crate) tunnel_id: String,
-    pub(crate) domain: String,
-    tunnel: &'static str,
-    token: Change,
-    authority: Option<(String, &'static str)>,
-    certificate: (Time, Change),
-    edge: Edge,
-    config: Change,
-    routes: usize,
-    notes: Vec<String>,
-    offline: bool,
-}
 
 /// A tunnel, and how it came about.
 struct Tunnel {
@@ -437,93 +420,6 @@ fn differences(folder: &Folder, edge: &Edge, args: &SetupArgs) -> Vec<String> {
         }
     }
     notes
-}
-
-impl Set {
-    pub(super) fn show(&self, json: bool, look: &Look) -> Result<Exit> {
-        let (expires, change) = &self.certificate;
-        if json {
-            print_json(&json!({
-                "type": "tunnel_setup",
-                "folder": self.folder,
-                "tunnel_id": self.tunnel_id,
-                "domain": self.domain,
-                "tunnel": self.tunnel,
-                "token": self.token.as_str(),
-                "authority": self.authority.as_ref().map(|(id, story)| json!({ "id": id, "story": story })),
-                "certificate": { "expires_at": expires, "change": change.as_str() },
-                "edge": { "addresses": self.edge.addresses, "fingerprint": self.edge.fingerprint },
-                "config": self.config.as_str(),
-                "routes": self.routes,
-                "notes": self.notes,
-            }))?;
-            return Ok(Exit::Done);
-        }
-        let authority = match &self.authority {
-            Some((id, story)) => format!("{id} {story}"),
-            None => "yours; register it with `outwork tunnels certificates add` if it is not".to_owned(),
-        };
-        let trust = match (&self.edge.fingerprint, &self.edge.ca_file) {
-            (Some(fingerprint), _) => format!("its certificate pinned, {}…", &fingerprint[..16.min(fingerprint.len())]),
-            (None, Some(path)) => format!("vouched for by {}", path.display()),
-            (None, None) => "vouched for by the public authorities".to_owned(),
-        };
-        let mut rows = vec![
-            ("tunnel", format!("{} {}", self.tunnel_id, self.tunnel)),
-            (
-                "domain",
-                format!("{0}: servers are called https://<route>.{0}/…", self.domain),
-            ),
-            ("edge", format!("{}, {trust}", self.edge.addresses.join(", "))),
-            (
-                "token",
-                format!("{}, {}", self.folder.join(TOKEN).display(), self.token.as_str()),
-            ),
-            ("authority", authority),
-            ("certificate", format!("until {}, {}", day(*expires), change.as_str())),
-            (
-                "config",
-                format!("{}, {}", self.folder.join(CONFIG).display(), self.config.as_str()),
-            ),
-        ];
-        rows.extend(self.notes.iter().map(|note| ("note", note.clone())));
-        let folder = self.folder.display();
-        if self.offline {
-            let file = self.folder.join(AUTHORITY);
-            if file.exists() {
-                rows.push((
-                    "next",
-                    format!(
-                        "register the authority: outwork tunnels certificates add {} {}",
-                        self.tunnel_id,
-                        file.display()
-                    ),
-                ));
-            }
-        }
-        if self.routes == 0 {
-            rows.push((
-                "next",
-                format!("write the routes into {}", self.folder.join(CONFIG).display()),
-            ));
-        }
-        rows.push(("next", format!("outwork tunnel check --folder {folder}")));
-        rows.push(("next", format!("outwork tunnel run --folder {folder}")));
-        for (label, text) in rows {
-            println!(
-                "{}  {}",
-                look.paint(style::FAINT, &format!("{label:<11}")),
-                sanitize::line(&text)
-            );
-        }
-        Ok(Exit::Done)
-    }
-}
-
-/// The day of a time.
-pub(super) fn day(time: Time) -> String {
-    let text = time.to_string();
-    text.split('T').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::folder::AUTHORITY;
 use super::read;
-use super::setup::day;
+use super::report::day;
 use crate::cli::tunnel::StatusArgs;
 use crate::commands::print_json;
 use crate::config::process_environment;
