@@ -15,6 +15,7 @@ mod roles;
 mod signals;
 mod telemetry;
 mod terminal;
+mod workload;
 
 use std::io;
 use std::process::ExitCode;

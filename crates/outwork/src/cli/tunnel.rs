@@ -43,7 +43,10 @@ By hand, with no call to the server:
       --edge HOST:PORT [--edge-fingerprint HEX | --edge-ca-file FILE]
       [--certificate FILE --key FILE]
 and whoever manages the tunnel registers the authority, ca.crt unless it is your own:
-  outwork tunnels certificates add tnl_… ca.crt";
+  outwork tunnels certificates add tnl_… ca.crt
+
+Instead of an API key, workload identity as the published SDKs have it:
+  ANTHROPIC_FEDERATION_RULE_ID, ANTHROPIC_ORGANIZATION_ID, ANTHROPIC_IDENTITY_TOKEN_FILE";
 
 const RENEW: &str = "\
 Run it daily from a timer: it does nothing until the certificate has less than --before left.

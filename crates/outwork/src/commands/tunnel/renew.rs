@@ -21,8 +21,8 @@ use super::report::day;
 use crate::cli::tunnel::RenewArgs;
 use crate::commands::print_json;
 use crate::config::process_environment;
-use crate::connection;
 use crate::exit::Exit;
+use crate::workload;
 
 pub(super) async fn renew(args: &RenewArgs) -> Result<Exit> {
     let folder = Folder::existing(&folder_of(args.folder.as_deref()))?;
@@ -99,7 +99,8 @@ async fn roll(
     lifetime: Duration,
     now: Time,
 ) -> Result<Exit> {
-    let client = connection::client(&args.connection, &process_environment)
+    let client = workload::client(&args.connection, &process_environment)
+        .await
         .context("the authority has to be followed by another, which the server must know")?;
     // Two can be active. The one before the present one has had the time of an authority's life to go out of use.
     let superseded = folder

@@ -23,7 +23,7 @@ use super::{CONFIG, folder_of, read};
 use crate::cli::tunnel::{EdgeArgs, SetupArgs};
 use crate::commands::text;
 use crate::config::{process_environment, secret_file};
-use crate::connection;
+use crate::workload;
 
 /// A tunnel, and how it came about.
 struct Tunnel {
@@ -51,7 +51,7 @@ pub(crate) async fn setup(args: &SetupArgs) -> Result<Set> {
     }
     let server = match args.offline {
         true => None,
-        false => Some(connection::client(&args.connection, &process_environment)?),
+        false => Some(workload::client(&args.connection, &process_environment).await?),
     };
     // Before anything is made: without an edge a tunnel is of no use.
     let edge = edge(&args.edge, server.as_ref()).await?;

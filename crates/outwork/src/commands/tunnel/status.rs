@@ -14,9 +14,9 @@ use super::report::day;
 use crate::cli::tunnel::StatusArgs;
 use crate::commands::print_json;
 use crate::config::process_environment;
-use crate::connection;
 use crate::exit::Exit;
 use crate::terminal::{Look, sanitize, style};
+use crate::workload;
 
 /// How long the gateway on this machine may take to say how it is.
 const HEALTH: Duration = Duration::from_secs(3);
@@ -106,7 +106,7 @@ async fn server(args: &StatusArgs, config: &Config) -> Value {
     let Some(id) = &config.tunnel_id else {
         return unknown("tunnel_id is not set".into());
     };
-    let client = match connection::client(&args.connection, &process_environment) {
+    let client = match workload::client(&args.connection, &process_environment).await {
         Ok(client) => client,
         Err(error) => return unknown(format!("not asked: {error:#}")),
     };
