@@ -87,6 +87,8 @@ pub struct EdgeOptions {
     pub public_address: Option<String>,
     /// Its certificate. Without one, a self-signed one is made at first start, and gateways pin its fingerprint.
     pub tls: Option<TlsPaths>,
+    /// Sees what it relays, for demonstrations.
+    pub tap: Option<outwork_tunnel::edge::Tap>,
 }
 
 impl Default for TunnelOptions {

@@ -10,6 +10,7 @@ pub(crate) mod rehearsal;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod sessions;
+pub(crate) mod tunnel;
 pub(crate) mod tunnels;
 pub(crate) mod vaults;
 pub(crate) mod worker;
@@ -37,9 +38,11 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Sessions(command) => sessions::sessions(command, look).await,
         Command::Vaults(command) => vaults::vaults(command, look).await,
         Command::Tunnels(command) => tunnels::tunnels(command, look).await,
+        Command::Tunnel(command) => tunnel::tunnel(command, look).await,
         Command::Keys(command) => keys::keys(command, look).await,
         Command::Models(command) => models::models(command, look).await,
         Command::Demo(args) => demo::demo(args, look).await,
+        Command::DemoHost(command) => demo::host(command).await,
         Command::Rehearsal(args) => rehearsal::rehearsal(args).await,
         Command::Doctor(args) => doctor::doctor(args, look).await,
         Command::Completions { shell } => {

@@ -117,6 +117,7 @@ impl Stage {
                     listen: ([127, 0, 0, 1], 0).into(),
                     public_address: None,
                     tls: None,
+                    tap: None,
                 }),
                 ..TunnelOptions::default()
             },
