@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outwork_plane::{
-    FederationOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+    FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
 };
 use secrecy::SecretString;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
+mod files;
 mod mcp;
 mod private;
 mod settings;
@@ -49,6 +50,7 @@ pub(crate) struct PlaneConfig {
     pub(crate) tunnels: TunnelOptions,
     pub(crate) federation: FederationOptions,
     pub(crate) identity: IdentityOptions,
+    pub(crate) files: FileOptions,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
     pub(crate) worker: WorkerConfig,
@@ -154,6 +156,7 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
             args.public_url.as_deref().or(plane.public_url.as_deref()),
             &layers.settings.identity,
         )?,
+        files: files::resolve(&layers.settings.files, &layers.settings.blobs)?,
         drain_timeout: args
             .drain_timeout
             .or(plane.drain_timeout)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outwork_model::ModelClient;
-use outwork_store::{KeyHash, NewApiKey, Options as StoreOptions, Store};
+use outwork_store::{BlobPlace, Blobs, KeyHash, NewApiKey, Options as StoreOptions, Store};
 use outwork_wire::Time;
 use outwork_wire::id::{ApiKeyId, fresh_secret};
 use secrecy::ExposeSecret;
@@ -42,6 +42,8 @@ const LINGER: Duration = Duration::from_secs(30);
 const ADMIN_KEY_FILE: &str = "admin.key";
 /// The file with the keys that sign the tokens of agents.
 const IDENTITY_KEYS_FILE: &str = "identity.keys";
+/// The folder with the bytes of files, unless they are kept elsewhere.
+const BLOB_FOLDER: &str = "blobs";
 /// The shortest admin key that is taken from outside.
 const MIN_KEY: usize = 16;
 
@@ -91,6 +93,8 @@ impl Plane {
             .await
             .expect("opening the store does not panic")?;
         let admin_key = admin_key(&store, &options).await?;
+        let blob_folder = BlobPlace::Folder(options.data_dir.join(BLOB_FOLDER));
+        let blobs = Blobs::open(options.files.blobs.as_ref().unwrap_or(&blob_folder))?;
         let ways = Arc::new(Ways::new(&options.mcp)?);
         let vaults = vaults(&store, &options, ways.clone()).await?;
         let reach = Arc::new(Reach::new(&options.mcp, ways, vaults.clone()));
@@ -155,6 +159,8 @@ impl Plane {
             metrics,
             guard: Guard::default(),
             vaults,
+            blobs,
+            files: options.files,
             tunnels,
             federation,
             identity,
@@ -215,6 +221,7 @@ impl Plane {
             }
         }
         self.app.vaults.close().await;
+        self.app.blobs.close().await;
         if let Err(error) = self.app.tunnels.flush_usage(&self.app.store).await {
             tracing::warn!(%error, "what passed through tunnels in the last seconds was not kept");
         }
