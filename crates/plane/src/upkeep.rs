@@ -24,6 +24,7 @@ pub(crate) async fn run(app: Arc<App>, closing: CancellationToken) {
     let mut rounds: u64 = 0;
     loop {
         report("usage of tunnels", app.tunnels.flush_usage(&app.store).await);
+        report("bytes that no file has", files::remove_loose(&app).await);
         if rounds.is_multiple_of(SELDOM) {
             let before = Time::now().plus_seconds(-KEEP_EXPIRED_SECONDS);
             report(
@@ -32,7 +33,6 @@ pub(crate) async fn run(app: Arc<App>, closing: CancellationToken) {
             );
             turn_keys(&app).await;
             report("files whose time is over", files::expire(&app).await);
-            report("bytes that no file has", files::remove_loose(&app).await);
         }
         rounds += 1;
         tokio::select! {

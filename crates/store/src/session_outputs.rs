@@ -73,20 +73,6 @@ const SELECT: &str = "SELECT number, path, size_bytes, sha256, state, file_id, r
     NOT EXISTS (SELECT 1 FROM files f WHERE f.id = file_id) FROM session_outputs";
 
 impl Store {
-    /// The output with these bytes at this path, if the session has it.
-    pub async fn find_output(
-        &self,
-        workspace: &WorkspaceId,
-        session: &SessionId,
-        path: &str,
-        sha256: &str,
-    ) -> Result<Option<OutputRow>, StoreError> {
-        let (workspace, session) = (workspace.clone(), session.clone());
-        let (path, sha256) = (path.to_owned(), sha256.to_owned());
-        self.read(move |conn| find(conn, &workspace, &session, &path, &sha256))
-            .await
-    }
-
     /// Makes a file of an output. If the session has these bytes at this path already, that output is given back and
     /// the new blob stays loose.
     pub async fn create_output(

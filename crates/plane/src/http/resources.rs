@@ -141,24 +141,23 @@ impl Token {
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-enum ResourceParams {
-    #[serde(rename = "file")]
-    File {
-        file_id: FileId,
-        #[serde(default)]
-        mount_path: Option<String>,
-    },
-    #[serde(rename = "github_repository")]
-    Repository {
-        url: String,
-        #[serde(default)]
-        authorization_token: Option<Token>,
-        #[serde(default)]
-        checkout: Option<CheckoutParams>,
-        #[serde(default)]
-        mount_path: Option<String>,
-    },
+#[serde(deny_unknown_fields)]
+struct FileParams {
+    file_id: FileId,
+    #[serde(default)]
+    mount_path: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RepositoryParams {
+    url: String,
+    #[serde(default)]
+    authorization_token: Option<Token>,
+    #[serde(default)]
+    checkout: Option<CheckoutParams>,
+    #[serde(default)]
+    mount_path: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -177,23 +176,41 @@ pub(super) fn drafts(values: Vec<Value>) -> Result<Vec<ResourceDraft>, ApiError>
         .collect()
 }
 
-fn draft(at: String, value: Value) -> Result<ResourceDraft, ApiError> {
-    if value.get("type").and_then(Value::as_str) == Some("memory_store") {
-        return Err(unsupported(&format!("{at}type"), "memory stores"));
+/// Each object is read by its `type`, so that a field of another type is unknown here and named.
+fn draft(at: String, mut value: Value) -> Result<ResourceDraft, ApiError> {
+    let place = if at.is_empty() {
+        "resource"
+    } else {
+        at.trim_end_matches('.')
     }
-    let place = at.trim_end_matches('.');
-    let params = parse_value(if place.is_empty() { "resource" } else { place }, value)?;
-    let (mount_path, what) = match params {
-        ResourceParams::File { file_id, mount_path } => (mount_path, DraftKind::File { file: file_id }),
-        ResourceParams::Repository {
-            url,
-            authorization_token,
-            checkout,
-            mount_path,
-        } => {
-            let checkout = checkout.map(|params| checked_checkout(&at, params)).transpose()?;
-            let token = authorization_token.map(|token| token.checked(&at)).transpose()?;
-            (mount_path, DraftKind::Repository { url, checkout, token })
+    .to_owned();
+    let Some(fields) = value.as_object_mut() else {
+        return Err(ApiError::invalid(format!("{place}: must be an object")));
+    };
+    let kind = fields.shift_remove("type");
+    let (mount_path, what) = match kind.as_ref().and_then(Value::as_str) {
+        Some("file") => {
+            let params: FileParams = parse_value(&place, value)?;
+            (params.mount_path, DraftKind::File { file: params.file_id })
+        }
+        Some("github_repository") => {
+            let params: RepositoryParams = parse_value(&place, value)?;
+            let checkout = params.checkout.map(|of| checked_checkout(&at, of)).transpose()?;
+            let token = params.authorization_token.map(|token| token.checked(&at)).transpose()?;
+            let url = params.url;
+            (params.mount_path, DraftKind::Repository { url, checkout, token })
+        }
+        Some("memory_store") => return Err(unsupported(&format!("{at}type"), "memory stores")),
+        Some(other) => {
+            return Err(ApiError::invalid(format!(
+                "{at}type: `{}` is no type of resource; use file or github_repository",
+                super::shortened(other)
+            )));
+        }
+        None => {
+            return Err(ApiError::invalid(format!(
+                "{at}type: is required; use file or github_repository"
+            )));
         }
     };
     Ok(ResourceDraft { at, mount_path, what })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use outwork_plane::Plane;
 use outwork_plane::{
-    FederationOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+    FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
 };
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;
@@ -115,6 +115,7 @@ impl Stage {
             tunnels: TunnelOptions::default(),
             federation: FederationOptions::default(),
             identity: IdentityOptions::default(),
+            files: FileOptions::default(),
             drain_timeout: Duration::from_secs(5),
             log: config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?.1,
             worker: worker.clone(),
