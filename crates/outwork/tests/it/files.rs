@@ -231,7 +231,7 @@ async fn forms_that_are_wrong_are_refused_and_leave_nothing() {
     let api = &world.api;
     let file = part("name=\"file\"; filename=\"a.txt\"", "content");
     let expires = |text: &str| part("name=\"expires_in_seconds\"", text);
-    let good = form(&[file.clone()]);
+    let good = form(std::slice::from_ref(&file));
     let wrong_boundary = "multipart/form-data; boundary=another";
     let mut cut = good.clone();
     cut.truncate(cut.len() - 30);

@@ -234,6 +234,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_secret_of_a_resource_opens_for_that_resource_only() {
+        let bed = bed();
+        let own = bed.store.default_workspace().clone();
+        let (one, other) = (ResourceId::fresh(), ResourceId::fresh());
+        let secret = SecretString::from("hunter2");
+        let sealed = bed
+            .sealer
+            .seal_resource(&own, &one, "authorization_token", &secret)
+            .await;
+        let sealed = sealed.unwrap();
+        let opened = bed.sealer.open_resource(&own, &one, &sealed).await.unwrap();
+        assert_eq!(opened.expose_secret(), "hunter2");
+        let error = bed.sealer.open_resource(&own, &other, &sealed).await.err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains(other.as_str()) && !text.contains("hunter2"), "{text}");
+        // Nor for a credential whose id ends alike.
+        let suffix = one.as_str().strip_prefix(ResourceId::PREFIX).unwrap();
+        let alike: VaultCredentialId = format!("{}{suffix}", VaultCredentialId::PREFIX).parse().unwrap();
+        assert!(bed.sealer.open(&own, &alike, &sealed).await.is_err());
+    }
+
+    #[tokio::test]
     async fn one_data_key_per_workspace_however_many_begin_at_once() {
         let bed = Arc::new(bed());
         let workspace = bed.store.default_workspace().clone();

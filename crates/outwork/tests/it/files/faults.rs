@@ -79,7 +79,7 @@ async fn a_crash_in_the_middle_of_an_upload_leaves_nothing() {
     let listed = server.api().get("/v1/files").await.ok();
     assert_eq!(
         listed["data"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(),
-        [kept.clone()]
+        std::slice::from_ref(&kept)
     );
     assert_eq!(blobs(&data_dir), [kept]);
 }
