@@ -419,8 +419,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 7);
-        assert_eq!(shown.clone().count(), 8);
+        assert_eq!(shown.clone().count(), 9);
         let text = DEFAULTS
             .lines()
             .map(|line| {
