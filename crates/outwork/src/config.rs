@@ -24,6 +24,7 @@ mod mcp;
 mod private;
 mod settings;
 
+use private::EdgeFlags;
 pub(crate) use settings::{DEFAULTS, Span};
 use settings::{LimitSettings, LogSettings, ModelSettings, Settings};
 
@@ -109,7 +110,14 @@ pub(crate) struct LogConfig {
 }
 
 /// Resolves the settings of `serve` and `up`.
-pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environment<'_>) -> Result<PlaneConfig> {
+///
+/// `edge` says whether gateways of tunnels are taken even if nothing says where: on the port after that of the API.
+pub(crate) fn plane(
+    args: &PlaneArgs,
+    limits: &LimitArgs,
+    edge: bool,
+    environment: Environment<'_>,
+) -> Result<PlaneConfig> {
     let layers = Layers::read(args.config.as_deref())?;
     let Settings { plane, model, .. } = &layers.settings;
     let listen = args.listen.or(plane.listen).context(missing("plane.listen"))?;
@@ -150,7 +158,14 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         mcp: layers.settings.mcp.resolve()?,
         limits: request_limits(&layers.settings.limits)?,
         master_key: master_key(environment),
-        tunnels: private::tunnels(&layers.settings.tunnel)?,
+        tunnels: private::tunnels(
+            EdgeFlags {
+                listen: args.tunnel_listen,
+                public_address: args.tunnel_address.clone(),
+                otherwise: edge.then(|| beside(listen)),
+            },
+            &layers.settings.tunnel,
+        )?,
         federation: private::federation(&layers.settings.federation)?,
         identity: private::identity(
             args.public_url.as_deref().or(plane.public_url.as_deref()),
@@ -165,6 +180,15 @@ pub(crate) fn plane(args: &PlaneArgs, limits: &LimitArgs, environment: Environme
         log: log(&args.log, &layers.settings.log)?,
         worker: layers.worker(limits, layers.settings.up.concurrency)?,
     })
+}
+
+/// The port after that of an address; a free one if the address takes a free one.
+fn beside(listen: SocketAddr) -> SocketAddr {
+    let port = match listen.port() {
+        0 | u16::MAX => 0,
+        port => port + 1,
+    };
+    SocketAddr::new(listen.ip(), port)
 }
 
 /// Resolves the settings of `worker`.
@@ -380,7 +404,7 @@ mod tests {
 
     fn resolve(flags: &[&str], environment: Environment<'_>) -> Result<PlaneConfig> {
         let line = Line::parse_from(["outwork"].iter().chain(flags));
-        plane(&line.plane, &line.limits, environment)
+        plane(&line.plane, &line.limits, false, environment)
     }
 
     fn home(name: &str) -> Option<String> {
@@ -419,7 +443,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 9);
+        assert_eq!(shown.clone().count(), 13);
         let text = DEFAULTS
             .lines()
             .map(|line| {

@@ -62,10 +62,12 @@ impl ApiError {
 
     /// There is no such thing.
     pub fn not_found(what: &str, id: &str) -> Self {
-        Self::new(
-            ErrorKind::NotFound,
-            format!("{what} `{id}` was not found in this workspace"),
-        )
+        Self::absent(format!("{what} `{id}` was not found in this workspace"))
+    }
+
+    /// What was asked for is not there, for a reason.
+    pub fn absent(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
     }
 
     /// A fault of ours.
@@ -162,4 +164,7 @@ pub enum PlaneError {
     /// MCP servers cannot be reached at all.
     #[error("MCP servers cannot be reached from here: {0}")]
     Mcp(String),
+    /// Gateways of tunnels cannot be taken.
+    #[error("{0}")]
+    Edge(String),
 }

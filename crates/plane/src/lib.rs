@@ -19,7 +19,6 @@ mod plane;
 mod private_file;
 mod reconcile;
 mod run;
-mod sealer;
 mod upkeep;
 pub mod vault;
 
@@ -27,7 +26,9 @@ pub use auth::{Role, SecretText};
 pub use error::PlaneError;
 pub use federation::{FederationOptions, FederationRule, Scope, SubjectPattern};
 pub use mcp::{McpNetworks, McpOptions};
-pub use options::{FileOptions, IdentityOptions, Limits, ModelProvider, PlaneOptions, TlsPaths, TunnelOptions};
+pub use options::{
+    EdgeOptions, FileOptions, IdentityOptions, Limits, ModelProvider, PlaneOptions, TlsPaths, TunnelOptions,
+};
 pub use outwork_engine::{PromptOptions, RetryPolicy};
 pub use outwork_store::BlobPlace;
 pub use plane::{AdminKey, Plane};

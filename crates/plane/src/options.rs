@@ -111,12 +111,26 @@ impl Default for FileOptions {
 pub struct TunnelOptions {
     /// The name under which the domains of tunnels are.
     pub domain_suffix: String,
+    /// Where gateways are taken. Without it, none can connect.
+    pub edge: Option<EdgeOptions>,
+}
+
+/// Where the gateways of tunnels connect.
+#[derive(Clone, Debug)]
+pub struct EdgeOptions {
+    /// The address of UDP and TCP; port 0 takes one that is free for both.
+    pub listen: SocketAddr,
+    /// `host:port` under which gateways reach it from elsewhere.
+    pub public_address: Option<String>,
+    /// Its certificate. Without one, a self-signed one is made at first start, and gateways pin its fingerprint.
+    pub tls: Option<TlsPaths>,
 }
 
 impl Default for TunnelOptions {
     fn default() -> Self {
         Self {
             domain_suffix: "tunnel.outwork.internal".into(),
+            edge: None,
         }
     }
 }

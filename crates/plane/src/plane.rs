@@ -19,11 +19,13 @@ use crate::app::App;
 use crate::app::guard::Guard;
 use crate::app::tunnels::Tunnels;
 use crate::auth::{API_KEY_PREFIX, Role, SecretText, WORKER_KEY_PREFIX};
-use crate::edge::{NoEdge, TunnelGate};
+use crate::edge::live::{self, LiveEdge};
+use crate::edge::{EdgeInfo, NoEdge, TunnelEdge, TunnelGate};
 use crate::error::PlaneError;
 use crate::federation::Federation;
 use crate::http::{self, server::Server};
 use crate::identity::Identity;
+use crate::mcp::tunnel::Tunnelling;
 use crate::mcp::{Reach, Ways};
 use crate::metrics::Metrics;
 use crate::options::{ModelProvider, PlaneOptions};
@@ -57,6 +59,8 @@ pub struct Plane {
     server: JoinHandle<()>,
     reconciler: JoinHandle<()>,
     upkeep: JoinHandle<()>,
+    edge: Option<JoinHandle<()>>,
+    edge_stop: CancellationToken,
     drain_timeout: Duration,
 }
 
@@ -95,14 +99,29 @@ impl Plane {
         let admin_key = admin_key(&store, &options).await?;
         let blob_folder = BlobPlace::Folder(options.data_dir.join(BLOB_FOLDER));
         let blobs = Blobs::open(options.files.blobs.as_ref().unwrap_or(&blob_folder))?;
-        let ways = Arc::new(Ways::new(&options.mcp)?);
-        let vaults = vaults(&store, &options, ways.clone()).await?;
-        let reach = Arc::new(Reach::new(&options.mcp, ways, vaults.clone()));
+        let edge = match &options.tunnels.edge {
+            Some(wanted) => Some(LiveEdge::bind(wanted, &options.data_dir, TunnelGate::new(store.clone())).await?),
+            None => None,
+        };
+        let parts = edge.as_ref().map(|(edge, _)| (edge.handle(), edge.calls()));
+        let tunnelling = Tunnelling::new(store.clone(), options.tunnels.domain_suffix.clone(), parts);
+        let ways = Arc::new(Ways::new(&options.mcp, tunnelling)?);
+        let sealer = sealer(&store, &options).await?;
+        let on_failure = options.on_refresh_failure.clone().unwrap_or_else(log_refresh_failure);
+        let outbound = Arc::new(Dialled::new(ways.clone()));
+        let vaults = Vaults::new(store.clone(), sealer.clone(), outbound, on_failure);
         let worker_key = SecretText::fresh(WORKER_KEY_PREFIX);
         store
             .set_worker_key("local", KeyHash::of(worker_key.expose()), Time::now())
             .await?;
-        let tunnels = Tunnels::open(&options.data_dir, options.tunnels, Arc::new(NoEdge))?;
+        let (told, service): (Arc<dyn TunnelEdge>, _) = match edge {
+            Some((edge, service)) => {
+                let events = edge.handle().events();
+                (Arc::new(edge), Some((service, events)))
+            }
+            None => (Arc::new(NoEdge), None),
+        };
+        let tunnels = Tunnels::new(options.tunnels, sealer, told);
         tunnels.tell_edge(&store).await?;
         let federation = Federation::new(options.federation, &store).await?;
         if options.identity.public_url.is_none() && address.ip().is_unspecified() {
@@ -121,6 +140,7 @@ impl Plane {
             options.identity.key_lifetime,
             Time::now(),
         )?);
+        let reach = Arc::new(Reach::new(&options.mcp, ways, vaults.clone(), identity.clone()));
         // The workers of the server before went with it.
         store.lapse_cloud_work(Time::now()).await?;
         let model = options.model.map(model_client).transpose()?.map(Arc::new);
@@ -167,10 +187,14 @@ impl Plane {
             closing: closing.clone(),
         });
         let router = http::router(app.clone());
+        let edge_stop = CancellationToken::new();
+        let edge = service.map(|(service, events)| tokio::spawn(live::serve(service, events, edge_stop.clone())));
         Ok(Self {
             server: tokio::spawn(server.serve(router, closing.clone(), options.drain_timeout)),
             reconciler: tokio::spawn(reconcile::run(app.clone(), owner, closing.clone())),
             upkeep: tokio::spawn(upkeep::run(app.clone(), closing)),
+            edge,
+            edge_stop,
             app,
             address,
             tls: options.tls.is_some(),
@@ -195,9 +219,9 @@ impl Plane {
         self.app.identity.clone()
     }
 
-    /// Who may serve a tunnel.
-    pub fn tunnel_gate(&self) -> TunnelGate {
-        TunnelGate::new(self.app.store.clone())
+    /// Where the gateways of tunnels connect; absent if they cannot.
+    pub fn edge(&self) -> Option<&EdgeInfo> {
+        self.app.tunnels.edge().info()
     }
 
     /// The first admin key.
@@ -215,7 +239,9 @@ impl Plane {
         self.app.closing.cancel();
         self.app.hub.close();
         self.app.sessions.drain(self.drain_timeout).await;
-        for task in [self.server, self.reconciler, self.upkeep] {
+        // Sessions at work may be in the middle of a call through a tunnel; after them nobody needs it.
+        self.edge_stop.cancel();
+        for task in [self.server, self.reconciler, self.upkeep].into_iter().chain(self.edge) {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the plane ended badly");
             }
@@ -229,18 +255,12 @@ impl Plane {
     }
 }
 
-/// Opens what seals the secrets of vaults. A master key that does not open what is there ends the start.
-async fn vaults(store: &Store, options: &PlaneOptions, ways: Arc<Ways>) -> Result<Vaults, PlaneError> {
+/// Opens what seals secrets. A master key that does not open what is there ends the start.
+async fn sealer(store: &Store, options: &PlaneOptions) -> Result<Arc<Sealer>, PlaneError> {
     let master = LocalMasterKeys::of_plane(&options.data_dir, options.master_key.as_ref(), store).await?;
     let sealer = Sealer::new(store.clone(), Arc::new(master));
     sealer.check().await?;
-    let on_failure = options.on_refresh_failure.clone().unwrap_or_else(log_refresh_failure);
-    Ok(Vaults::new(
-        store.clone(),
-        sealer,
-        Arc::new(Dialled::new(ways)),
-        on_failure,
-    ))
+    Ok(Arc::new(sealer))
 }
 
 fn log_refresh_failure() -> OnRefreshFailure {

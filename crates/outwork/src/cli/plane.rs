@@ -66,6 +66,13 @@ pub(crate) struct PlaneArgs {
     /// Where others reach this server: the issuer of the tokens of agents [default: the address that it listens on]
     #[arg(long, value_name = "URL", env = "OUTWORK_PUBLIC_URL")]
     pub(crate) public_url: Option<String>,
+    /// Where the gateways of tunnels connect, over UDP and TCP; port 0 takes a free one [default: nowhere for `serve`, the
+    /// port after that of --listen for `up`]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "OUTWORK_TUNNEL_LISTEN")]
+    pub(crate) tunnel_listen: Option<SocketAddr>,
+    /// Under which host and port gateways reach it from elsewhere, for `outwork tunnel setup`
+    #[arg(long, value_name = "HOST:PORT", env = "OUTWORK_TUNNEL_ADDRESS")]
+    pub(crate) tunnel_address: Option<String>,
     /// How long running turns may take to reach a safe point on SIGTERM [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub(crate) drain_timeout: Option<Span>,

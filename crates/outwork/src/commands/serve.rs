@@ -17,7 +17,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<Exit> {
     if args.plane.print_config {
         return print_config();
     }
-    let config = config::plane(&args.plane, &LimitArgs::default(), &process_environment)?;
+    let config = config::plane(&args.plane, &LimitArgs::default(), false, &process_environment)?;
     telemetry::start(&config.log)?;
     let asked = signals::drain_token()?;
     let plane = roles::start_plane(&config).await?;
@@ -31,7 +31,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<Exit> {
     if args.plane.print_config {
         return print_config();
     }
-    let config = config::plane(&args.plane, &args.limits, &process_environment)?;
+    let config = config::plane(&args.plane, &args.limits, true, &process_environment)?;
     telemetry::start(&config.log)?;
     let asked = signals::drain_token()?;
     let plane = roles::start_plane(&config).await?;
@@ -71,6 +71,9 @@ fn announce(plane: &Plane) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if let AdminKey::Made { key, path } = plane.admin_key() {
         writeln!(out, "outwork: admin key {} (kept in {})", key.expose(), path.display())?;
+    }
+    if let Some(edge) = plane.edge() {
+        writeln!(out, "outwork: gateways of tunnels connect to {}", edge.listen)?;
     }
     writeln!(out, "outwork: listening on {}", plane.base_url())?;
     out.flush()?;

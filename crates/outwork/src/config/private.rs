@@ -1,9 +1,10 @@
 //! Settings of tunnels, of workload identity and of the identity of agents.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use outwork_plane::{FederationOptions, FederationRule, IdentityOptions, TunnelOptions};
+use outwork_plane::{EdgeOptions, FederationOptions, FederationRule, IdentityOptions, TlsPaths, TunnelOptions};
 
 use super::settings::{FederationSettings, IdentitySettings, RuleSettings, TunnelSettings};
 use super::{check_url, missing};
@@ -14,7 +15,16 @@ const TOKEN_LIFETIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(
 /// The longest suffix: a route, a label of the tunnel and this must be a name of DNS, 253 characters.
 const MAX_SUFFIX: usize = 160;
 
-pub(super) fn tunnels(file: &TunnelSettings) -> Result<TunnelOptions> {
+/// Where gateways connect, as flags say it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EdgeFlags {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) public_address: Option<String>,
+    /// Where it listens if nothing says where.
+    pub(super) otherwise: Option<SocketAddr>,
+}
+
+pub(super) fn tunnels(flags: EdgeFlags, file: &TunnelSettings) -> Result<TunnelOptions> {
     let suffix = file.domain_suffix.clone().context(missing("tunnel.domain_suffix"))?;
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -30,7 +40,55 @@ pub(super) fn tunnels(file: &TunnelSettings) -> Result<TunnelOptions> {
              digits and hyphens, with dots between, {MAX_SUFFIX} characters at most"
         );
     }
-    Ok(TunnelOptions { domain_suffix: suffix })
+    Ok(TunnelOptions {
+        domain_suffix: suffix,
+        edge: edge(flags, file)?,
+    })
+}
+
+fn edge(flags: EdgeFlags, file: &TunnelSettings) -> Result<Option<EdgeOptions>> {
+    let public_address = flags.public_address.or(file.public_address.clone());
+    let tls = match (&file.tls_cert, &file.tls_key) {
+        (Some(cert), Some(key)) => Some(TlsPaths {
+            cert: cert.clone(),
+            key: key.clone(),
+        }),
+        (None, None) => None,
+        _ => bail!("tunnel.tls_cert and tunnel.tls_key must both be set, or neither"),
+    };
+    if let Some(address) = &public_address
+        && !is_host_and_port(address)
+    {
+        bail!("tunnel.public_address: `{address}` is not a host and a port, such as edge.example.com:443");
+    }
+    let Some(listen) = flags.listen.or(file.listen).or(flags.otherwise) else {
+        if public_address.is_some() || tls.is_some() {
+            bail!(
+                "tunnel.public_address and tunnel.tls_cert say how gateways connect, but not where: set --tunnel-listen too"
+            );
+        }
+        return Ok(None);
+    };
+    Ok(Some(EdgeOptions {
+        listen,
+        public_address,
+        tls,
+    }))
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let bracketed = host != bare;
+        !bare.is_empty()
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+            && if bracketed {
+                bare.parse::<std::net::Ipv6Addr>().is_ok()
+            } else {
+                bare.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+            }
+    })
 }
 
 pub(super) fn identity(public_url: Option<&str>, file: &IdentitySettings) -> Result<IdentityOptions> {
@@ -131,11 +189,53 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_is_where_a_flag_says_then_the_file_then_the_command() {
+        let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        let resolve = |flag, file, otherwise| {
+            let flags = EdgeFlags {
+                listen: flag,
+                otherwise,
+                ..EdgeFlags::default()
+            };
+            let settings = TunnelSettings {
+                domain_suffix: Some("a.example".into()),
+                listen: file,
+                ..TunnelSettings::default()
+            };
+            tunnels(flags, &settings).unwrap().edge.map(|edge| edge.listen)
+        };
+        assert_eq!(resolve(at(1), at(2), at(3)), at(1));
+        assert_eq!(resolve(None, at(2), at(3)), at(2));
+        assert_eq!(resolve(None, None, at(3)), at(3));
+        assert_eq!(resolve(None, None, None), None);
+    }
+
+    #[test]
+    fn an_address_of_an_edge_is_a_host_and_a_port() {
+        for good in ["edge.example:443", "10.0.0.1:1", "[2001:db8::1]:443"] {
+            assert!(is_host_and_port(good), "{good}");
+        }
+        for bad in [
+            "edge.example",
+            "edge.example:",
+            ":443",
+            "edge.example:0",
+            "2001:db8::1:443",
+            "https://a:1",
+            "[a]:1",
+        ] {
+            assert!(!is_host_and_port(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_suffix_is_a_name_of_dns() {
         let read = |suffix: &str| {
-            tunnels(&TunnelSettings {
+            let settings = TunnelSettings {
                 domain_suffix: Some(suffix.into()),
-            })
+                ..TunnelSettings::default()
+            };
+            tunnels(EdgeFlags::default(), &settings)
         };
         for good in ["tunnel.outwork.internal", "a.b", "t-1.example.com"] {
             assert_eq!(read(good).unwrap().domain_suffix, good);

@@ -113,6 +113,10 @@ pub(super) struct BlobSettings {
 #[serde(deny_unknown_fields)]
 pub(super) struct TunnelSettings {
     pub(super) domain_suffix: Option<String>,
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) public_address: Option<String>,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]

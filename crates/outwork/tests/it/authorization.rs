@@ -127,6 +127,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("POST", "/v1/oauth/token", "*"),
     ("GET", "/.well-known/openid-configuration", "*"),
     ("GET", "/.well-known/jwks.json", "*"),
+    ("GET", "/v1/outwork/edge", "VT"),
     ("GET", "/v1/outwork/work/poll", "W"),
     ("POST", "/v1/outwork/work/{work_id}/ack", "W"),
     ("GET", "/v1/outwork/sessions/{session_id}/mounts", "S"),
@@ -794,6 +795,7 @@ async fn server_with_worker_key(data_dir: &Path, model: &str) -> Server {
     drop(store);
     let options = ServerOptions {
         data_dir: Some(data_dir.to_owned()),
+        flags: vec!["--tunnel-listen=127.0.0.1:0".into()],
         ..ServerOptions::default()
     };
     let settings =

@@ -269,17 +269,19 @@ async fn open(data_dir: &Path) -> Store {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_key_is_named_and_a_rotation_mends_it() {
+async fn a_token_that_was_moved_is_not_opened_and_a_rotation_mends_it() {
     let mut server = server(&[]).await;
     let api = server.api();
-    let one = tunnel(&api).await;
-    let key = server.data_dir().join("tunnel.key");
+    let (one, two) = (tunnel(&api).await, tunnel(&api).await);
     server.kill().await;
-    std::fs::remove_file(&key).unwrap();
+    let db = rusqlite::Connection::open(server.data_dir().join("outwork.db")).unwrap();
+    let moved = "UPDATE tunnels SET token_sealed = (SELECT token_sealed FROM tunnels WHERE id = ?2) WHERE id = ?1";
+    assert_eq!(db.execute(moved, [&one, &two]).unwrap(), 1);
+    drop(db);
     server.restart().await;
     api.post(&format!("/v1/tunnels/{one}/reveal_token"), json!({}))
         .await
-        .refused(500, &["tunnel.key", "rotate", &one]);
+        .refused(500, &["rotate", &one]);
     let rotated = api
         .post(&format!("/v1/tunnels/{one}/rotate_token"), json!({}))
         .await

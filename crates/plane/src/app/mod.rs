@@ -4,7 +4,6 @@
 //! HTTP but the kinds of its errors.
 
 pub(crate) mod agents;
-pub(crate) mod authority;
 pub(crate) mod environments;
 pub(crate) mod events;
 pub(crate) mod federation;

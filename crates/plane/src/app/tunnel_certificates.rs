@@ -1,16 +1,19 @@
-//! The certificate authorities of tunnels. Which is taken says [`authority`](super::authority).
+//! The certificate authorities of tunnels. Which is taken says [`Authority::parse`].
 
 use outwork_store::{NewTunnelCertificate, Page, PageRequest, TunnelCertificateRow};
+use outwork_tunnel::certificate::Authority;
 use outwork_wire::Time;
 use outwork_wire::id::{TunnelCertificateId, TunnelId};
 use serde_json::json;
 
-use super::{App, authority, tunnels};
+use super::{App, tunnels};
 use crate::auth::Access;
 use crate::error::ApiError;
 
 /// The most authorities that a tunnel trusts: one, and the one that follows it.
 const MAX_ACTIVE: usize = 2;
+/// The end of time in certificates: RFC 5280, 4.1.2.5, gives it to those that do not expire.
+const NEVER: Time = Time::from_micros(253_402_300_799_000_000);
 
 /// Registers an authority.
 pub(crate) async fn create(
@@ -22,15 +25,15 @@ pub(crate) async fn create(
     // Whose tunnel it is comes before what is wrong with the certificate.
     tunnels::retrieve(app, access, tunnel).await?;
     let now = Time::now();
-    let authority = authority::check(pem, now).map_err(|broken| {
-        ApiError::invalid(format!("ca_certificate_pem: {}: {}", broken.rule, broken.message))
-            .with_details(json!({ "rule": broken.rule }))
+    let authority = Authority::parse(pem, now).map_err(|broken| {
+        ApiError::invalid(format!("ca_certificate_pem: {}: {broken}", broken.rule()))
+            .with_details(json!({ "rule": broken.rule() }))
     })?;
     let new = NewTunnelCertificate {
         id: TunnelCertificateId::fresh(),
         fingerprint: authority.fingerprint,
-        der: authority.der,
-        expires_at: authority.expires_at,
+        der: authority.der.to_vec(),
+        expires_at: (authority.expires_at < NEVER).then_some(authority.expires_at),
     };
     let row = app
         .store

@@ -3,7 +3,6 @@
 //! What holds is in the store, and is there before the edge is told. A token exists in clear text in the answers that
 //! show it and in the gateway that uses it; here it is kept sealed, and as a hash.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use outwork_store::{
@@ -12,20 +11,21 @@ use outwork_store::{
 use outwork_wire::Time;
 use outwork_wire::id::{TunnelId, TunnelTokenId, WorkspaceId};
 use rand::Rng;
+use secrecy::ExposeSecret;
 
 use super::App;
 use crate::auth::{Access, SecretText, TUNNEL_TOKEN_PREFIX};
-use crate::edge::{Meter, TunnelConnection, TunnelEdge};
-use crate::error::{ApiError, PlaneError};
+use crate::edge::{EdgeInfo, Meter, TunnelConnection, TunnelEdge};
+use crate::error::ApiError;
 use crate::options::TunnelOptions;
-use crate::sealer::{FileSealer, Place, Sealer};
+use crate::vault::seal::Sealer;
 
 /// The most tunnels of a workspace that are not archived.
 const MAX_TUNNELS: usize = 10;
 /// Rotations that the status shows.
 const ROTATIONS_SHOWN: usize = 10;
-/// The file with the key under which tokens are sealed.
-const KEY_FILE: &str = "tunnel.key";
+/// What a sealed token is, to the vaults.
+const SEALED_AS: &str = "tunnel_token";
 /// Of what labels of domains are made, 5 bits a character, and how long they are.
 const LABEL_ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const LABEL_LEN: usize = 16;
@@ -34,7 +34,7 @@ const LABEL_LEN: usize = 16;
 pub(crate) struct Tunnels {
     domain_suffix: String,
     edge: Arc<dyn TunnelEdge>,
-    sealer: Arc<dyn Sealer>,
+    sealer: Arc<Sealer>,
     meter: Meter,
     /// Held while a tunnel's state is committed and the edge is told, so that the edge hears of changes in the order
     /// in which they hold.
@@ -42,17 +42,14 @@ pub(crate) struct Tunnels {
 }
 
 impl Tunnels {
-    /// Reads the key of the data folder; makes one if there is none.
-    pub(crate) fn open(data_dir: &Path, options: TunnelOptions, edge: Arc<dyn TunnelEdge>) -> Result<Self, PlaneError> {
-        let path = data_dir.join(KEY_FILE);
-        let sealer = FileSealer::open(&path).map_err(|source| PlaneError::KeyFile { path, source })?;
-        Ok(Self {
+    pub(crate) fn new(options: TunnelOptions, sealer: Arc<Sealer>, edge: Arc<dyn TunnelEdge>) -> Self {
+        Self {
             domain_suffix: options.domain_suffix,
             edge,
-            sealer: Arc::new(sealer),
+            sealer,
             meter: Meter::default(),
             ruling: tokio::sync::Mutex::default(),
-        })
+        }
     }
 
     /// Tells the edge what held before it was there. To be called before a gateway can connect.
@@ -69,7 +66,7 @@ impl Tunnels {
     }
 
     /// The edge, to be told of what changed.
-    pub(super) fn edge(&self) -> &dyn TunnelEdge {
+    pub(crate) fn edge(&self) -> &dyn TunnelEdge {
         &*self.edge
     }
 
@@ -81,10 +78,9 @@ impl Tunnels {
     ) -> Result<(SecretText, NewTunnelToken), ApiError> {
         let secret = SecretText::fresh(TUNNEL_TOKEN_PREFIX);
         let id = TunnelTokenId::fresh();
-        let ids = [tunnel.as_str(), id.as_str()];
         let sealed = self
             .sealer
-            .seal(&token_place(workspace, &ids), &secret)
+            .seal_at(workspace, token_place(tunnel, &id), secret.expose())
             .await
             .map_err(ApiError::internal)?;
         let hash = KeyHash::of(secret.expose());
@@ -92,12 +88,8 @@ impl Tunnels {
     }
 }
 
-fn token_place<'a>(workspace: &'a WorkspaceId, ids: &'a [&'a str; 2]) -> Place<'a> {
-    Place {
-        workspace,
-        what: "tunnel_token",
-        ids,
-    }
+fn token_place<'a>(tunnel: &'a TunnelId, token: &'a TunnelTokenId) -> [&'a str; 3] {
+    [SEALED_AS, tunnel.as_str(), token.as_str()]
 }
 
 /// A tunnel's token, for the answer that shows it.
@@ -166,20 +158,20 @@ pub(crate) async fn archive(app: &App, access: &Access, id: &TunnelId) -> Result
 pub(crate) async fn reveal_token(app: &App, access: &Access, id: &TunnelId) -> Result<ShownToken, ApiError> {
     let workspace = access.workspace()?;
     let token = app.store.tunnel_token(workspace, id).await?;
-    let ids = [id.as_str(), token.id.as_str()];
     let secret = app
         .tunnels
         .sealer
-        .open(&token_place(workspace, &ids), &token.sealed)
+        .open_at(workspace, token_place(id, &token.id), &token.sealed)
         .await
         .map_err(|error| {
             let mut fault = ApiError::internal(error);
             fault.message = format!(
-                "the token of tunnel `{id}` cannot be read with the server's present key ({KEY_FILE} in its data \
-                 folder): restore that file, or rotate the token"
+                "the token of tunnel `{id}` cannot be opened: its row was changed or moved. Restore the database, or \
+                 rotate the token"
             );
             fault
         })?;
+    let secret = SecretText::new(secret.expose_secret().to_owned());
     tracing::info!(tunnel = %id, token = %token.id, by = %access.principal(), "tunnel token shown");
     Ok(ShownToken { id: token.id, secret })
 }
@@ -246,6 +238,14 @@ async fn status_of(app: &App, row: TunnelRow) -> Result<TunnelStatus, ApiError> 
         connections: edge.connections(&row.id),
         row,
     })
+}
+
+/// Where gateways connect.
+pub(crate) fn edge(app: &App, _: &Access) -> Result<EdgeInfo, ApiError> {
+    let edge = app.tunnels.edge();
+    edge.info()
+        .cloned()
+        .ok_or_else(|| ApiError::absent(edge.off().unwrap_or_default()))
 }
 
 /// What passed through a tunnel, by route.

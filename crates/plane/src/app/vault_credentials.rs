@@ -374,12 +374,13 @@ impl From<VaultError> for ApiError {
     fn from(error: VaultError) -> Self {
         match error {
             VaultError::Store(error) => error.into(),
-            error @ (VaultError::Unopened { .. } | VaultError::ResourceUnopened { .. } | VaultError::Incomplete(_)) => {
-                ApiError {
-                    message: error.to_string(),
-                    ..ApiError::internal(error)
-                }
-            }
+            error @ (VaultError::Unopened { .. }
+            | VaultError::ResourceUnopened { .. }
+            | VaultError::UnopenedAt(_)
+            | VaultError::Incomplete(_)) => ApiError {
+                message: error.to_string(),
+                ..ApiError::internal(error)
+            },
             error @ VaultError::MasterKey(_) => ApiError {
                 kind: ErrorKind::Unavailable,
                 message: "the server's master key cannot be used at the moment; the server's log says why".into(),

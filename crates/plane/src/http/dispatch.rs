@@ -240,6 +240,7 @@ async fn perform(operation: Operation, call: Call) -> Result<Reply, ApiError> {
         Operation::TunnelsResume => tunnels::resume(call).await,
         Operation::TunnelsStatus => tunnels::status(call).await,
         Operation::TunnelsConnections => tunnels::connections(call).await,
+        Operation::OwnEdge => tunnels::edge(call).await,
         Operation::TunnelsUsage => tunnels::usage(call).await,
         Operation::TunnelCertificatesCreate => tunnel_certificates::create(call).await,
         Operation::TunnelCertificatesList => tunnel_certificates::list(call).await,

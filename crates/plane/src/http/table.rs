@@ -202,6 +202,7 @@ operations! {
     Jwks                GET    "/.well-known/jwks.json"                                false OPEN;
 
     OwnWorkPoll         GET    "/v1/outwork/work/poll"                                 true  OWN_QUEUE;
+    OwnEdge             GET    "/v1/outwork/edge"                                      true  TUNNEL_READ;
     OwnWorkAck          POST   "/v1/outwork/work/{work_id}/ack"                        true  OWN_QUEUE;
 
     SessionMounts       GET    "/v1/outwork/sessions/{session_id}/mounts"              true  OWN_SESSION;

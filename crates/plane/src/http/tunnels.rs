@@ -125,6 +125,18 @@ pub(crate) async fn usage(mut call: Call) -> Result<Reply, ApiError> {
     }))
 }
 
+/// `GET /v1/outwork/edge`
+pub(crate) async fn edge(mut call: Call) -> Result<Reply, ApiError> {
+    call.finish_query()?;
+    let edge = tunnels::edge(&call.app, &call.access)?;
+    Reply::json(&json!({
+        "type": "tunnel_edge",
+        "listen": edge.listen,
+        "address": edge.public_address,
+        "fingerprint": edge.fingerprint,
+    }))
+}
+
 /// The tunnel in the path.
 pub(super) fn tunnel_id(call: &Call) -> Result<TunnelId, ApiError> {
     call.id("tunnel_id", "tunnel")

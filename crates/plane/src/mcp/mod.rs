@@ -4,6 +4,9 @@
 //! of a tunnel of the session's workspace, through that tunnel and never through DNS. Every call carries a signed
 //! identity that names workspace, agent, session and tool. Which tokens go where is decided here and nowhere else.
 
+mod identity;
+pub(crate) mod tunnel;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,15 +18,19 @@ use outwork_mcp::dial::SystemResolver;
 use outwork_mcp::{
     AddressPolicy, ConnectError, ConnectErrorKind, Connection, Connector, Credentials, Dial, Direct, ServerSpec,
 };
+use outwork_store::StoreError;
 use outwork_wire::agent::McpServer;
-use outwork_wire::id::{AgentId, SessionId, WorkspaceId};
+use outwork_wire::id::{AgentId, SessionId, TunnelId, WorkspaceId};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use url::Url;
+use url::{Host, Url};
 
+use self::identity::Signed;
+use self::tunnel::{Through, Tunnelling, Under};
 use crate::error::PlaneError;
+use crate::identity::Identity;
 use crate::vault::Vaults;
 
 /// What a workspace may reach besides public servers over TLS.
@@ -71,15 +78,26 @@ pub(crate) struct Caller {
     pub(crate) agent_version: u64,
 }
 
-/// The ways to servers: directly over checked addresses.
+/// The ways to servers: directly over checked addresses, or through a tunnel.
 pub(crate) struct Ways {
     direct: Arc<Direct>,
+    tunnelling: Arc<Tunnelling>,
     networks: McpNetworks,
     workspaces: HashMap<WorkspaceId, McpNetworks>,
 }
 
+/// The way to an address.
+pub(crate) struct Way {
+    /// Makes connections.
+    pub(crate) dial: Arc<dyn Dial>,
+    /// Which addresses may be dialled.
+    pub(crate) policy: AddressPolicy,
+    /// The tunnel that it goes through.
+    tunnel: Option<TunnelId>,
+}
+
 impl Ways {
-    pub(crate) fn new(options: &McpOptions) -> Result<Self, PlaneError> {
+    pub(crate) fn new(options: &McpOptions, tunnelling: Tunnelling) -> Result<Self, PlaneError> {
         let roots = match &options.ca_file {
             Some(path) => authorities(path)?,
             None => Vec::new(),
@@ -88,19 +106,43 @@ impl Ways {
             Direct::new(Arc::new(SystemResolver), roots).map_err(|error| PlaneError::Mcp(error.to_string()))?;
         Ok(Self {
             direct: Arc::new(direct),
+            tunnelling: Arc::new(tunnelling),
             networks: options.networks.clone(),
             workspaces: options.workspaces.clone(),
         })
     }
 
-    /// The way to an address for a workspace, and which addresses may be dialled on it.
-    pub(crate) fn way(&self, workspace: &WorkspaceId, _url: &Url) -> (Arc<dyn Dial>, AddressPolicy) {
+    /// The way to an address for a workspace.
+    pub(crate) async fn way(&self, workspace: &WorkspaceId, url: &Url) -> Result<Way, StoreError> {
         let networks = self.networks(workspace);
         let policy = AddressPolicy {
             allow: networks.allowed_networks.clone(),
             plain_http: networks.plain_http,
         };
-        (self.direct.clone(), policy)
+        let under = match url.host() {
+            Some(Host::Domain(host)) => self.tunnelling.owner_of(host).await?,
+            _ => Under::Nothing,
+        };
+        let tunnel = match under {
+            Under::Nothing => {
+                return Ok(Way {
+                    dial: self.direct.clone(),
+                    policy,
+                    tunnel: None,
+                });
+            }
+            Under::Suffix => None,
+            Under::Tunnel(row) => (row.workspace_id == *workspace).then_some(row.id),
+        };
+        let through = Through {
+            workspace: workspace.clone(),
+            tunnelling: self.tunnelling.clone(),
+        };
+        Ok(Way {
+            dial: Arc::new(through),
+            policy,
+            tunnel,
+        })
     }
 
     /// Whether a workspace may call `http://`.
@@ -118,16 +160,18 @@ pub(crate) struct Reach {
     connector: Connector,
     ways: Arc<Ways>,
     vaults: Vaults,
+    identity: Arc<Identity>,
     connect_timeout: Duration,
     call_timeout: Duration,
 }
 
 impl Reach {
-    pub(crate) fn new(options: &McpOptions, ways: Arc<Ways>, vaults: Vaults) -> Self {
+    pub(crate) fn new(options: &McpOptions, ways: Arc<Ways>, vaults: Vaults, identity: Arc<Identity>) -> Self {
         Self {
             connector: Connector::new("outwork", env!("CARGO_PKG_VERSION")),
             ways,
             vaults,
+            identity,
             connect_timeout: options.connect_timeout,
             call_timeout: options.call_timeout,
         }
@@ -145,7 +189,7 @@ impl Reach {
         server: &McpServer,
         cancel: &CancellationToken,
     ) -> Result<Connection, ServerFailure> {
-        let mut spec = self.spec(caller, server)?;
+        let mut spec = self.spec(caller, server).await?;
         spec.credentials = self.credentials(caller, server).await?;
         let deadline = Instant::now() + self.connect_timeout;
         let connected = self.connector.connect(spec, deadline, cancel).await;
@@ -185,19 +229,27 @@ impl Reach {
         Ok(Some(Arc::new(credential)))
     }
 
-    fn spec(&self, caller: &Caller, server: &McpServer) -> Result<ServerSpec, ServerFailure> {
-        let url = Url::parse(server.url()).map_err(|error| ServerFailure {
+    async fn spec(&self, caller: &Caller, server: &McpServer) -> Result<ServerSpec, ServerFailure> {
+        let failed = |what: &str| ServerFailure {
             server: server.name().to_owned(),
             authentication: false,
-            message: format!("{}: its url cannot be read: {error}", server.name()),
+            message: format!("{}: {what}", server.name()),
+        };
+        let url = Url::parse(server.url()).map_err(|error| failed(&format!("its url cannot be read: {error}")))?;
+        let way = self.ways.way(&caller.workspace, &url).await.map_err(|error| {
+            tracing::error!(%error, "the way to an MCP server could not be looked up");
+            failed("the way to it could not be looked up")
         })?;
-        let (dial, policy) = self.ways.way(&caller.workspace, &url);
+        let mut signed = Signed::new(self.identity.clone(), caller.clone(), &url);
+        if let (Some(tunnel), Some(host)) = (way.tunnel, url.host_str()) {
+            signed = signed.metered(self.ways.tunnelling.clone(), tunnel, host.to_owned());
+        }
         Ok(ServerSpec {
             name: server.name().to_owned(),
             url,
-            dial,
-            policy,
-            headers: None,
+            dial: way.dial,
+            policy: way.policy,
+            headers: Some(Arc::new(signed)),
             credentials: None,
             limits: outwork_mcp::Limits::default(),
             watch_tools: false,

@@ -1,5 +1,6 @@
 //! What the tests of owners begin with: a real store, a registry over it, and a model that answers when it is told.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::owner::{context, fresh_id, projection};
 use super::registry::{Failing, Registry, Shared};
+use crate::identity::{Identity, MIN_KEY_LIFETIME};
+use crate::mcp::tunnel::Tunnelling;
 use crate::mcp::{McpOptions, Reach, Ways};
 use crate::metrics::Metrics;
 use crate::vault::outbound::Dialled;
@@ -56,17 +59,20 @@ pub(crate) async fn silent_model() -> (TcpListener, ModelClient) {
     (listener, client)
 }
 
-fn reach(store: &Store) -> Reach {
+fn reach(store: &Store, folder: &Path) -> Reach {
+    let keys = folder.join("identity.keys");
+    let identity = Identity::open(&keys, "http://plane.example".into(), MIN_KEY_LIFETIME, Time::now()).unwrap();
     let options = McpOptions::default();
-    let ways = Arc::new(Ways::new(&options).unwrap());
+    let tunnelling = Tunnelling::new(store.clone(), "tunnel.example".into(), None);
+    let ways = Arc::new(Ways::new(&options, tunnelling).unwrap());
     let master = LocalMasterKeys::new(&[crate::vault::aead::fresh_key()]);
     let vaults = Vaults::new(
         store.clone(),
-        Sealer::new(store.clone(), Arc::new(master)),
+        Arc::new(Sealer::new(store.clone(), Arc::new(master))),
         Arc::new(Dialled::new(ways.clone())),
         Arc::new(|_| ()),
     );
-    Reach::new(&options, ways, vaults)
+    Reach::new(&options, ways, vaults, Arc::new(identity))
 }
 
 impl TestBed {
@@ -93,7 +99,7 @@ impl TestBed {
             hub: Arc::default(),
             bells: Arc::default(),
             model: model.map(Arc::new),
-            reach: Arc::new(reach(&store)),
+            reach: Arc::new(reach(&store, dir.path())),
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
             metrics: Metrics::new(),

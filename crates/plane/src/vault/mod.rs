@@ -61,6 +61,11 @@ pub enum VaultError {
         /// Which of its secrets.
         field: String,
     },
+    /// A secret of a thing other than a credential is not what was sealed for this place.
+    #[error(
+        "the secret of `{0}` cannot be opened: its row was changed or moved. Restore the database, or make it anew"
+    )]
+    UnopenedAt(String),
     /// A credential has not the parts that its type must have.
     #[error("credential `{0}` is incomplete: delete it and make it anew")]
     Incomplete(VaultCredentialId),

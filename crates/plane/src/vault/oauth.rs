@@ -51,7 +51,7 @@ pub struct Vaults {
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
-    pub(crate) sealer: Sealer,
+    pub(crate) sealer: Arc<Sealer>,
     pub(crate) outbound: Arc<dyn Outbound>,
     on_refresh_failure: OnRefreshFailure,
     flights: Mutex<HashMap<VaultCredentialId, Flight>>,
@@ -90,7 +90,7 @@ struct Held {
 impl Vaults {
     pub(crate) fn new(
         store: Store,
-        sealer: Sealer,
+        sealer: Arc<Sealer>,
         outbound: Arc<dyn Outbound>,
         on_refresh_failure: OnRefreshFailure,
     ) -> Self {

@@ -88,7 +88,7 @@ impl Dialled {
     }
 
     async fn exchange(&self, request: OutboundRequest) -> Result<OutboundResponse, OutboundError> {
-        let (dial, target) = self.way(&request)?;
+        let (dial, target) = self.way(&request).await?;
         let deadline = Instant::now() + request.deadline;
         let stream = dial.dial(&target, deadline).await.map_err(|error| match error {
             DialError::Refused { .. } => OutboundError::Refused(error.to_string()),
@@ -117,7 +117,7 @@ impl Dialled {
         }
     }
 
-    fn way(&self, request: &OutboundRequest) -> Result<(Arc<dyn Dial>, Target), OutboundError> {
+    async fn way(&self, request: &OutboundRequest) -> Result<(Arc<dyn Dial>, Target), OutboundError> {
         let refused = |what: &str| OutboundError::Refused(format!("the address {what}"));
         let url = &request.url;
         let scheme = match url.scheme() {
@@ -132,14 +132,17 @@ impl Dialled {
             None => return Err(refused("has no host")),
         };
         let port = url.port_or_known_default().ok_or_else(|| refused("has no port"))?;
-        let (dial, policy) = self.ways.way(&request.workspace, url);
+        let way = self.ways.way(&request.workspace, url).await.map_err(|error| {
+            tracing::error!(%error, "the way to an address could not be looked up");
+            OutboundError::Connect("the way there could not be looked up".into())
+        })?;
         let target = Target {
             scheme,
             host,
             port,
-            policy,
+            policy: way.policy,
         };
-        Ok((dial, target))
+        Ok((way.dial, target))
     }
 }
 

@@ -16,6 +16,7 @@ use super::aead::{Key, fresh_key};
 use super::master::{MasterKey, MasterKeyError};
 
 const SECRET: &str = "outwork secret 1";
+const ELSEWHERE: &str = "outwork other secret 1";
 const DATA_KEY: &str = "outwork data key 1";
 
 /// Seals and opens secrets.
@@ -28,6 +29,11 @@ pub(crate) struct Sealer {
 struct DataKey {
     id: DataKeyId,
     key: Key,
+}
+
+/// What the secret of something else than a credential is bound to: the kind, the thing, and its part.
+fn elsewhere<'a>(workspace: &'a WorkspaceId, [kind, thing, part]: [&'a str; 3]) -> [&'a str; 5] {
+    [ELSEWHERE, workspace.as_str(), kind, thing, part]
 }
 
 /// What a data key is bound to.
@@ -134,6 +140,34 @@ impl Sealer {
             return Ok(None);
         };
         Ok(std::str::from_utf8(&text).ok().map(SecretString::from))
+    }
+
+    /// Seals a secret of something else than a credential. `place` says of what, and is needed to open it.
+    pub(crate) async fn seal_at(
+        &self,
+        workspace: &WorkspaceId,
+        place: [&str; 3],
+        secret: &str,
+    ) -> Result<Vec<u8>, VaultError> {
+        let data = self.data_key(workspace).await?;
+        Ok(data.key.seal(&elsewhere(workspace, place), secret.as_bytes()))
+    }
+
+    /// Opens what was sealed for this place.
+    pub(crate) async fn open_at(
+        &self,
+        workspace: &WorkspaceId,
+        place: [&str; 3],
+        sealed: &[u8],
+    ) -> Result<SecretString, VaultError> {
+        let unopened = || VaultError::UnopenedAt(place[1].to_owned());
+        let data = self.data_key(workspace).await?;
+        let text = data
+            .key
+            .open(&elsewhere(workspace, place), sealed)
+            .ok_or_else(unopened)?;
+        let text = std::str::from_utf8(&text).map_err(|_| unopened())?;
+        Ok(SecretString::from(text))
     }
 
     async fn data_key(&self, workspace: &WorkspaceId) -> Result<Arc<DataKey>, VaultError> {

@@ -79,6 +79,24 @@ pub enum AuthorityError {
     WeakSignature,
 }
 
+impl AuthorityError {
+    /// The name of the rule that is broken, for programs.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::TooLong(_) => "size",
+            Self::PrivateKey => "no_private_key",
+            Self::NoCertificate | Self::Several(_) => "one_certificate",
+            Self::Malformed => "pem",
+            Self::NotAuthority | Self::NotCritical => "ca_true_critical",
+            Self::NoSubjectKeyId => "subject_key_identifier",
+            Self::NoKeyCertSign => "key_cert_sign",
+            Self::NotYetValid(_) | Self::Expired(_) => "valid_now",
+            Self::RsaSize(_) | Self::KeyKind => "key",
+            Self::WeakSignature => "signature_hash",
+        }
+    }
+}
+
 impl Authority {
     /// The authority of a PEM text, if it keeps every rule at the time `now`.
     pub fn parse(pem: &str, now: Time) -> Result<Self, AuthorityError> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use outwork_plane::Plane;
 use outwork_plane::{
-    FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy,
+    TunnelOptions,
 };
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;
@@ -112,7 +113,14 @@ impl Stage {
             mcp: McpOptions::default(),
             limits: Limits::default(),
             master_key: None,
-            tunnels: TunnelOptions::default(),
+            tunnels: TunnelOptions {
+                edge: Some(EdgeOptions {
+                    listen: ([127, 0, 0, 1], 0).into(),
+                    public_address: None,
+                    tls: None,
+                }),
+                ..TunnelOptions::default()
+            },
             federation: FederationOptions::default(),
             identity: IdentityOptions::default(),
             files: FileOptions::default(),

@@ -104,7 +104,7 @@ impl Bed {
         let heard = failures.clone();
         let vaults = Vaults::new(
             store.clone(),
-            sealer,
+            Arc::new(sealer),
             endpoint.clone(),
             Arc::new(move |failure| heard.lock().unwrap().push(failure)),
         );

@@ -4,7 +4,10 @@
 //! What holds is what the store says; an edge is told after it is committed. [`NoEdge`] is there while the server does
 //! not listen for gateways. [`TunnelGate`] is what an edge asks when a gateway shows its token.
 
+pub(crate) mod live;
+
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use outwork_store::{KeyHash, Store, StoreError, TunnelAdmission, TunnelRefusal, UsageDelta};
@@ -41,12 +44,28 @@ pub struct TunnelConnection {
     pub draining: bool,
 }
 
+/// Where gateways find an edge, and how they know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeInfo {
+    /// The address of UDP and TCP that it listens on.
+    pub listen: SocketAddr,
+    /// `host:port` under which gateways reach it from elsewhere, if it was configured.
+    pub public_address: Option<String>,
+    /// SHA-256 of its certificate, in hexadecimal.
+    pub fingerprint: Option<String>,
+}
+
 /// The edge of the tunnels.
 pub trait TunnelEdge: Send + Sync {
     /// Why there is none, if there is none: for a person, with what to do.
     fn off(&self) -> Option<&'static str> {
-        None
+        self.info()
+            .is_none()
+            .then_some("this server does not listen for gateways: start it with --tunnel-listen")
     }
+
+    /// Where gateways find it; absent if there is none.
+    fn info(&self) -> Option<&EdgeInfo>;
 
     /// The gateways that are connected for a tunnel.
     fn connections(&self, tunnel: &TunnelId) -> Vec<TunnelConnection>;
@@ -74,8 +93,8 @@ pub trait TunnelEdge: Send + Sync {
 pub struct NoEdge;
 
 impl TunnelEdge for NoEdge {
-    fn off(&self) -> Option<&'static str> {
-        Some("this server does not listen for gateways: start it with --tunnel-listen")
+    fn info(&self) -> Option<&EdgeInfo> {
+        None
     }
 
     fn connections(&self, _: &TunnelId) -> Vec<TunnelConnection> {
@@ -198,6 +217,9 @@ mod tests {
     struct Passed(Mutex<UsageDelta>);
 
     impl TunnelEdge for Passed {
+        fn info(&self) -> Option<&EdgeInfo> {
+            None
+        }
         fn connections(&self, _: &TunnelId) -> Vec<TunnelConnection> {
             Vec::new()
         }
