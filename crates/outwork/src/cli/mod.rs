@@ -3,6 +3,7 @@
 //! Every command parses into one variant of [`Command`]; unknown flags are refused by the parser. A flag that can
 //! hold a secret shows no value in its help.
 
+pub(crate) mod files;
 pub(crate) mod plane;
 pub(crate) mod resources;
 pub(crate) mod task;
@@ -66,6 +67,9 @@ pub(crate) enum Command {
     /// Sessions and their events
     #[command(subcommand, visible_alias = "session")]
     Sessions(resources::SessionsCommand),
+    /// Files: what sessions are given, and what they bring forth
+    #[command(subcommand, visible_alias = "file")]
+    Files(files::FilesCommand),
     /// Vaults: credentials that sessions use, and the key that they are sealed under
     #[command(subcommand, visible_alias = "vault")]
     Vaults(vaults::VaultsCommand),
@@ -152,6 +156,9 @@ mod tests {
             "outwork sessions approve sesn_1 sevt_1",
             "outwork environments keys create env_1 --name host-1",
             "outwork keys create --name ci",
+            "outwork files upload data.csv --name input.csv --expires-in 24h",
+            "outwork files list --session sesn_1",
+            "outwork file download file_1 --output -",
             "outwork vaults create --name Alice",
             "outwork vaults credentials create vlt_1 --mcp-server https://mcp.example.com/mcp",
             "outwork vaults credentials create vlt_1 --variable API_KEY --host api.example.com --secret-file key",

@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod environments;
+pub(crate) mod files;
 pub(crate) mod keys;
 pub(crate) mod models;
 pub(crate) mod rehearsal;
@@ -36,6 +37,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Agents(command) => agents::agents(command, look).await,
         Command::Environments(command) => environments::environments(command, look).await,
         Command::Sessions(command) => sessions::sessions(command, look).await,
+        Command::Files(command) => files::files(command, look).await,
         Command::Vaults(command) => vaults::vaults(command, look).await,
         Command::Tunnels(command) => tunnels::tunnels(command, look).await,
         Command::Tunnel(command) => tunnel::tunnel(command, look).await,
