@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::options::{Credential, MANAGED_AGENTS_BETA, Options, RetryPolicy, Timeouts};
 use crate::{
-    Agents, ApiKeys, ClientError, EnvironmentKeys, Environments, EventStream, Models, Pages, Query, Request, Result,
-    Sessions, TunnelCertificates, Tunnels, VaultCredentials, Vaults, Work, Workspaces,
+    Agents, ApiKeys, ClientError, EnvironmentKeys, Environments, EventStream, Files, Models, Pages, Query, Request,
+    Result, SessionFiles, Sessions, TunnelCertificates, Tunnels, VaultCredentials, Vaults, Work, Workspaces,
 };
 
 /// A client of the Managed Agents API. Cheap to clone; clones share their connections.
@@ -169,6 +169,16 @@ impl Client {
     /// Environments.
     pub fn environments(&self) -> Environments<'_> {
         Environments(self)
+    }
+
+    /// Files.
+    pub fn files(&self) -> Files<'_> {
+        Files(self)
+    }
+
+    /// What a session's worker mounts, hands over and uses.
+    pub fn session_files(&self, session_id: impl Into<String>) -> SessionFiles<'_> {
+        SessionFiles::new(self, session_id.into())
     }
 
     /// Vaults.

@@ -15,6 +15,7 @@ mod options;
 mod pages;
 mod request;
 mod resources;
+mod transfer;
 
 pub use client::Client;
 pub use error::{ApiError, ClientError};
@@ -24,12 +25,18 @@ pub use pages::Pages;
 pub use request::{Query, Request, path};
 pub use resources::agents::Agents;
 pub use resources::environments::Environments;
+pub use resources::files::Files;
 pub use resources::keys::{ApiKeys, EnvironmentKeys, Workspaces};
 pub use resources::models::Models;
+pub use resources::session_files::{
+    Mount, MountKind, RepositoryToken, SessionFiles, SessionSecrets, SessionText, SessionVariable,
+};
 pub use resources::sessions::{Events, Sessions};
 pub use resources::tunnels::{TunnelCertificates, Tunnels};
 pub use resources::vaults::{VaultCredentials, Vaults};
 pub use resources::work::{HeartbeatAnswer, PollParams, PolledWork, Work, WorkItemData, WorkStats};
+
+pub use transfer::{Download, Upload};
 
 /// The result of a call.
 pub type Result<T, E = ClientError> = std::result::Result<T, E>;

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::client::root_cause;
 use crate::options::{RetryPolicy, TUNNELS_BETA};
+use crate::transfer::Download;
 use crate::{ApiError, Client, ClientError, EventStream, Result};
 
 /// Query parameters, in order; the same name may come several times.
@@ -174,6 +175,29 @@ impl<'a> Request<'a> {
         });
         let response = opening.await.map_err(|_| self.timeout_error())??;
         Ok(EventStream::new(response, call, &self.client.settings))
+    }
+
+    /// Sends a form, once: its body cannot be sent again. The answer must be JSON of this type.
+    pub(crate) async fn send_form<T: DeserializeOwned>(self, form: reqwest::multipart::Form) -> Result<T> {
+        let mut request = self.client.http.request(self.method.clone(), self.url()?);
+        request = request
+            .headers((*self.client.headers).clone())
+            .headers(self.headers.clone());
+        let sent = request.multipart(form).timeout(self.timeout).send().await;
+        let response = self.check(sent.map_err(|e| self.transport_error(&e))?).await?;
+        let body = self.read(response).await?;
+        serde_json::from_slice(&body).map_err(|e| self.decode_error(&e))
+    }
+
+    /// Sends it and gives the answer's body piece by piece, however large it is. The deadline is that of the answer's
+    /// beginning, and of each silence after it.
+    pub(crate) async fn download(self) -> Result<Download> {
+        let opening = tokio::time::timeout(self.timeout, async {
+            let response = self.start(None).await?;
+            self.check(response).await
+        });
+        let response = opening.await.map_err(|_| self.timeout_error())??;
+        Ok(Download::new(response, self.call(), self.timeout))
     }
 
     async fn send_bytes(&self) -> Result<Bytes> {

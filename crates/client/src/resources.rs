@@ -2,8 +2,10 @@
 
 pub(crate) mod agents;
 pub(crate) mod environments;
+pub(crate) mod files;
 pub(crate) mod keys;
 pub(crate) mod models;
+pub(crate) mod session_files;
 pub(crate) mod sessions;
 pub(crate) mod tunnels;
 pub(crate) mod vaults;

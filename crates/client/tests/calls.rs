@@ -10,7 +10,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use outwork_client::{Client, ClientError, Credential, ObservedEvent, Options, Query, WorkItemData};
+use outwork_client::{Client, ClientError, Credential, MountKind, ObservedEvent, Options, Query, Upload, WorkItemData};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 /// One scripted answer: status, headers, body.
@@ -267,4 +268,82 @@ async fn an_answer_that_is_too_large_is_refused_whether_it_says_so_or_not() {
     }
     client.sessions().get("sesn_1").await.unwrap();
     assert_eq!(seen.lock().unwrap().len(), 3, "none is asked for twice");
+}
+
+#[tokio::test]
+async fn what_a_worker_is_told_of_a_session_is_read() {
+    let mounts = r#"{"data":[
+        {"id":"sesrsc_1","type":"file","mount_path":"/in/a","available":true,"file_id":"file_1","filename":"a",
+         "mime_type":"text/csv","size_bytes":5,"sha256":"00"},
+        {"id":"sesrsc_2","type":"file","mount_path":"/in/b","available":false,"file_id":"file_2","filename":null,
+         "mime_type":null,"size_bytes":null,"sha256":null},
+        {"id":"sesrsc_3","type":"github_repository","mount_path":"/workspace/r","available":true,
+         "url":"https://github.com/a/r","checkout":null,"authorized":true},
+        {"id":"sesrsc_4","type":"volume","mount_path":"/v","available":true}],"next_page":null}"#;
+    let secrets = r#"{"repositories":[{"resource_id":"sesrsc_3","url":"https://github.com/a/r","token":"t0ken"}],
+        "variables":[{"vault_id":"vlt_1","credential_id":"vcrd_1","name":"KEY","value":"v4lue",
+        "networking":{"type":"unrestricted"},"injection_location":{"body":false,"header":true}}]}"#;
+    let (url, seen) = server([ok(mounts), ok(secrets)]).await;
+    let client = client(&url);
+    let of = client.session_files("sesn_1");
+    let mounts = of.mounts().await.unwrap();
+    assert_eq!(mounts.len(), 4);
+    assert!(matches!(
+        &mounts[0].kind,
+        MountKind::File {
+            size_bytes: Some(5),
+            ..
+        }
+    ));
+    assert!(matches!(&mounts[1].kind, MountKind::File { sha256: None, .. }) && !mounts[1].available);
+    assert!(matches!(
+        &mounts[2].kind,
+        MountKind::GithubRepository {
+            authorized: true,
+            checkout: None,
+            ..
+        }
+    ));
+    assert_eq!(mounts[3].kind, MountKind::Other);
+    let secrets = of.secrets().await.unwrap();
+    assert_eq!(secrets.repositories[0].token.expose_secret(), "t0ken");
+    assert_eq!(secrets.variables[0].value.expose_secret(), "v4lue");
+    let paths: Vec<String> = seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, uri, _)| uri.path().to_owned())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "/v1/outwork/sessions/sesn_1/mounts",
+            "/v1/outwork/sessions/sesn_1/secrets"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_form_is_sent_once_and_a_download_in_pieces() {
+    let (url, seen) = server([
+        (503, vec![("x-should-retry", "true")], vec!["{}"]),
+        (200, vec![], vec!["one ", "two ", "three"]),
+        (404, vec![], vec!["{}"]),
+    ])
+    .await;
+    let client = client(&url);
+    let refused = client
+        .files()
+        .upload(Upload::bytes("a.txt", "content"), Some(3600))
+        .await;
+    assert_eq!(refused.unwrap_err().api().unwrap().status, 503);
+    let mut content = Vec::new();
+    let download = client.files().download("file_1").await.unwrap();
+    assert_eq!(download.write_to(&mut content).await.unwrap(), 13);
+    assert_eq!(content, b"one two three");
+    assert!(client.files().download("file_1").await.is_err());
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 3, "an upload was repeated");
+    let kind = seen[0].2["content-type"].to_str().unwrap();
+    assert!(kind.starts_with("multipart/form-data; boundary="), "{kind}");
 }

@@ -67,6 +67,41 @@ impl Rules {
         })
     }
 
+    /// The kinds of rules that hold, for people.
+    pub fn summary(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if let Some(tools) = &self.tools {
+            let kinds = [
+                (tools.allow.is_some(), "allow"),
+                (!tools.deny.is_empty(), "deny"),
+                (tools.read_only, "read_only"),
+            ];
+            let kinds: Vec<&str> = kinds
+                .iter()
+                .filter(|(there, _)| *there)
+                .map(|(_, kind)| *kind)
+                .collect();
+            out.push(format!("tools ({})", kinds.join(", ")));
+        }
+        let limits = &self.limits;
+        for (there, name) in [
+            (
+                !limits.per_tool.is_empty() || limits.per_session.is_some() || limits.per_route.is_some(),
+                "limits",
+            ),
+            (!self.approvals.is_empty(), "approvals"),
+            (self.arguments.is_some() || self.results.is_some(), "redact"),
+            (self.callers.is_some(), "callers"),
+            (!self.headers.is_empty(), "headers"),
+            (self.pass_identity, "pass_identity"),
+        ] {
+            if there {
+                out.push(name.to_owned());
+            }
+        }
+        out
+    }
+
     /// Whether a rule has to read what the upstream answers.
     pub(crate) fn reads_results(&self) -> bool {
         self.tools.is_some() || self.results.is_some() || self.measured
@@ -210,6 +245,10 @@ impl HeaderRules {
                 .map(|list| list.iter().map(|text| name("allow", text)).collect::<Result<_, _>>())
                 .transpose()?,
         })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.remove.is_empty() && self.allow.is_none()
     }
 
     /// Applies the rules to the headers of a request.

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outwork_plane::{
-    FederationOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+    FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
 };
 use secrecy::SecretString;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
+mod files;
 mod mcp;
 mod private;
 mod settings;
@@ -50,6 +51,7 @@ pub(crate) struct PlaneConfig {
     pub(crate) tunnels: TunnelOptions,
     pub(crate) federation: FederationOptions,
     pub(crate) identity: IdentityOptions,
+    pub(crate) files: FileOptions,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
     pub(crate) worker: WorkerConfig,
@@ -169,6 +171,7 @@ pub(crate) fn plane(
             args.public_url.as_deref().or(plane.public_url.as_deref()),
             &layers.settings.identity,
         )?,
+        files: files::resolve(&layers.settings.files, &layers.settings.blobs)?,
         drain_timeout: args
             .drain_timeout
             .or(plane.drain_timeout)
@@ -440,8 +443,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 7);
-        assert_eq!(shown.clone().count(), 8);
+        assert_eq!(shown.clone().count(), 13);
         let text = DEFAULTS
             .lines()
             .map(|line| {

@@ -15,6 +15,7 @@ mod roles;
 mod signals;
 mod telemetry;
 mod terminal;
+mod workload;
 
 use std::io;
 use std::process::ExitCode;
@@ -38,6 +39,12 @@ fn main() -> ExitCode {
             };
         }
     };
+    // Namespaces are changed while there is one thread.
+    if let cli::Command::DemoHost(command) = &cli.command
+        && let Err(error) = commands::demo::enter_network(command)
+    {
+        return failed(&error);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("could not start the runtime")),

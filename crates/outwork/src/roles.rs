@@ -45,6 +45,7 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     options.tunnels = config.tunnels.clone();
     options.federation = config.federation.clone();
     options.identity = config.identity.clone();
+    options.files = config.files.clone();
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)
 }

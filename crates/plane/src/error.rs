@@ -158,6 +158,9 @@ pub enum PlaneError {
     /// The model provider's settings cannot be used.
     #[error("the model provider cannot be used: {0}")]
     Model(String),
+    /// The bytes of files cannot be kept where they should be.
+    #[error(transparent)]
+    Blobs(#[from] outwork_store::BlobError),
     /// MCP servers cannot be reached at all.
     #[error("MCP servers cannot be reached from here: {0}")]
     Mcp(String),

@@ -26,6 +26,9 @@ pub use auth::{Role, SecretText};
 pub use error::PlaneError;
 pub use federation::{FederationOptions, FederationRule, Scope, SubjectPattern};
 pub use mcp::{McpNetworks, McpOptions};
-pub use options::{EdgeOptions, IdentityOptions, Limits, ModelProvider, PlaneOptions, TlsPaths, TunnelOptions};
+pub use options::{
+    EdgeOptions, FileOptions, IdentityOptions, Limits, ModelProvider, PlaneOptions, TlsPaths, TunnelOptions,
+};
 pub use outwork_engine::{PromptOptions, RetryPolicy};
+pub use outwork_store::BlobPlace;
 pub use plane::{AdminKey, Plane};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use outwork_engine::{PromptOptions, RetryPolicy};
+use outwork_store::BlobPlace;
 use secrecy::SecretString;
 
 use crate::federation::FederationOptions;
@@ -42,6 +43,8 @@ pub struct PlaneOptions {
     pub federation: FederationOptions,
     /// How agents show who they are.
     pub identity: IdentityOptions,
+    /// Files.
+    pub files: FileOptions,
     /// How long requests and model calls may still take after a shutdown was asked for.
     pub drain_timeout: Duration,
 }
@@ -64,7 +67,41 @@ impl PlaneOptions {
             tunnels: TunnelOptions::default(),
             federation: FederationOptions::default(),
             identity: IdentityOptions::default(),
+            files: FileOptions::default(),
             drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Files.
+#[derive(Clone, Debug)]
+pub struct FileOptions {
+    /// Where their bytes are kept; the folder `blobs` in the data folder if it is absent.
+    pub blobs: Option<BlobPlace>,
+    /// The most bytes of one file.
+    pub max_bytes: u64,
+    /// How long one upload may take in all.
+    pub upload_timeout: Duration,
+    /// Whether clients may download what they uploaded. The hosted service lets nobody.
+    pub downloadable_uploads: bool,
+    /// Whether sessions of self-hosted environments take resources. The hosted service refuses them.
+    pub self_hosted_resources: bool,
+    /// The most outputs of one session.
+    pub session_outputs: u64,
+    /// The most bytes of the outputs of one session.
+    pub session_output_bytes: u64,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self {
+            blobs: None,
+            max_bytes: 500_000_000,
+            upload_timeout: Duration::from_secs(3600),
+            downloadable_uploads: false,
+            self_hosted_resources: true,
+            session_outputs: 1000,
+            session_output_bytes: 5_000_000_000,
         }
     }
 }
@@ -87,6 +124,8 @@ pub struct EdgeOptions {
     pub public_address: Option<String>,
     /// Its certificate. Without one, a self-signed one is made at first start, and gateways pin its fingerprint.
     pub tls: Option<TlsPaths>,
+    /// Sees what it relays, for demonstrations.
+    pub tap: Option<outwork_tunnel::edge::Tap>,
 }
 
 impl Default for TunnelOptions {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outwork_model::ModelClient;
-use outwork_store::{KeyHash, NewApiKey, Options as StoreOptions, Store};
+use outwork_store::{BlobPlace, Blobs, KeyHash, NewApiKey, Options as StoreOptions, Store};
 use outwork_wire::Time;
 use outwork_wire::id::{ApiKeyId, fresh_secret};
 use secrecy::ExposeSecret;
@@ -44,6 +44,8 @@ const LINGER: Duration = Duration::from_secs(30);
 const ADMIN_KEY_FILE: &str = "admin.key";
 /// The file with the keys that sign the tokens of agents.
 const IDENTITY_KEYS_FILE: &str = "identity.keys";
+/// The folder with the bytes of files, unless they are kept elsewhere.
+const BLOB_FOLDER: &str = "blobs";
 /// The shortest admin key that is taken from outside.
 const MIN_KEY: usize = 16;
 
@@ -95,6 +97,8 @@ impl Plane {
             .await
             .expect("opening the store does not panic")?;
         let admin_key = admin_key(&store, &options).await?;
+        let blob_folder = BlobPlace::Folder(options.data_dir.join(BLOB_FOLDER));
+        let blobs = Blobs::open(options.files.blobs.as_ref().unwrap_or(&blob_folder))?;
         let edge = match &options.tunnels.edge {
             Some(wanted) => Some(LiveEdge::bind(wanted, &options.data_dir, TunnelGate::new(store.clone())).await?),
             None => None,
@@ -175,6 +179,8 @@ impl Plane {
             metrics,
             guard: Guard::default(),
             vaults,
+            blobs,
+            files: options.files,
             tunnels,
             federation,
             identity,
@@ -241,6 +247,7 @@ impl Plane {
             }
         }
         self.app.vaults.close().await;
+        self.app.blobs.close().await;
         if let Err(error) = self.app.tunnels.flush_usage(&self.app.store).await {
             tracing::warn!(%error, "what passed through tunnels in the last seconds was not kept");
         }

@@ -1,5 +1,5 @@
 //! What must be done from time to time and touches no session: what passed through tunnels is written, old tokens of
-//! workloads are forgotten, the keys of agent identities follow each other. A step that fails is tried again.
+//! workloads are forgotten, the keys of agent identities follow each other, the bytes of files that are gone are removed. A step that fails is tried again.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use outwork_wire::Time;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, files};
 
 /// How often what passed is written: what a crash can lose.
 const ROUND: Duration = Duration::from_secs(5);
@@ -24,6 +24,7 @@ pub(crate) async fn run(app: Arc<App>, closing: CancellationToken) {
     let mut rounds: u64 = 0;
     loop {
         report("usage of tunnels", app.tunnels.flush_usage(&app.store).await);
+        report("bytes that no file has", files::remove_loose(&app).await);
         if rounds.is_multiple_of(SELDOM) {
             let before = Time::now().plus_seconds(-KEEP_EXPIRED_SECONDS);
             report(
@@ -31,6 +32,7 @@ pub(crate) async fn run(app: Arc<App>, closing: CancellationToken) {
                 app.store.prune_federated_tokens(before, PRUNE).await.map(drop),
             );
             turn_keys(&app).await;
+            report("files whose time is over", files::expire(&app).await);
         }
         rounds += 1;
         tokio::select! {

@@ -149,6 +149,7 @@ async fn make_sessions(store: &Store, count: usize) -> Result<Vec<SessionId>, An
         let new = NewSession {
             environment_id: environment.clone(),
             vault_ids: Vec::new(),
+            resources: Vec::new(),
             genesis: Genesis {
                 session_id: SessionId::fresh(),
                 thread_id: ThreadId::fresh(),

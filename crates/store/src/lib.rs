@@ -1,4 +1,4 @@
-//! What is kept: workspaces, agents, environments, keys, vaults, sessions with their logs, and the work queue.
+//! What is kept: workspaces, agents, environments, keys, vaults, sessions with their logs, the work queue, and files.
 //!
 //! One [`Store`] over one SQLite database (WAL, `synchronous=FULL`). Writes go to a single thread that commits
 //! what waits together; reads run on their own connections. What was answered is on disk.
@@ -10,12 +10,14 @@
 #![forbid(unsafe_code)]
 
 pub mod agents;
+pub mod blobs;
 mod columns;
 pub mod cursor;
 pub mod data_keys;
 pub mod environments;
 mod error;
 mod federation;
+pub mod files;
 mod folder;
 pub mod keys;
 pub mod leases;
@@ -24,6 +26,10 @@ mod page;
 mod pollers;
 mod readers;
 mod schema;
+mod session_outputs;
+mod session_resources;
+mod session_secrets;
+mod session_texts;
 pub mod sessions;
 mod store;
 mod tunnel_certificates;
@@ -38,14 +44,22 @@ pub mod workspaces;
 mod writer;
 
 pub use agents::{AgentFilter, AgentRow, AgentSpec};
+pub use blobs::{BlobError, BlobPlace, BlobReader, BlobWriter, Blobs, WrittenBlob};
 pub use data_keys::DataKeyRow;
 pub use environments::{EnvironmentRow, NewEnvironment};
 pub use error::StoreError;
 pub use federation::{FederatedToken, NewFederatedToken};
+pub use files::{FileRow, NewFile};
 pub use keys::{ApiKeyRow, Credential, EnvironmentKeyRow, KeyHash, NewApiKey, NewEnvironmentKey, WorkerKeyRow};
 pub use leases::{DueSession, HeldLease, LeaseOutcome};
 pub use log::{Append, Appended, EventQuery, LoadedLog, ProjectionChange};
 pub use page::{Order, Page, PageRequest};
+pub use session_outputs::{OutputLimits, OutputRow, OutputState, RefusedOutput};
+pub use session_resources::{
+    Checkout, MAX_SESSION_FILES, MAX_SESSION_REPOSITORIES, NewSessionResource, ResourceSpec, SessionResourceRow,
+};
+pub use session_secrets::RepositorySecrets;
+pub use session_texts::SessionTextRow;
 pub use sessions::{
     Lease, NewSession, SessionFilter, SessionProfile, SessionProjection, SessionRow, SessionStatus, TimeRange,
 };

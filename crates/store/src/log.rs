@@ -433,6 +433,110 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<(u64, LogEntry)> {
 }
 
 /// One page: the two parts of the log, one after the other, from where the cursor stands.
+/// The parts of a list of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// What the loop has taken up.
+    Processed,
+    /// What waits for it.
+    Queued,
+}
+
+/// How much of the queue was shown. A row keeps its place when it is taken up and gets a new number then, behind all
+/// others, so this tells what was taken up since, and whether it was shown before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shown {
+    /// What has a greater number was taken up since.
+    log: i64,
+    /// The row of the queue that was shown last.
+    place: i64,
+}
+
+/// Where a list of events stands: at this row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stand {
+    part: Part,
+    seq: i64,
+    queue: Option<Shown>,
+}
+
+impl Stand {
+    fn cursor(&self, fingerprint: [u8; 8]) -> Cursor {
+        let part = match self.part {
+            Part::Processed => 'p',
+            Part::Queued => 'q',
+        };
+        let queue = self.queue.map(|Shown { log, place }| format!("{log}.{place}"));
+        Cursor {
+            direction: Direction::Next,
+            fingerprint,
+            number: self.seq,
+            name: format!("{part}{}", queue.unwrap_or_default()),
+        }
+    }
+
+    fn read(cursor: &Cursor) -> Result<Self, StoreError> {
+        let bad = || StoreError::InvalidCursor;
+        let mut rest = cursor.name.chars();
+        let part = match rest.next() {
+            Some('p') => Part::Processed,
+            Some('q') => Part::Queued,
+            _ => return Err(bad()),
+        };
+        let queue = match rest.as_str() {
+            "" if part == Part::Queued => return Err(bad()),
+            "" => None,
+            text => {
+                let (log, place) = text.split_once('.').ok_or_else(bad)?;
+                Some(Shown {
+                    log: log.parse().map_err(|_| bad())?,
+                    place: place.parse().map_err(|_| bad())?,
+                })
+            }
+        };
+        Ok(Self {
+            part,
+            seq: cursor.number,
+            queue,
+        })
+    }
+}
+
+/// What of the log goes on a page, in this order: a part, a further condition and its values.
+fn steps(order: Order, from: Option<Stand>) -> Vec<(Part, String, Vec<i64>)> {
+    let step = |part, condition: &str, values: &[i64]| (part, condition.to_owned(), values.to_vec());
+    match (order, from) {
+        (Order::Asc, None) => vec![step(Part::Processed, "", &[]), step(Part::Queued, "", &[])],
+        (Order::Desc, None) => vec![step(Part::Queued, "", &[]), step(Part::Processed, "", &[])],
+        (Order::Asc, Some(Stand { queue: Some(shown), .. })) => vec![
+            // Taken up since the queue was shown, before its turn to be shown came.
+            step(Part::Processed, " AND seq > ? AND place > ?", &[shown.log, shown.place]),
+            step(Part::Queued, " AND place > ?", &[shown.place]),
+        ],
+        (Order::Asc, Some(stand)) => vec![
+            step(Part::Processed, " AND seq > ?", &[stand.seq]),
+            step(Part::Queued, "", &[]),
+        ],
+        (Order::Desc, Some(stand)) => {
+            let mut steps = Vec::new();
+            let (mut condition, mut values) = (String::new(), Vec::new());
+            if let Some(shown) = stand.queue {
+                condition.push_str(" AND NOT (seq > ? AND place >= ?)");
+                values.extend([shown.log, shown.place]);
+            }
+            match stand.part {
+                Part::Queued => steps.push(step(Part::Queued, " AND seq < ?", &[stand.seq])),
+                Part::Processed => {
+                    condition.push_str(" AND seq < ?");
+                    values.push(stand.seq);
+                }
+            }
+            steps.push((Part::Processed, condition, values));
+            steps
+        }
+    }
+}
+
 fn list(
     conn: &Connection,
     number: i64,
@@ -452,64 +556,62 @@ fn list(
         Some(text) => Some(Cursor::of_list(text, fingerprint)?),
         None => None,
     };
-    let mut parts = [("p", PROCESSED), ("q", QUEUED)];
-    let sign = match query.order {
-        Order::Asc => '>',
-        Order::Desc => {
-            parts.reverse();
-            '<'
-        }
-    };
+    let from = cursor.as_ref().map(Stand::read).transpose()?;
+    let last_seq: i64 = conn
+        .prepare_cached("SELECT last_seq FROM session_state WHERE number = ?1")?
+        .query_row([number], |row| row.get(0))?;
     let limit = page.limit.max(1);
-    let mut found: Vec<(i64, &str, String)> = Vec::new();
-    let mut from = cursor.as_ref();
+    let mut found: Vec<(Stand, String)> = Vec::new();
+    let mut queue = from.and_then(|from| from.queue);
     let (mut bytes, mut full) = (0, false);
-    for (name, condition) in parts {
+    for (part, condition, numbers) in steps(query.order, from) {
         if full || found.len() > limit {
             break;
         }
-        let mut sql = format!("SELECT seq, body FROM events WHERE {} AND {condition}", filter.sql());
+        let place_of = match part {
+            Part::Processed => PROCESSED,
+            Part::Queued => QUEUED,
+        };
+        let sql = format!(
+            "SELECT seq, body, place FROM events WHERE {} AND {place_of}{condition} ORDER BY seq {} LIMIT ?",
+            filter.sql(),
+            query.order.sql()
+        );
         let mut values = filter.values().to_vec();
-        match from {
-            // The cursor stands in the other part, which is behind us then.
-            Some(cursor) if cursor.name != name => continue,
-            Some(cursor) => {
-                sql.push_str(&format!(" AND seq {sign} ?"));
-                values.push(Value::Integer(cursor.number));
-                from = None;
-            }
-            None => {}
-        }
-        sql.push_str(&format!(" ORDER BY seq {} LIMIT ?", query.order.sql()));
+        values.extend(numbers.into_iter().map(Value::Integer));
         values.push(Value::Integer((limit + 1 - found.len()) as i64));
         let mut statement = conn.prepare_cached(&sql)?;
-        for row in statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))? {
-            let (seq, body): (i64, String) = row?;
+        let rows = statement.query_map(params_from_iter(values), |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+        for row in rows {
+            let (seq, body, place): (i64, String, i64) = row?;
             bytes += body.len();
             if bytes > MAX_PAGE_BYTES && !found.is_empty() {
                 full = true;
                 break;
             }
-            found.push((seq, name, body));
+            queue = match (part, query.order, queue) {
+                (Part::Queued, Order::Asc, _) => Some(Shown { log: last_seq, place }),
+                (Part::Queued, Order::Desc, shown) => {
+                    let log = shown.map_or(last_seq, |shown| shown.log);
+                    Some(Shown { log, place })
+                }
+                (Part::Processed, Order::Asc, Some(shown)) => Some(Shown { log: seq, ..shown }),
+                (Part::Processed, _, shown) => shown,
+            };
+            found.push((Stand { part, seq, queue }, body));
         }
-    }
-    if from.is_some() {
-        return Err(StoreError::InvalidCursor);
     }
     let further = full || found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| further).map(|(seq, name, _)| {
-        Cursor {
-            direction: Direction::Next,
-            fingerprint,
-            number: *seq,
-            name: (*name).to_owned(),
-        }
-        .encode()
-    });
+    let next = found
+        .last()
+        .filter(|_| further)
+        .map(|(stand, _)| stand.cursor(fingerprint).encode());
     let rows = found
         .into_iter()
-        .map(|(_, _, body)| Ok(RawValue::from_string(body)?))
+        .map(|(_, body)| Ok(RawValue::from_string(body)?))
         .collect::<Result<_, StoreError>>()?;
     Ok(Page { rows, next, prev: None })
 }

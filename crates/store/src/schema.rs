@@ -16,6 +16,7 @@ const APPLICATION_ID: i64 = 0x6f77_726b;
 const MIGRATIONS: &[&str] = &[
     include_str!("schema/001_first.sql"),
     include_str!("schema/002_tunnels.sql"),
+    include_str!("schema/003_files.sql"),
 ];
 
 /// Opens the database for writing: settings, checks, migrations.

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use crate::columns::{count, json, kind, kind_name, maybe_time, micros, parsed, time};
 use crate::log::Prepared;
 use crate::page::{Filter, Keyset};
+use crate::session_resources::{NewSessionResource, OF_SESSION, SessionResourceRow};
 use crate::{Order, Page, PageRequest, Store, StoreError};
 
 /// Whether a session is at work.
@@ -148,6 +149,8 @@ pub struct SessionRow {
     pub lease: Option<Lease>,
     /// Whose credentials it may use, in the order in which they are looked through. Some may be gone.
     pub vault_ids: Vec<VaultId>,
+    /// What its sandbox gets, in the order in which it was added.
+    pub resources: Vec<SessionResourceRow>,
 }
 
 /// A session to be made.
@@ -157,6 +160,8 @@ pub struct NewSession {
     pub environment_id: EnvironmentId,
     /// Whose credentials it may use.
     pub vault_ids: Vec<VaultId>,
+    /// What its sandbox gets.
+    pub resources: Vec<NewSessionResource>,
     /// What it begins with.
     pub genesis: Genesis,
     /// The first entries of its log.
@@ -220,15 +225,20 @@ impl Default for SessionFilter {
     }
 }
 
-const SELECT: &str = "SELECT s.id, s.workspace_id, s.environment_id, s.environment_kind, s.thread_id, s.created_at, \
+const COLUMNS: &str = "s.id, s.workspace_id, s.environment_id, s.environment_kind, s.thread_id, s.created_at, \
     s.agent, s.title, s.metadata, t.status, t.usage, t.updated_at, t.archived_at, t.last_seq, t.wake_at, \
-    t.needs_owner, t.owner, t.generation, t.lease_expires_at, s.vault_ids \
-    FROM sessions s JOIN session_state t ON t.number = s.number";
+    t.needs_owner, t.owner, t.generation, t.lease_expires_at, s.vault_ids";
+
+/// What reads sessions, up to the conditions.
+fn select() -> String {
+    format!("SELECT {COLUMNS}, {OF_SESSION} FROM sessions s JOIN session_state t ON t.number = s.number")
+}
 
 impl Store {
     /// Makes a session with its first log entries and, if asked for, its work item: all or nothing.
     ///
-    /// `NotFound` if the environment or a vault is not in the workspace, `Conflict` if one is archived.
+    /// `NotFound` if the environment, a vault or a file is not in the workspace, `Conflict` if one is archived,
+    /// `Rejected` if two resources are in each other's way.
     pub async fn create_session(&self, workspace: &WorkspaceId, new: NewSession) -> Result<SessionRow, StoreError> {
         let workspace = workspace.clone();
         let entries = Prepared::all(&new.entries)?;
@@ -244,6 +254,8 @@ impl Store {
                 crate::vaults::find_in_force(conn, &workspace, vault)?;
             }
             let number = insert(conn, &workspace, &new)?;
+            let (id, now) = (&new.genesis.session_id, new.genesis.created_at);
+            crate::session_resources::insert_all(conn, &workspace, id, &new.resources, now)?;
             let last = crate::log::write_entries(conn, &new.genesis.session_id, number, 0, &entries)?;
             crate::log::set_last_seq(conn, number, last)?;
             if let Some(work) = &new.enqueue_work {
@@ -284,7 +296,7 @@ impl Store {
         self.read(move |conn| {
             Keyset {
                 list: "sessions",
-                select: SELECT,
+                select: &select(),
                 key: ("s.created_at", "s.id"),
                 order: filter.order,
                 filter: conditions,
@@ -296,7 +308,7 @@ impl Store {
         .await
     }
 
-    /// Deletes a session, its log and its work. Refused with `Conflict` while it is running.
+    /// Deletes a session, its log, its work, and what is known of its resources and outputs; files stay. Refused with `Conflict` while it is running.
     pub async fn delete_session(&self, workspace: &WorkspaceId, id: &SessionId) -> Result<(), StoreError> {
         let (workspace, id) = (workspace.clone(), id.clone());
         self.write(move |conn| {
@@ -320,7 +332,9 @@ impl Store {
             }
             conn.prepare_cached("DELETE FROM work WHERE session_id = ?1")?
                 .execute([id.as_str()])?;
-            Ok(())
+            crate::session_resources::delete_all(conn, &id)?;
+            crate::session_outputs::delete_all(conn, &id)?;
+            crate::session_texts::delete_all(conn, &id)
         })
         .await
     }
@@ -328,7 +342,7 @@ impl Store {
 
 /// The session of that id in the workspace.
 pub(crate) fn find(conn: &Connection, workspace: &WorkspaceId, id: &SessionId) -> Result<SessionRow, StoreError> {
-    conn.prepare_cached(&format!("{SELECT} WHERE s.id = ?1 AND s.workspace_id = ?2"))?
+    conn.prepare_cached(&format!("{} WHERE s.id = ?1 AND s.workspace_id = ?2", select()))?
         .query_row((id.as_str(), workspace.as_str()), read)
         .optional()?
         .ok_or_else(|| StoreError::not_found("session", id))
@@ -425,5 +439,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
         needs_owner: row.get(15)?,
         lease,
         vault_ids: json(row, 19)?,
+        resources: json(row, 20)?,
     })
 }

@@ -117,7 +117,7 @@ pub struct NewVaultCredential {
     pub limit: usize,
 }
 
-const SELECT: &str = "SELECT id, workspace_id, vault_id, kind, slot, display_name, auth, metadata, generation, \
+pub(crate) const SELECT: &str = "SELECT id, workspace_id, vault_id, kind, slot, display_name, auth, metadata, generation, \
     created_at, updated_at, archived_at FROM vault_credentials";
 
 impl Store {
@@ -206,16 +206,7 @@ impl Store {
         let (workspace, id) = (workspace.clone(), id.clone());
         self.read(move |conn| {
             let row = find(conn, &workspace, None, &id)?;
-            let secrets = conn
-                .prepare_cached("SELECT field, data_key_id, sealed FROM vault_secrets WHERE credential_id = ?1")?
-                .query_map([id.as_str()], |row| {
-                    Ok(SealedSecret {
-                        field: row.get(0)?,
-                        data_key_id: parsed(row, 1)?,
-                        sealed: row.get(2)?,
-                    })
-                })?
-                .collect::<rusqlite::Result<_>>()?;
+            let secrets = secrets_of(conn, &id)?;
             Ok(VaultCredentialSecrets { row, secrets })
         })
         .await
@@ -430,6 +421,20 @@ fn archived(id: &VaultCredentialId) -> StoreError {
     StoreError::conflict(format!("vault credential `{id}` is archived and cannot be changed"))
 }
 
+/// The sealed secrets of a credential.
+pub(crate) fn secrets_of(conn: &Connection, id: &VaultCredentialId) -> Result<Vec<SealedSecret>, StoreError> {
+    let mut statement =
+        conn.prepare_cached("SELECT field, data_key_id, sealed FROM vault_secrets WHERE credential_id = ?1")?;
+    let secrets = statement.query_map([id.as_str()], |row| {
+        Ok(SealedSecret {
+            field: row.get(0)?,
+            data_key_id: parsed(row, 1)?,
+            sealed: row.get(2)?,
+        })
+    })?;
+    Ok(secrets.collect::<rusqlite::Result<_>>()?)
+}
+
 fn keep_secrets(conn: &Connection, id: &VaultCredentialId, secrets: &[SealedSecret]) -> Result<(), StoreError> {
     for secret in secrets {
         conn.prepare_cached(
@@ -470,7 +475,7 @@ fn find(
         .ok_or_else(|| StoreError::not_found("vault credential", id))
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<VaultCredentialRow> {
+pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<VaultCredentialRow> {
     let used_for = match row.get_ref(3)?.as_str()? {
         "mcp" => CredentialUse::Mcp,
         _ => CredentialUse::Variable,

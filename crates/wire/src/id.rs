@@ -145,6 +145,10 @@ ids! {
     VaultCredentialId = "vcrd_";
     /// A key that secrets of one workspace are sealed under (the name of one, not the key).
     DataKeyId = "dkey_";
+    /// A file.
+    FileId = "file_";
+    /// A resource of a session: a file or a repository that its sandbox gets.
+    ResourceId = "sesrsc_";
     /// One HTTP request.
     RequestId = "req_";
 }

@@ -15,6 +15,7 @@ from typing import Any, Callable
 import anthropic
 from typing_extensions import get_args
 
+import files
 import pki
 from operations import Method, by_operation
 from script import call, message, say
@@ -23,6 +24,7 @@ from sessions import TOOLSET, Claim, Follower, Makers, Session, bearer, fresh
 from strict import faults
 
 Arguments = dict[str, Any]
+REPOSITORY = {"type": "github_repository", "url": "https://github.com/owner/name"}
 
 
 class World:
@@ -91,6 +93,23 @@ class World:
         wait_for("a queued item", lambda: stats(environment.id).depth == 1)
         return self.plane.bearer(self.make.key(environment.id)["key"]), {"environment_id": environment.id}
 
+
+    def uploaded(self) -> Any:
+        return self.make.client.beta.files.upload(file=("parity.csv", b"a,b\n", "text/csv"))
+
+    @functools.cached_property
+    def brought_forth(self) -> Any:
+        """A file that a session brought forth, as its worker hands it over."""
+        claim = self.acked()
+        given = files.hand_over(self.plane, claim, "parity.md", b"# Parity\n")
+        return self.make.client.beta.files.retrieve_metadata(given["file_id"])
+
+    def resource(self, **fields: Any) -> Arguments:
+        """A resource of a session of its own."""
+        resources = [{**REPOSITORY, **fields}] if fields else [{"type": "file", "file_id": self.uploaded().id}]
+        session = self.make.session(resources=resources)
+        (only,) = self.make.client.beta.sessions.resources.list(session.id)
+        return {"session_id": session.id, "resource_id": only.id}
 
     def vault(self) -> Any:
         return self.make.client.beta.vaults.create(display_name=fresh("parity"))
@@ -165,11 +184,20 @@ READY: dict[str, Ready] = {
     "GET /v1/sessions/{session_id}/events/stream": lambda w: with_api_key(
         w, session_id=w.resting().id, event_deltas=["agent.message"]
     ),
-    "GET /v1/sessions/{session_id}/resources": lambda w: with_api_key(w, session_id=w.session.id),
-    "POST /v1/sessions/{session_id}/resources": lambda w: with_api_key(w, session_id=w.session.id),
-    "GET /v1/sessions/{session_id}/resources/{resource_id}": lambda w: with_api_key(w, session_id=w.session.id),
-    "POST /v1/sessions/{session_id}/resources/{resource_id}": lambda w: with_api_key(w, session_id=w.session.id),
-    "DELETE /v1/sessions/{session_id}/resources/{resource_id}": lambda w: with_api_key(w, session_id=w.session.id),
+    "POST /v1/files": lambda w: with_api_key(w),
+    "GET /v1/files": lambda w: with_api_key(w, limit=1 if w.uploaded() else 0),
+    "GET /v1/files/{file_id}": lambda w: with_api_key(w, file_id=w.uploaded().id),
+    "DELETE /v1/files/{file_id}": lambda w: with_api_key(w, file_id=w.uploaded().id),
+    "GET /v1/files/{file_id}/content": lambda w: with_api_key(w, file_id=w.brought_forth.id),
+    "GET /v1/sessions/{session_id}/resources": lambda w: with_api_key(w, session_id=w.resource()["session_id"]),
+    "POST /v1/sessions/{session_id}/resources": lambda w: with_api_key(
+        w, session_id=w.session.id, file_id=w.uploaded().id
+    ),
+    "GET /v1/sessions/{session_id}/resources/{resource_id}": lambda w: with_api_key(w, **w.resource()),
+    "POST /v1/sessions/{session_id}/resources/{resource_id}": lambda w: with_api_key(
+        w, **w.resource(authorization_token="one"), authorization_token="another"
+    ),
+    "DELETE /v1/sessions/{session_id}/resources/{resource_id}": lambda w: with_api_key(w, **w.resource()),
     "GET /v1/sessions/{session_id}/threads": lambda w: with_api_key(w, session_id=w.session.id),
     "GET /v1/sessions/{session_id}/threads/{thread_id}": lambda w: with_api_key(
         w, session_id=w.session.id, thread_id=w.thread_id
@@ -199,6 +227,7 @@ READY: dict[str, Ready] = {
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}/archive": lambda w: with_api_key(w, **w.credential()),
     "POST /v1/vaults/{vault_id}/credentials/{credential_id}/mcp_oauth_validate": lambda w: with_api_key(
         w, **w.unreachable()
+    ),
     "POST /v1/tunnels": lambda w: with_api_key(w, display_name=fresh("parity")),
     "GET /v1/tunnels": lambda w: with_api_key(w, limit=1 if w.tunnel else 0),
     "GET /v1/tunnels/{tunnel_id}": lambda w: with_api_key(w, tunnel_id=w.tunnel.id),

@@ -154,10 +154,11 @@ class Plane(Program):
         data_dir: Path | None = None,
         config: str | None = None,
         command: str = "serve",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._own = tempfile.TemporaryDirectory(prefix="outwork-suite-data-") if data_dir is None else None
         self.data_dir = Path(self._own.name) if self._own is not None else data_dir
-        settings = {"OUTWORK_API_KEY": ADMIN_KEY}
+        settings = {"OUTWORK_API_KEY": ADMIN_KEY, **(environment or {})}
         if model_url is not None:
             settings |= {"OUTWORK_MODEL_BASE_URL": model_url, "OUTWORK_MODEL_API_KEY": MODEL_KEY}
         arguments: list[str | Path] = [BINARY, command, "--listen", "127.0.0.1:0", "--data-dir", self.data_dir]

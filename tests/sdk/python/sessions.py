@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import time
 import uuid
@@ -141,6 +143,12 @@ class Claim:
         self.worker = makers.plane.bearer(self.key)
         self.work = self.worker.beta.environments.work
         self.item = wait_for("a work item", lambda: self.work.poll(environment.id, block_ms=500))
+
+    @property
+    def token(self) -> str:
+        """The token inside the item, which opens the item and its session."""
+        secret = self.item.secret
+        return json.loads(base64.urlsafe_b64decode(secret + "=" * (-len(secret) % 4)))["sessions_token"]
 
     def ack(self) -> Any:
         return self.work.ack(self.item.id, environment_id=self.environment.id)

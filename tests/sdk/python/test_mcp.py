@@ -157,11 +157,12 @@ def test_a_server_that_wants_a_token_says_so(near: Plane) -> None:
         assert (error.type, error.mcp_server_name) == ("mcp_authentication_failed_error", "notes")
 
 
-def test_addresses_inside_the_network_are_not_called(plane: Plane, notes: McpServer) -> None:
+def test_addresses_inside_the_network_are_not_called(rehearsal: Rehearsal, notes: McpServer) -> None:
     before = len(notes.journal("request"))
-    session = begin(Makers(plane), notes.url.replace("127.0.0.1", "localhost"), "not reached")
-    session.wait_idle()
-    error = session.events("session.error")[0].error
+    with Plane(rehearsal.url, config="[mcp]\nplain_http = true\n") as plane:
+        session = begin(Makers(plane), notes.url.replace("127.0.0.1", "localhost"), "not reached")
+        session.wait_idle()
+        error = session.events("session.error")[0].error
     assert error.type == "mcp_connection_failed_error" and "may not be dialled" in error.message
     assert len(notes.journal("request")) == before
 
@@ -181,6 +182,18 @@ def test_a_long_text_is_shortened_for_the_model(near: Plane, notes: McpServer) -
     session.wait_idle()
     text = words(result(session))
     assert len(text) < 10_000 and text.startswith("0123456789") and "300000" in text.replace(",", "")
+    # All of it is kept beside the log, under the call, and the result says where a worker puts it.
+    use = session.events("agent.mcp_tool_use")[0]
+    assert f".outwork/outputs/{use.id}.txt" in text
+    path = f"/v1/outwork/sessions/{session.id}/texts"
+    beta: Any = {"headers": {"anthropic-beta": "managed-agents-2026-04-01"}}
+    (known,) = session.client.get(path, cast_to=object, options=beta)["data"]  # type: ignore[index]
+    assert known["event_id"] == use.id and known["characters"] == 300_000
+    whole = session.client.get(f"{path}/{use.id}", cast_to=str, options=beta)
+    assert len(whole) == 300_000 and whole.startswith(text[:2000])
+    session.client.beta.sessions.delete(session.id)
+    with pytest.raises(anthropic.NotFoundError):
+        session.client.get(path, cast_to=object, options=beta)
 
 
 def test_after_a_crash_only_what_only_reads_is_called_again(rehearsal: Rehearsal, tmp_path: Any) -> None:

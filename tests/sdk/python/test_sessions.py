@@ -185,8 +185,8 @@ def test_delete(make: Makers, client: anthropic.Anthropic) -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"resources": [{"type": "file", "file_id": "file_x"}]}, "resources"),
-        ({"resources": [{"type": "github_repository", "url": "https://example.com/x/y"}]}, "resources"),
+        ({"resources": [{"type": "memory_store", "memory_store_id": "memstore_x"}]}, "memory stores"),
+        ({"resources": [{"type": "github_repository", "url": "example.com/x/y"}]}, "resources.0.url"),
         ({"vault_ids": ["agent_x"]}, "vault_ids"),
         ({"metadata": {"k": "v" * 513}}, "metadata"),
         ({"initial_events": [{"type": "user.interrupt"}]}, "user.interrupt"),
@@ -211,14 +211,6 @@ def test_unknown_agent_and_environment(make: Makers, client: anthropic.Anthropic
     with pytest.raises(anthropic.APIStatusError) as refusal:
         client.beta.sessions.create(agent=agent.id, environment_id=unknown)
     assert refusal.value.status_code in (400, 404) and unknown in str(refusal.value.api_message)
-
-
-def test_resources_are_empty_and_cannot_be_added_to_a_self_hosted_session(make: Makers, client: anthropic.Anthropic) -> None:
-    session = make.session()
-    assert list(client.beta.sessions.resources.list(session.id)) == []
-    with pytest.raises(anthropic.APIStatusError) as refusal:
-        client.beta.sessions.resources.add(session.id, type="file", file_id="file_x")
-    assert 400 <= refusal.value.status_code < 500 and "resources" in str(refusal.value.api_message)
 
 
 def test_asking_tools_are_shown_in_the_session(make: Makers) -> None:

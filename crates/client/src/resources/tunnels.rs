@@ -65,6 +65,11 @@ impl Tunnels<'_> {
         self.look(id, "usage").await
     }
 
+    /// Where gateways connect, and the certificate that they find there. Refused where no gateway can connect.
+    pub async fn edge(&self) -> Result<Value> {
+        self.0.get("/v1/outwork/edge", &Query::new()).await
+    }
+
     async fn act(&self, id: &str, what: &str) -> Result<Value> {
         self.0.post_empty(path(&["v1", "tunnels", id, what])?).await
     }

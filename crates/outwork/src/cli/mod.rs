@@ -3,9 +3,11 @@
 //! Every command parses into one variant of [`Command`]; unknown flags are refused by the parser. A flag that can
 //! hold a secret shows no value in its help.
 
+pub(crate) mod files;
 pub(crate) mod plane;
 pub(crate) mod resources;
 pub(crate) mod task;
+pub(crate) mod tunnel;
 pub(crate) mod tunnels;
 pub(crate) mod vaults;
 pub(crate) mod worker;
@@ -65,20 +67,29 @@ pub(crate) enum Command {
     /// Sessions and their events
     #[command(subcommand, visible_alias = "session")]
     Sessions(resources::SessionsCommand),
+    /// Files: what sessions are given, and what they bring forth
+    #[command(subcommand, visible_alias = "file")]
+    Files(files::FilesCommand),
     /// Vaults: credentials that sessions use, and the key that they are sealed under
     #[command(subcommand, visible_alias = "vault")]
     Vaults(vaults::VaultsCommand),
     /// Tunnels: the ways into private networks
     #[command(subcommand)]
     Tunnels(tunnels::TunnelsCommand),
+    /// The gateway beside private servers: set it up, run it, stop what passes, see what passed
+    #[command(subcommand)]
+    Tunnel(tunnel::TunnelCommand),
     /// API keys
     #[command(subcommand, visible_alias = "key")]
     Keys(resources::KeysCommand),
     /// Models that the server can reach
     #[command(subcommand, visible_alias = "model")]
     Models(resources::ModelsCommand),
-    /// Watch an agent mend a small project, in a sandbox, with no key and no network
+    /// Watch an agent mend a small project in a sandbox, or (--private) reach a server in a private network; no key needed
     Demo(task::DemoArgs),
+    /// Parts of `outwork demo --private`
+    #[command(subcommand, hide = true)]
+    DemoHost(task::DemoHostCommand),
     /// Start a Messages API server that plays a scenario file
     Rehearsal(task::RehearsalArgs),
     /// Check what this machine offers, and say how to mend what is missing
@@ -145,6 +156,9 @@ mod tests {
             "outwork sessions approve sesn_1 sevt_1",
             "outwork environments keys create env_1 --name host-1",
             "outwork keys create --name ci",
+            "outwork files upload data.csv --name input.csv --expires-in 24h",
+            "outwork files list --session sesn_1",
+            "outwork file download file_1 --output -",
             "outwork vaults create --name Alice",
             "outwork vaults credentials create vlt_1 --mcp-server https://mcp.example.com/mcp",
             "outwork vaults credentials create vlt_1 --variable API_KEY --host api.example.com --secret-file key",
@@ -155,7 +169,19 @@ mod tests {
             "outwork tunnels create --name office",
             "outwork tunnels token tnl_1 --rotate --reason lost",
             "outwork tunnels certificates add tnl_1 ca.pem",
+            "outwork tunnel setup --name office --folder /tmp/x --route wiki=http://wiki:8080",
+            "outwork tunnel setup --offline --tunnel tnl_1 --domain a.b --token-file - --edge a:1 --edge-fingerprint ab",
+            "outwork tunnel renew --folder /tmp/x --before 24h --force",
+            "outwork tunnel run --config config.yaml --edge a:1 --tunnel tnl_1 --token-file t --log-level debug",
+            "outwork tunnel check --config config.yaml",
+            "outwork tunnel kill wiki",
+            "outwork tunnel revive --all",
+            "outwork tunnel records --verify --key ab",
+            "outwork tunnel records --route wiki --since 1h --refused",
+            "outwork tunnel status --json",
             "outwork demo --model claude --dir /tmp/x --task fix --check true",
+            "outwork demo --private --loopback --json",
+            "outwork demo-host enter --pid 1 -- tunnel run --folder x",
             "outwork rehearsal --listen 127.0.0.1:0 --scenario a.toml",
             "outwork doctor --json",
         ] {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::Output;
 use super::plane::LogArgs;
@@ -67,6 +67,12 @@ pub(crate) struct DemoArgs {
     /// A real model; needs OUTWORK_MODEL_API_KEY or ANTHROPIC_API_KEY (and perhaps …_BASE_URL)
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
+    /// Show a private server instead: a network that the server cannot reach, a gateway in it, a call through its tunnel
+    #[arg(long, conflicts_with_all = ["model", "dir", "task", "check"])]
+    pub(crate) private: bool,
+    /// With --private: no network namespace, also for root; the private server is then on loopback, which is refused
+    #[arg(long, requires = "private")]
+    pub(crate) loopback: bool,
     /// A folder of yours instead of the demo project; it is changed in place
     #[arg(long, value_name = "FOLDER", requires = "task")]
     pub(crate) dir: Option<PathBuf>,
@@ -89,6 +95,33 @@ pub(crate) struct DemoArgs {
     pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// `outwork demo-host`: parts of `outwork demo --private` that stand in a network of their own
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoHostCommand {
+    /// Run the private server
+    Server(DemoServerArgs),
+    /// Become another command of this program that ends with its parent, perhaps in the network of a process
+    Enter {
+        /// The process
+        #[arg(long)]
+        pid: Option<u32>,
+        /// The command
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        line: Vec<std::ffi::OsString>,
+    },
+}
+
+/// `outwork demo-host server`
+#[derive(Debug, Args)]
+pub(crate) struct DemoServerArgs {
+    /// Where to listen
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// In a network namespace of its own, with this end of a pair of interfaces and this address on it
+    #[arg(long, num_args = 2, value_names = ["INTERFACE", "ADDRESS"])]
+    pub(crate) network: Option<Vec<String>>,
 }
 
 /// `outwork rehearsal`

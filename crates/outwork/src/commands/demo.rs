@@ -3,7 +3,10 @@
 //! Starts a server, a worker and, unless a real model is named, a rehearsal model; makes a small project whose check
 //! fails; lets an agent mend it in a sandbox; and runs the check again. Nothing is staged outside of the model's
 //! words: server, worker, sandbox and checks are those of every other command. It ends well only if the check does.
+//!
+//! `--private` is another play, in [`private`]: a server in a private network, and a call through its tunnel.
 
+mod private;
 mod stage;
 
 use std::time::{Duration, Instant};
@@ -14,6 +17,7 @@ use outwork_sandbox::worker::Queue;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+pub(crate) use self::private::{enter_network, host};
 use self::stage::{Check, Stage};
 use super::agents::toolset;
 use crate::cli::task::DemoArgs;
@@ -48,6 +52,9 @@ pub(crate) async fn demo(args: DemoArgs, look: Look) -> Result<Exit> {
             clock: false,
         },
     );
+    if args.private {
+        return private::demo(&args, look, &mut page, &mut interrupts, started).await;
+    }
     let stage = Stage::set(&args).await?;
     introduce(&mut page, &stage)?;
     let played = play(&args, look, &mut page, &stage, &mut interrupts, started).await;

@@ -4,12 +4,14 @@ pub(crate) mod agents;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod environments;
+pub(crate) mod files;
 pub(crate) mod keys;
 pub(crate) mod models;
 pub(crate) mod rehearsal;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod sessions;
+pub(crate) mod tunnel;
 pub(crate) mod tunnels;
 pub(crate) mod vaults;
 pub(crate) mod worker;
@@ -35,11 +37,14 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Agents(command) => agents::agents(command, look).await,
         Command::Environments(command) => environments::environments(command, look).await,
         Command::Sessions(command) => sessions::sessions(command, look).await,
+        Command::Files(command) => files::files(command, look).await,
         Command::Vaults(command) => vaults::vaults(command, look).await,
         Command::Tunnels(command) => tunnels::tunnels(command, look).await,
+        Command::Tunnel(command) => tunnel::tunnel(command, look).await,
         Command::Keys(command) => keys::keys(command, look).await,
         Command::Models(command) => models::models(command, look).await,
         Command::Demo(args) => demo::demo(args, look).await,
+        Command::DemoHost(command) => demo::host(command).await,
         Command::Rehearsal(args) => rehearsal::rehearsal(args).await,
         Command::Doctor(args) => doctor::doctor(args, look).await,
         Command::Completions { shell } => {

@@ -73,6 +73,7 @@ fn edge(flags: EdgeFlags, file: &TunnelSettings) -> Result<Option<EdgeOptions>> 
         listen,
         public_address,
         tls,
+        tap: None,
     }))
 }
 

@@ -62,6 +62,8 @@ fn lay_over(mut below: Table, above: Table) -> Table {
 pub(crate) struct Settings {
     pub(super) plane: PlaneSettings,
     pub(super) limits: LimitSettings,
+    pub(super) files: FileSettings,
+    pub(super) blobs: BlobSettings,
     pub(super) tunnel: TunnelSettings,
     pub(super) identity: IdentitySettings,
     pub(super) federation: FederationSettings,
@@ -88,6 +90,23 @@ pub(super) struct PlaneSettings {
     pub(super) insecure_http: Option<bool>,
     pub(super) public_url: Option<String>,
     pub(super) drain_timeout: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileSettings {
+    pub(super) max_size: Option<ByteSize>,
+    pub(super) upload_timeout: Option<Span>,
+    pub(super) downloadable_uploads: Option<bool>,
+    pub(super) self_hosted_resources: Option<bool>,
+    pub(super) session_outputs: Option<u64>,
+    pub(super) session_output_bytes: Option<ByteSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BlobSettings {
+    pub(super) url: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

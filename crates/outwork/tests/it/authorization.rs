@@ -12,8 +12,8 @@ use outwork_plane::http::TABLE;
 use outwork_store::{KeyHash, NewFederatedToken, Options as StoreOptions, Store};
 use outwork_wire::Time;
 use outwork_wire::id::{
-    AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, SessionId, ThreadId, TunnelCertificateId, TunnelId,
-    VaultCredentialId, VaultId, WorkId, WorkspaceId,
+    AgentId, ApiKeyId, EnvironmentId, EnvironmentKeyId, EventId, FileId, ResourceId, SessionId, ThreadId,
+    TunnelCertificateId, TunnelId, VaultCredentialId, VaultId, WorkId, WorkspaceId,
 };
 use outwork_wire::work::WorkSecret;
 use reqwest::Method;
@@ -73,6 +73,11 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("GET", "/v1/sessions/{session_id}/resources/{resource_id}", "V"),
     ("POST", "/v1/sessions/{session_id}/resources/{resource_id}", "D"),
     ("DELETE", "/v1/sessions/{session_id}/resources/{resource_id}", "D"),
+    ("POST", "/v1/files", "D"),
+    ("GET", "/v1/files", "V"),
+    ("GET", "/v1/files/{file_id}", "V"),
+    ("DELETE", "/v1/files/{file_id}", "D"),
+    ("GET", "/v1/files/{file_id}/content", "VS"),
     ("POST", "/v1/vaults", "D"),
     ("GET", "/v1/vaults", "V"),
     ("GET", "/v1/vaults/{vault_id}", "V"),
@@ -125,6 +130,13 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("GET", "/v1/outwork/edge", "VT"),
     ("GET", "/v1/outwork/work/poll", "W"),
     ("POST", "/v1/outwork/work/{work_id}/ack", "W"),
+    ("GET", "/v1/outwork/sessions/{session_id}/mounts", "S"),
+    ("GET", "/v1/outwork/sessions/{session_id}/secrets", "S"),
+    ("POST", "/v1/outwork/sessions/{session_id}/outputs", "S"),
+    ("GET", "/v1/outwork/sessions/{session_id}/outputs", "VS"),
+    ("POST", "/v1/outwork/sessions/{session_id}/outputs/refused", "S"),
+    ("GET", "/v1/outwork/sessions/{session_id}/texts", "VS"),
+    ("GET", "/v1/outwork/sessions/{session_id}/texts/{event_id}", "VS"),
 ];
 
 /// The key of the server's own workers, which a test cannot learn, so it is put into the store before the start.
@@ -193,6 +205,8 @@ fn expected(kind: Kind, who: &str, path: &str) -> Expected {
         Kind::OtherEnvironmentKey if path.contains("{environment_id}") => Expected::Status(403),
         Kind::OtherEnvironmentKey => Expected::Status(404),
         Kind::Token if may('S') => Expected::Through,
+        // The path does not say whose the file is: it is not found in a session that does not have it.
+        Kind::OtherToken if may('S') && path.contains("{file_id}") => Expected::Status(404),
         Kind::Token | Kind::OtherToken => Expected::Status(403),
         Kind::Worker if may('W') => Expected::Through,
         Kind::Worker => Expected::Status(403),
@@ -206,9 +220,8 @@ fn expected(kind: Kind, who: &str, path: &str) -> Expected {
 /// over a parameter that does not exist.
 fn through(method: &str, path: &str) -> (u16, &'static str) {
     match (method, path) {
-        ("GET", path) if path.ends_with("{resource_id}") => (404, "session resource"),
+        ("GET", path) if path.ends_with("{event_id}") => (404, "text"),
         ("GET", _) => (200, ""),
-        ("POST", path) if path.ends_with("/resources") => (400, "resources"),
         _ => (400, "no_such_parameter"),
     }
 }
@@ -220,6 +233,11 @@ fn body(path: &str, ids: &Ids) -> Value {
         "/v1/environments" | "/v1/workspaces" | "/v1/api_keys" => json!({ "name": "x" }),
         "/v1/sessions" => json!({ "agent": ids["agent_id"], "environment_id": ids["environment_id"] }),
         "/v1/sessions/{session_id}/events" => json!({ "events": [message("x")] }),
+        "/v1/sessions/{session_id}/resources" => {
+            json!({ "type": "file", "file_id": ids["file_id"], "mount_path": "/x" })
+        }
+        "/v1/sessions/{session_id}/resources/{resource_id}" => json!({ "authorization_token": "x" }),
+        "/v1/outwork/sessions/{session_id}/outputs/refused" => json!({ "path": "x", "reason": "x" }),
         "/v1/environments/{environment_id}/work/{work_id}" => json!({ "metadata": { "x": "y" } }),
         "/v1/environments/{environment_id}/keys" => json!({ "name": "x" }),
         "/v1/vaults" => json!({ "display_name": "x" }),
@@ -508,7 +526,12 @@ impl Place {
             .await
             .ok();
         let api_key = api.post("/v1/api_keys", json!({ "name": "spare" })).await.ok();
-        let session = api.session(&agent, &environment).await;
+        let file = id(&api.upload("x", "x").await.ok());
+        let body = json!({
+            "agent": agent, "environment_id": environment, "resources": [{ "type": "file", "file_id": file }],
+        });
+        let session = api.post("/v1/sessions", body).await.ok();
+        let (session, resource) = (id(&session), id(&session["resources"][0]));
         let (work, token) = claim_and_hold(&worker, &environment).await;
         api.session(&agent, &environment).await;
         let (_, other_token) = claim_and_hold(&worker, &environment).await;
@@ -532,7 +555,9 @@ impl Place {
             ("work_id", work),
             ("session_id", session),
             ("thread_id", id(&threads["data"][0])),
-            ("resource_id", "sesrsc_0123456789".to_owned()),
+            ("file_id", file),
+            ("resource_id", resource),
+            ("event_id", EventId::fresh().to_string()),
             ("api_key_id", id(&api_key)),
             ("key_id", id(&spare)),
             ("tunnel_id", tunnel),
@@ -558,6 +583,9 @@ impl Place {
             "/v1/environments/{environment_id}/keys",
             "/v1/sessions?include_archived=true",
             "/v1/sessions/{session_id}/events",
+            "/v1/sessions/{session_id}/resources",
+            "/v1/outwork/sessions/{session_id}/outputs",
+            "/v1/files",
             "/v1/api_keys",
             "/v1/vaults?include_archived=true",
             "/v1/vaults/{vault_id}/credentials?include_archived=true",
@@ -588,7 +616,9 @@ fn unknown_ids() -> Ids {
         ("work_id", WorkId::fresh().to_string()),
         ("session_id", SessionId::fresh().to_string()),
         ("thread_id", ThreadId::fresh().to_string()),
-        ("resource_id", "sesrsc_9876543210".to_owned()),
+        ("file_id", FileId::fresh().to_string()),
+        ("resource_id", ResourceId::fresh().to_string()),
+        ("event_id", EventId::fresh().to_string()),
         ("api_key_id", ApiKeyId::fresh().to_string()),
         ("key_id", EnvironmentKeyId::fresh().to_string()),
         ("tunnel_id", TunnelId::fresh().to_string()),
@@ -607,7 +637,7 @@ async fn claim(worker: &Api, environment: &str, query: &str) -> (String, String)
     (id(&work), secret.sessions_token)
 }
 
-async fn claim_and_hold(worker: &Api, environment: &str) -> (String, String) {
+pub async fn claim_and_hold(worker: &Api, environment: &str) -> (String, String) {
     let (work, token) = claim(worker, environment, "").await;
     let path = format!("/v1/environments/{environment}/work/{work}");
     worker.post(&format!("{path}/ack"), json!({})).await.ok();
@@ -768,7 +798,8 @@ async fn server_with_worker_key(data_dir: &Path, model: &str) -> Server {
         flags: vec!["--tunnel-listen=127.0.0.1:0".into()],
         ..ServerOptions::default()
     };
-    let settings = rule("fdrl_own", &own) + &rule("fdrl_third", &third);
+    let settings =
+        "[files]\ndownloadable_uploads = true\n".to_owned() + &rule("fdrl_own", &own) + &rule("fdrl_third", &third);
     Server::start(options.model(model, MODEL_KEY).settings(&settings)).await
 }
 

@@ -197,8 +197,11 @@ async fn bodies_are_read_strictly() {
         ),
         (
             "/v1/sessions",
-            with("resources", json!([{ "type": "file" }])),
-            &["resources", "not supported"],
+            with(
+                "resources",
+                json!([{ "type": "memory_store", "memory_store_id": "memstore_1" }]),
+            ),
+            &["resources.0.type", "not supported"],
         ),
         (
             "/v1/sessions",
@@ -442,7 +445,7 @@ async fn what_does_not_exist_is_said_by_its_name() {
     for (method, path, status, named) in [
         (Method::PUT, "/v1/vaults/vlt_1", 405, "PUT"),
         (Method::GET, "/v1/skills", 404, "skills"),
-        (Method::POST, "/v1/files", 404, "Files API"),
+        (Method::PUT, "/v1/files/file_1", 405, "PUT"),
         (Method::GET, "/v1/memory_stores/memstore_1", 404, "memory stores"),
         (Method::POST, "/v1/deployments", 404, "deployments"),
         (Method::GET, "/v1/deployment_runs", 404, "deployments"),

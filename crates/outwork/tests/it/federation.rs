@@ -114,6 +114,10 @@ impl Issuer {
 
     /// A server with the rule `fdrl_prod`.
     async fn server(&self) -> Server {
+        self.server_with(&[]).await
+    }
+
+    async fn server_with(&self, flags: &[&str]) -> Server {
         let settings = format!(
             "[federation]\norganization_id = \"{ORGANIZATION}\"\n[[federation.rules]]\nid = \"fdrl_prod\"\n\
              issuer = \"{}\"\naudience = \"outwork.example\"\nsubject = \"repo:example/infra:environment:*\"\n\
@@ -123,7 +127,8 @@ impl Issuer {
         Server::start(
             ServerOptions::default()
                 .settings(&settings)
-                .flags(&["--log-level", "trace"]),
+                .flags(&["--log-level", "trace"])
+                .flags(flags),
         )
         .await
     }
@@ -185,6 +190,49 @@ async fn a_token_of_every_algorithm_is_exchanged_for_one_that_opens_tunnels_only
     assert_eq!(*issuer.asked.lock().unwrap(), 1, "keys are kept for a while");
     let log = server.log();
     assert!(log.contains(SUBJECT) && secrets.iter().all(|secret| !log.contains(secret)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_set_up_by_a_workload_without_any_key() {
+    let issuer = Issuer::start().await;
+    let key = Key::new("ed", Algorithm::EdDSA);
+    issuer.publish(&[&key]);
+    let server = issuer.server_with(&["--tunnel-listen", "127.0.0.1:0"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("identity");
+    std::fs::write(&token, key.sign(&issuer.claims())).unwrap();
+    let gateway = folder.path().join("gateway");
+    let setup = async |rule: &str| {
+        let mut command = tokio::process::Command::new(crate::world::process::BINARY);
+        crate::world::process::clean(&mut command);
+        let output = command
+            .args(["tunnel", "setup", "--name", "ci", "--folder"])
+            .arg(&gateway)
+            .env("OUTWORK_BASE_URL", server.base_url())
+            .env("ANTHROPIC_FEDERATION_RULE_ID", rule)
+            .env("ANTHROPIC_ORGANIZATION_ID", ORGANIZATION)
+            .env("ANTHROPIC_IDENTITY_TOKEN_FILE", &token)
+            .output();
+        let output = tokio::time::timeout(crate::world::SOON, output).await.unwrap().unwrap();
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output.status.success(), said)
+    };
+    let (done, said) = setup("fdrl_other").await;
+    assert!(!done && said.contains("no token for this identity"), "{said}");
+    assert!(
+        !said.contains(&std::fs::read_to_string(&token).unwrap()),
+        "the identity token is in an error"
+    );
+    for _ in 0..2 {
+        let (done, said) = setup("fdrl_prod").await;
+        assert!(done && said.contains("registered"), "{said}");
+    }
+    let tunnels = server.api().get("/v1/tunnels").await.ok();
+    assert_eq!(tunnels["data"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

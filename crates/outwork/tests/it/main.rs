@@ -11,6 +11,8 @@ mod authorization;
 mod bad_input;
 mod crash;
 mod federation;
+mod files;
+mod gateway;
 mod identity;
 mod model_faults;
 mod service;

@@ -14,6 +14,12 @@ use crate::world::{ADMIN_KEY, Api, SOON, Server, ServerOptions};
 
 /// The PEM text of a fresh certificate authority; by itself it keeps every rule.
 pub fn authority_pem(change: impl FnOnce(&mut CertificateParams)) -> String {
+    let key = KeyPair::generate().unwrap();
+    authority_params(change).self_signed(&key).unwrap().pem()
+}
+
+/// What makes such an authority.
+pub fn authority_params(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     let mut params = CertificateParams::default();
     params
         .distinguished_name
@@ -21,7 +27,7 @@ pub fn authority_pem(change: impl FnOnce(&mut CertificateParams)) -> String {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     change(&mut params);
-    params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    params
 }
 
 async fn server(flags: &[&str]) -> Server {

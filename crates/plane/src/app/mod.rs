@@ -8,12 +8,17 @@ pub(crate) mod environments;
 pub(crate) mod events;
 pub(crate) mod federation;
 pub(crate) mod fields;
+pub(crate) mod files;
 pub(crate) mod guard;
 pub(crate) mod keys;
 pub(crate) mod mcp_servers;
 pub(crate) mod model_params;
 pub(crate) mod models;
+pub(crate) mod outputs;
+pub(crate) mod resources;
+pub(crate) mod session_secrets;
 pub(crate) mod sessions;
+pub(crate) mod texts;
 pub(crate) mod tools;
 pub(crate) mod tunnel_certificates;
 pub(crate) mod tunnels;
@@ -24,7 +29,7 @@ pub(crate) mod work;
 use std::sync::Arc;
 
 use outwork_model::ModelClient;
-use outwork_store::{Credential, KeyHash, Store, StoreError};
+use outwork_store::{Blobs, Credential, KeyHash, Store, StoreError};
 use outwork_wire::Time;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +38,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::federation::Federation;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
-use crate::options::Limits;
+use crate::options::{FileOptions, Limits};
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
 use crate::run::registry::Registry;
@@ -50,6 +55,8 @@ pub struct App {
     pub(crate) metrics: Metrics,
     pub(crate) guard: guard::Guard,
     pub(crate) vaults: Vaults,
+    pub(crate) blobs: Blobs,
+    pub(crate) files: FileOptions,
     pub(crate) tunnels: tunnels::Tunnels,
     pub(crate) federation: Federation,
     pub(crate) identity: Arc<Identity>,

@@ -9,6 +9,7 @@ use outwork_wire::{EventParams, Time};
 use serde_json::{Map, Value};
 
 use super::App;
+use super::resources::{self, ResourceDraft};
 use crate::auth::Access;
 use crate::error::ApiError;
 use crate::run::owner::{context, fresh_id, projection};
@@ -37,6 +38,7 @@ pub(crate) struct SessionDraft {
     pub(crate) agent: AgentChoice,
     pub(crate) environment: EnvironmentId,
     pub(crate) vaults: Vec<VaultId>,
+    pub(crate) resources: Vec<ResourceDraft>,
     pub(crate) title: Option<String>,
     pub(crate) metadata: Map<String, Value>,
     pub(crate) initial_events: Vec<EventParams>,
@@ -54,6 +56,7 @@ pub(crate) async fn create(app: &App, access: &Access, draft: SessionDraft) -> R
         )));
     }
     super::vaults::check_for_session(app, workspace, &draft.vaults).await?;
+    let resources = resources::resolve(app, workspace, environment.kind, draft.resources).await?;
     let now = Time::now();
     let mut session = Session::new(Genesis {
         session_id: SessionId::fresh(),
@@ -79,6 +82,7 @@ pub(crate) async fn create(app: &App, access: &Access, draft: SessionDraft) -> R
     let new = NewSession {
         environment_id: environment.id.clone(),
         vault_ids: draft.vaults,
+        resources,
         genesis: session.genesis().clone(),
         projection: projection(&session, &entries, true),
         entries,

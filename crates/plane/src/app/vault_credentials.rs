@@ -374,7 +374,10 @@ impl From<VaultError> for ApiError {
     fn from(error: VaultError) -> Self {
         match error {
             VaultError::Store(error) => error.into(),
-            error @ (VaultError::Unopened { .. } | VaultError::UnopenedAt(_) | VaultError::Incomplete(_)) => ApiError {
+            error @ (VaultError::Unopened { .. }
+            | VaultError::ResourceUnopened { .. }
+            | VaultError::UnopenedAt(_)
+            | VaultError::Incomplete(_)) => ApiError {
                 message: error.to_string(),
                 ..ApiError::internal(error)
             },

@@ -62,6 +62,7 @@ impl LiveEdge {
         let authenticator = Arc::new(Judge { gate });
         let mut edge = Options::new(options.listen, identity);
         edge.drain = DRAIN;
+        edge.tap = options.tap.clone();
         let (service, handle) = Edge::bind(edge, authenticator)
             .await
             .map_err(|error| PlaneError::Edge(error.to_string()))?;

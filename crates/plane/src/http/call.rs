@@ -1,8 +1,9 @@
 //! One call of one operation, as a handler sees it: who calls, and the request's parts, to be taken strictly.
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use serde::de::DeserializeOwned;
@@ -24,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     pub(super) path: Vec<(String, String)>,
     pub(super) body: Bytes,
+    /// The body that is still to be read, where the operation does that itself.
+    pub(super) incoming: Mutex<Option<Body>>,
 }
 
 impl Call {
@@ -44,6 +47,12 @@ impl Call {
     /// The body as JSON.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         super::body::json(&self.headers, &self.body, self.app.limits().max_json_depth)
+    }
+
+    /// The body to be read piece by piece; nothing the second time.
+    pub(super) fn take_body(&self) -> Body {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        incoming.take().unwrap_or_default()
     }
 
     /// Refuses query parameters that nobody took.

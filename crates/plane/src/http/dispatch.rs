@@ -1,6 +1,6 @@
 //! The way of a request: routed by the table, checked, carried out, answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use axum::Router;
@@ -18,8 +18,8 @@ use super::query::Query;
 use super::render::{Reply, response};
 use super::table::{NOT_SERVED, Operation, Row, TABLE, TOKEN_PATH, Who};
 use super::{
-    agents, body, environments, events, federation, identity, keys, models, service, sessions, threads,
-    tunnel_certificates, tunnels, vault_credentials, vaults, versions, work,
+    agents, body, environments, events, federation, files, identity, keys, models, outputs, resources, service,
+    sessions, texts, threads, tunnel_certificates, tunnels, vault_credentials, vaults, versions, work,
 };
 use crate::app::App;
 use crate::auth::{Principal, authorize, check_workspace, credential, credential_required};
@@ -94,7 +94,11 @@ async fn carry_out(
         versions::check(&parts.headers, row.beta_header(), row.path == TOKEN_PATH)?;
     }
     check_workspace(&parts.headers, &access, app.store.default_workspace())?;
-    let body = read_body(app, row, &parts.headers, incoming).await?;
+    let (body, incoming) = if row.streams_body() {
+        (Bytes::new(), Some(incoming))
+    } else {
+        (read_body(app, row, &parts.headers, incoming).await?, None)
+    };
     let call = Call {
         app: app.clone(),
         access,
@@ -102,6 +106,7 @@ async fn carry_out(
         headers: parts.headers,
         path: path.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
         body,
+        incoming: Mutex::new(incoming),
     };
     perform(row.operation, call).await
 }
@@ -187,11 +192,17 @@ async fn perform(operation: Operation, call: Call) -> Result<Reply, ApiError> {
         Operation::ThreadEventsList => threads::events(call).await,
         Operation::ThreadEventsStream => threads::stream(call).await,
 
-        Operation::ResourcesList => sessions::resources(call).await,
-        Operation::ResourcesAdd => sessions::add_resource(call).await,
-        Operation::ResourcesRetrieve | Operation::ResourcesUpdate | Operation::ResourcesDelete => {
-            sessions::resource(call).await
-        }
+        Operation::ResourcesList => resources::list(call).await,
+        Operation::ResourcesAdd => resources::add(call).await,
+        Operation::ResourcesRetrieve => resources::retrieve(call).await,
+        Operation::ResourcesUpdate => resources::update(call).await,
+        Operation::ResourcesDelete => resources::delete(call).await,
+
+        Operation::FilesUpload => files::upload(call).await,
+        Operation::FilesList => files::list(call).await,
+        Operation::FilesRetrieve => files::retrieve(call).await,
+        Operation::FilesDelete => files::delete(call).await,
+        Operation::FilesContent => files::content(call).await,
 
         Operation::VaultsCreate => vaults::create(call).await,
         Operation::VaultsList => vaults::list(call).await,
@@ -242,6 +253,14 @@ async fn perform(operation: Operation, call: Call) -> Result<Reply, ApiError> {
 
         Operation::OwnWorkPoll => work::poll_own(call).await,
         Operation::OwnWorkAck => work::ack_own(call).await,
+
+        Operation::SessionMounts => resources::mounts(call).await,
+        Operation::SessionSecrets => resources::secrets(call).await,
+        Operation::SessionOutputsAdd => outputs::add(call).await,
+        Operation::SessionOutputsList => outputs::list(call).await,
+        Operation::SessionOutputsRefuse => outputs::refuse(call).await,
+        Operation::SessionTextsList => texts::list(call).await,
+        Operation::SessionTextsRetrieve => texts::retrieve(call).await,
     }
 }
 

@@ -80,6 +80,16 @@ impl Query {
         Ok(values)
     }
 
+    /// Takes a list of any texts.
+    pub(crate) fn texts(&mut self, name: &str) -> Result<Vec<String>, ApiError> {
+        let mut values = self.take(&format!("{name}[]"));
+        values.extend(self.take(name));
+        if values.iter().any(String::is_empty) {
+            return Err(ApiError::invalid(format!("{name}: must not have empty entries")));
+        }
+        Ok(values)
+    }
+
     /// Takes `order`: true for ascending.
     pub(crate) fn ascending(&mut self, default: bool) -> Result<bool, ApiError> {
         match self.text("order")?.as_deref() {

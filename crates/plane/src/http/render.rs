@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outwork_wire::id::RequestId;
 use serde::Serialize;
 use serde_json::json;
@@ -19,6 +19,8 @@ pub(crate) enum Reply {
     Cached(Vec<u8>, &'static str),
     /// 200 with a body that is made as it goes.
     Stream(Body),
+    /// 200 with bytes of any kind, and headers that say what they are.
+    Bytes(Body, HeaderMap),
     /// 200 with plain text.
     Text(String),
 }
@@ -72,6 +74,11 @@ pub(crate) fn response(result: Result<Reply, ApiError>, request_id: &RequestId) 
             response
                 .headers_mut()
                 .insert(header::CACHE_CONTROL, HeaderValue::from_static(caches));
+            response
+        }
+        Ok(Reply::Bytes(body, headers)) => {
+            let mut response = Response::new(body);
+            *response.headers_mut() = headers;
             response
         }
         Ok(Reply::Text(text)) => typed(Body::from(text), "text/plain; version=0.0.4; charset=utf-8"),

@@ -13,6 +13,7 @@ use super::call::Call;
 use super::events::event_params;
 use super::query::Query;
 use super::render::Reply;
+use super::resources::ResourceView;
 use crate::app::fields::{checked_metadata, given};
 use crate::app::mcp_servers::{McpServerParams, resolve_mcp_servers};
 use crate::app::model_params::{ModelParams, resolve_model};
@@ -77,12 +78,7 @@ pub(crate) async fn create(mut call: Call) -> Result<Reply, ApiError> {
     if params.budget.is_some() {
         return Err(unsupported("budget", "budgets"));
     }
-    if !params.resources.is_empty() {
-        return Err(unsupported(
-            "resources",
-            "files, repositories and memory stores of a session",
-        ));
-    }
+    let resources = super::resources::drafts(params.resources)?;
     super::vaults::check_vault_ids(&params.vault_ids)?;
     if params.initial_events.len() > MAX_INITIAL_EVENTS {
         return Err(ApiError::invalid(format!(
@@ -103,6 +99,7 @@ pub(crate) async fn create(mut call: Call) -> Result<Reply, ApiError> {
         agent: agent_choice(params.agent)?,
         environment: params.environment_id,
         vaults: params.vault_ids,
+        resources,
         title: title(params.title)?,
         metadata: checked_metadata(params.metadata).map_err(ApiError::invalid)?,
         initial_events: event_params("initial_events", params.initial_events)?,
@@ -220,31 +217,6 @@ pub(crate) async fn delete(mut call: Call) -> Result<Reply, ApiError> {
     Reply::json(&json!({ "id": id, "type": "session_deleted" }))
 }
 
-/// A session has no resources, as none can be given to it yet.
-pub(crate) async fn resources(mut call: Call) -> Result<Reply, ApiError> {
-    no_further_page(page(&mut call.query, 20, 1000)?)?;
-    call.finish_query()?;
-    sessions::find(&call.app, &call.access, &session_id(&call)?).await?;
-    Reply::json(&json!({ "data": [], "next_page": null }))
-}
-
-pub(crate) async fn add_resource(call: Call) -> Result<Reply, ApiError> {
-    sessions::find(&call.app, &call.access, &session_id(&call)?).await?;
-    Err(unsupported(
-        "resources",
-        "files, repositories and memory stores of a session",
-    ))
-}
-
-pub(crate) async fn resource(mut call: Call) -> Result<Reply, ApiError> {
-    call.finish_query()?;
-    sessions::find(&call.app, &call.access, &session_id(&call)?).await?;
-    Err(ApiError::not_found(
-        "session resource",
-        &super::shortened(call.text("resource_id")),
-    ))
-}
-
 /// The session's id in the path.
 pub(super) fn session_id(call: &Call) -> Result<SessionId, ApiError> {
     call.id("session_id", "session")
@@ -358,7 +330,7 @@ struct SessionBody {
     agent: AgentConfig,
     environment_id: EnvironmentId,
     metadata: Map<String, Value>,
-    resources: [(); 0],
+    resources: Vec<ResourceView>,
     vault_ids: Vec<VaultId>,
     outcome_evaluations: [(); 0],
     budget: Option<()>,
@@ -434,7 +406,7 @@ impl From<SessionRow> for SessionBody {
             agent: row.profile.agent,
             environment_id: row.environment_id,
             metadata: row.profile.metadata,
-            resources: [],
+            resources: row.resources.iter().map(ResourceView::new).collect(),
             vault_ids: row.vault_ids,
             outcome_evaluations: [],
             budget: None,

@@ -42,6 +42,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether its body is read by the operation itself, piece by piece.
+    pub(crate) fn streams_body(&self) -> bool {
+        matches!(self.operation, Operation::FilesUpload | Operation::SessionOutputsAdd)
+    }
+
     /// The beta header that it needs: each part of the surface has one of its own.
     pub(crate) fn beta_header(&self) -> Option<&'static str> {
         let header = if self.path.starts_with("/v1/tunnels") {
@@ -68,6 +73,9 @@ const STOP: &[Who] = &[Who::ApiKey(Role::Developer), Who::EnvironmentKey, Who::S
 const STATS: &[Who] = &[Who::ApiKey(Role::Viewer), Who::EnvironmentKey];
 const SESSION_READ: &[Who] = &[Who::ApiKey(Role::Viewer), Who::EnvironmentKey, Who::SessionsToken];
 const SESSION_SEND: &[Who] = &[Who::ApiKey(Role::Developer), Who::EnvironmentKey, Who::SessionsToken];
+const FILE_CONTENT: &[Who] = &[Who::ApiKey(Role::Viewer), Who::SessionsToken];
+const OWN_SESSION: &[Who] = &[Who::SessionsToken];
+const OWN_SESSION_READ: &[Who] = &[Who::ApiKey(Role::Viewer), Who::SessionsToken];
 const OWN_QUEUE: &[Who] = &[Who::WorkerKey];
 const TUNNEL_READ: &[Who] = &[Who::ApiKey(Role::Viewer), Who::Workload(Scope::ManageTunnels)];
 const TUNNEL_WRITE: &[Who] = &[Who::ApiKey(Role::Developer), Who::Workload(Scope::ManageTunnels)];
@@ -141,6 +149,12 @@ operations! {
     ResourcesUpdate     POST   "/v1/sessions/{session_id}/resources/{resource_id}"     true  WRITE;
     ResourcesDelete     DELETE "/v1/sessions/{session_id}/resources/{resource_id}"     true  WRITE;
 
+    FilesUpload         POST   "/v1/files"                                             false WRITE;
+    FilesList           GET    "/v1/files"                                             false READ;
+    FilesRetrieve       GET    "/v1/files/{file_id}"                                   false READ;
+    FilesDelete         DELETE "/v1/files/{file_id}"                                   false WRITE;
+    FilesContent        GET    "/v1/files/{file_id}/content"                           false FILE_CONTENT;
+
     VaultsCreate        POST   "/v1/vaults"                                           true  WRITE;
     VaultsList          GET    "/v1/vaults"                                           true  READ;
     VaultsRetrieve      GET    "/v1/vaults/{vault_id}"                                true  READ;
@@ -190,6 +204,14 @@ operations! {
     OwnWorkPoll         GET    "/v1/outwork/work/poll"                                 true  OWN_QUEUE;
     OwnEdge             GET    "/v1/outwork/edge"                                      true  TUNNEL_READ;
     OwnWorkAck          POST   "/v1/outwork/work/{work_id}/ack"                        true  OWN_QUEUE;
+
+    SessionMounts       GET    "/v1/outwork/sessions/{session_id}/mounts"              true  OWN_SESSION;
+    SessionSecrets      GET    "/v1/outwork/sessions/{session_id}/secrets"             true  OWN_SESSION;
+    SessionOutputsAdd   POST   "/v1/outwork/sessions/{session_id}/outputs"             true  OWN_SESSION;
+    SessionOutputsList  GET    "/v1/outwork/sessions/{session_id}/outputs"             true  OWN_SESSION_READ;
+    SessionOutputsRefuse POST  "/v1/outwork/sessions/{session_id}/outputs/refused"     true  OWN_SESSION;
+    SessionTextsList    GET    "/v1/outwork/sessions/{session_id}/texts"               true  OWN_SESSION_READ;
+    SessionTextsRetrieve GET   "/v1/outwork/sessions/{session_id}/texts/{event_id}"    true  OWN_SESSION_READ;
 }
 
 /// Parts of the contract that are not served, by path prefix, with the words for them.
@@ -197,7 +219,6 @@ pub(crate) const NOT_SERVED: &[(&str, &str)] = &[
     ("/v1/deployment_runs", "deployments are"),
     ("/v1/deployments", "deployments are"),
     ("/v1/dreams", "dreams are"),
-    ("/v1/files", "the Files API is"),
     ("/v1/memory_stores", "memory stores are"),
     ("/v1/skills", "skills are"),
     ("/v1/user_profiles", "user profiles are"),
@@ -236,7 +257,7 @@ mod tests {
         for row in TABLE {
             assert_eq!(
                 row.who.contains(&Who::Workload(Scope::ManageTunnels)),
-                row.path.starts_with("/v1/tunnels"),
+                row.path.starts_with("/v1/tunnels") || row.path == "/v1/outwork/edge",
                 "{}",
                 row.path
             );
@@ -248,6 +269,8 @@ mod tests {
         for row in TABLE
             .iter()
             .filter(|r| !r.path.contains("/work") && !r.path.contains("/sessions/"))
+            // A session's worker reads the files of its session; which ones these are is asked for each.
+            .filter(|r| r.operation != Operation::FilesContent)
         {
             assert!(!row.who.contains(&Who::EnvironmentKey), "{}", row.path);
             assert!(!row.who.contains(&Who::SessionsToken), "{}", row.path);

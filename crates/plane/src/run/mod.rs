@@ -2,9 +2,10 @@
 //!
 //! [`registry::Registry`] gives every session that somebody talks to one task, its owner; [`owner`] is that task;
 //! [`hub::Hub`] carries committed events and previews to open streams; [`queue`] wakes workers that wait for work;
-//! [`tools`] makes calls at MCP servers.
+//! [`tools`] makes calls at MCP servers; [`long_texts`] keeps what is too long of their results.
 
 pub(crate) mod hub;
+pub(crate) mod long_texts;
 pub(crate) mod model_call;
 pub(crate) mod owner;
 pub(crate) mod queue;

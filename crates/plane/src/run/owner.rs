@@ -312,7 +312,8 @@ impl Owner {
             }
             Effect::CallTools(calls) => {
                 let servers: Vec<_> = held.session.mcp_servers().cloned().collect();
-                held.mcp.keep(&self.shared.reach, &self.caller(held), &servers, calls);
+                let (reach, store) = (&self.shared.reach, &self.shared.store);
+                held.mcp.keep(reach, store, &self.caller(held), &servers, calls);
             }
             Effect::AskModel(request) => self.ask_model(held, *request),
             Effect::CancelModel => {

@@ -162,6 +162,7 @@ impl TestBed {
         let new = NewSession {
             environment_id: self.environment.clone(),
             vault_ids: Vec::new(),
+            resources: Vec::new(),
             genesis: session.genesis().clone(),
             projection: projection(&session, &entries, true),
             entries,

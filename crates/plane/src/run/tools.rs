@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use outwork_engine::{Catalog, McpCall, McpTool, ServerFailure};
 use outwork_mcp::{CallContext, CallError, CallErrorKind, Connection, oversize};
+use outwork_store::Store;
 use outwork_wire::ContentBlock;
 use outwork_wire::agent::McpServer;
 use outwork_wire::id::EventId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::long_texts;
 use crate::mcp::{Caller, Reach};
 
 /// The connections of a run, shared with the calls that use them.
@@ -102,7 +104,14 @@ impl McpRun {
     }
 
     /// Has exactly these calls under way: begins those that are missing, and cancels those that nobody wants.
-    pub(crate) fn keep(&mut self, reach: &Arc<Reach>, caller: &Caller, servers: &[McpServer], wanted: Vec<McpCall>) {
+    pub(crate) fn keep(
+        &mut self,
+        reach: &Arc<Reach>,
+        store: &Store,
+        caller: &Caller,
+        servers: &[McpServer],
+        wanted: Vec<McpCall>,
+    ) {
         self.calls.retain(|id, cancel| {
             let keep = wanted.iter().any(|call| call.id == *id);
             if !keep {
@@ -119,6 +128,7 @@ impl McpRun {
             let server = servers.iter().find(|server| server.name() == call.server).cloned();
             let at = At {
                 reach: reach.clone(),
+                store: store.clone(),
                 caller: caller.clone(),
                 server,
                 connections: self.connections.clone(),
@@ -229,6 +239,7 @@ async fn connection(
 /// What a call is made with.
 struct At {
     reach: Arc<Reach>,
+    store: Store,
     caller: Caller,
     server: Option<McpServer>,
     connections: Connections,
@@ -264,7 +275,7 @@ impl At {
             match result {
                 Ok(result) => {
                     let content = match oversize(&result) {
-                        Some(oversize) => vec![ContentBlock::text(oversize.preview)],
+                        Some(long) => long_texts::shorten(&self.store, &self.caller, &call.id, &result, long).await,
                         None => outwork_mcp::content::to_wire(&result),
                     };
                     return answered(&call, content, result.is_error, None);

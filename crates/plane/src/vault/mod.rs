@@ -28,7 +28,7 @@ pub use validate::HttpExcerpt;
 pub use words::{AccessToken, OnRefreshFailure, RefreshFailure, TokenError};
 
 use outwork_store::StoreError;
-use outwork_wire::id::VaultCredentialId;
+use outwork_wire::id::{ResourceId, VaultCredentialId};
 
 /// Why a secret could not be kept or opened.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,17 @@ pub enum VaultError {
     Unopened {
         /// The credential.
         credential: VaultCredentialId,
+        /// Which of its secrets.
+        field: String,
+    },
+    /// The same of a resource of a session.
+    #[error(
+        "the secret `{field}` of resource `{resource}` cannot be opened: its row was changed or moved. Restore the \
+         database, or give the secret again"
+    )]
+    ResourceUnopened {
+        /// The resource.
+        resource: ResourceId,
         /// Which of its secrets.
         field: String,
     },

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use outwork_store::{DataKeyRow, SealedSecret, Store};
 use outwork_wire::Time;
-use outwork_wire::id::{DataKeyId, VaultCredentialId, WorkspaceId};
+use outwork_wire::id::{DataKeyId, ResourceId, VaultCredentialId, WorkspaceId};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::VaultError;
@@ -66,13 +66,7 @@ impl Sealer {
         field: &str,
         secret: &SecretString,
     ) -> Result<SealedSecret, VaultError> {
-        let data = self.data_key(workspace).await?;
-        let place = [SECRET, workspace.as_str(), credential.as_str(), field, data.id.as_str()];
-        Ok(SealedSecret {
-            field: field.to_owned(),
-            sealed: data.key.seal(&place, secret.expose_secret().as_bytes()),
-            data_key_id: data.id.clone(),
-        })
+        self.seal_for(workspace, credential.as_str(), field, secret).await
     }
 
     /// Opens one secret of a credential.
@@ -82,24 +76,70 @@ impl Sealer {
         credential: &VaultCredentialId,
         secret: &SealedSecret,
     ) -> Result<SecretString, VaultError> {
-        let unopened = || VaultError::Unopened {
+        let opened = self.open_of(workspace, credential.as_str(), secret).await?;
+        opened.ok_or_else(|| VaultError::Unopened {
             credential: credential.clone(),
             field: secret.field.clone(),
-        };
+        })
+    }
+
+    /// Seals one secret of a session's resource.
+    pub(crate) async fn seal_resource(
+        &self,
+        workspace: &WorkspaceId,
+        resource: &ResourceId,
+        field: &str,
+        secret: &SecretString,
+    ) -> Result<SealedSecret, VaultError> {
+        self.seal_for(workspace, resource.as_str(), field, secret).await
+    }
+
+    /// Opens one secret of a session's resource.
+    pub(crate) async fn open_resource(
+        &self,
+        workspace: &WorkspaceId,
+        resource: &ResourceId,
+        secret: &SealedSecret,
+    ) -> Result<SecretString, VaultError> {
+        let opened = self.open_of(workspace, resource.as_str(), secret).await?;
+        opened.ok_or_else(|| VaultError::ResourceUnopened {
+            resource: resource.clone(),
+            field: secret.field.clone(),
+        })
+    }
+
+    /// Ids of different kinds have different prefixes: no owner is taken for another.
+    async fn seal_for(
+        &self,
+        workspace: &WorkspaceId,
+        owner: &str,
+        field: &str,
+        secret: &SecretString,
+    ) -> Result<SealedSecret, VaultError> {
+        let data = self.data_key(workspace).await?;
+        let place = [SECRET, workspace.as_str(), owner, field, data.id.as_str()];
+        Ok(SealedSecret {
+            field: field.to_owned(),
+            sealed: data.key.seal(&place, secret.expose_secret().as_bytes()),
+            data_key_id: data.id.clone(),
+        })
+    }
+
+    async fn open_of(
+        &self,
+        workspace: &WorkspaceId,
+        owner: &str,
+        secret: &SealedSecret,
+    ) -> Result<Option<SecretString>, VaultError> {
         let data = self.data_key(workspace).await?;
         if data.id != secret.data_key_id {
-            return Err(unopened());
+            return Ok(None);
         }
-        let place = [
-            SECRET,
-            workspace.as_str(),
-            credential.as_str(),
-            &secret.field,
-            data.id.as_str(),
-        ];
-        let text = data.key.open(&place, &secret.sealed).ok_or_else(unopened)?;
-        let text = std::str::from_utf8(&text).map_err(|_| unopened())?;
-        Ok(SecretString::from(text))
+        let place = [SECRET, workspace.as_str(), owner, &secret.field, data.id.as_str()];
+        let Some(text) = data.key.open(&place, &secret.sealed) else {
+            return Ok(None);
+        };
+        Ok(std::str::from_utf8(&text).ok().map(SecretString::from))
     }
 
     /// Seals a secret of something else than a credential. `place` says of what, and is needed to open it.
@@ -225,6 +265,28 @@ mod tests {
         let mut relabelled = sealed.clone();
         relabelled.data_key_id = theirs.data_key_id.clone();
         assert!(bed.sealer.open(&other, &first, &relabelled).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_secret_of_a_resource_opens_for_that_resource_only() {
+        let bed = bed();
+        let own = bed.store.default_workspace().clone();
+        let (one, other) = (ResourceId::fresh(), ResourceId::fresh());
+        let secret = SecretString::from("hunter2");
+        let sealed = bed
+            .sealer
+            .seal_resource(&own, &one, "authorization_token", &secret)
+            .await;
+        let sealed = sealed.unwrap();
+        let opened = bed.sealer.open_resource(&own, &one, &sealed).await.unwrap();
+        assert_eq!(opened.expose_secret(), "hunter2");
+        let error = bed.sealer.open_resource(&own, &other, &sealed).await.err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains(other.as_str()) && !text.contains("hunter2"), "{text}");
+        // Nor for a credential whose id ends alike.
+        let suffix = one.as_str().strip_prefix(ResourceId::PREFIX).unwrap();
+        let alike: VaultCredentialId = format!("{}{suffix}", VaultCredentialId::PREFIX).parse().unwrap();
+        assert!(bed.sealer.open(&own, &alike, &sealed).await.is_err());
     }
 
     #[tokio::test]

@@ -66,6 +66,12 @@ impl Calls {
         Some(call)
     }
 
+    /// The call that was to run cannot be begun yet: it is the next one again.
+    pub fn put_back(&mut self, call: Call) {
+        self.running = None;
+        self.queue.push_front(call);
+    }
+
     /// The running call has ended. True if its result is wanted.
     pub fn finish(&mut self, id: &str) -> bool {
         let thread = self.running.take().and_then(|(_, thread)| thread);

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::attempts::{Attempts, Begin};
+use super::attempts::{Attempt, Attempts, Begin};
 use super::bench::{Bench, INTERRUPTED, error_result};
 use super::calls::{Call, Calls, Effect, leaves_idle_alone};
 use super::feed::{Feed, feed};
@@ -32,6 +32,8 @@ const LETTING_GO: Duration = Duration::from_secs(10);
 const STOPPING: Duration = Duration::from_secs(2);
 const SHUTTING_DOWN: &str =
     "The worker is shutting down; this call was not run. Another worker can run it when it is made again.";
+/// After how long it is looked again whether a call that another item runs has ended.
+const ELSEWHERE: Duration = Duration::from_millis(50);
 const UNKNOWN_OUTCOME: &str = "This call was begun before by the same worker and did not come to a result, so its outcome is not known. \
                                Look at what it changed before it is made again.";
 
@@ -112,6 +114,7 @@ pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
                 Some(Feed::Refused(error)) => break SessionEnd::Refused(error),
                 Some(Feed::Over) | None => break SessionEnd::Over,
             },
+            () = at(runner.look_again) => runner.look_again = None,
             () = at(deadline) => break SessionEnd::Idle,
         }
     };
@@ -127,11 +130,14 @@ struct Runner {
     running: Option<Running>,
     outbox: Outbox,
     turn_ended: Option<Instant>,
+    /// When to try again to begin a call that runs elsewhere.
+    look_again: Option<Instant>,
     busy_until: Instant,
 }
 
 struct Running {
     call_id: String,
+    _attempt: Attempt,
     thread: Option<String>,
     tool: String,
     started: Instant,
@@ -150,6 +156,7 @@ impl Runner {
             running: None,
             outbox,
             turn_ended: None,
+            look_again: None,
             busy_until: Instant::now(),
         }
     }
@@ -160,7 +167,13 @@ impl Runner {
             && let Some(call) = self.calls.start_next()
         {
             match self.options.attempts.begin(&self.options.session_id, &call.id) {
-                Begin::First => return self.start(call),
+                Begin::First(attempt) => return self.start(call, attempt),
+                Begin::Elsewhere => {
+                    tracing::debug!(call = call.id, "call runs for another item of this session");
+                    self.calls.put_back(call);
+                    self.look_again = Some(Instant::now() + ELSEWHERE);
+                    return;
+                }
                 Begin::Again(result) => {
                     tracing::info!(call = call.id, "call was begun before; not run again");
                     self.calls.finish(&call.id);
@@ -171,7 +184,7 @@ impl Runner {
         }
     }
 
-    fn start(&mut self, call: Call) {
+    fn start(&mut self, call: Call, attempt: Attempt) {
         let Some(bench) = self.bench.take() else { return };
         let cancel = CancellationToken::new();
         tracing::info!(call = call.id, tool = call.name, "running");
@@ -179,6 +192,7 @@ impl Runner {
         self.running = Some(Running {
             call_id: call.id.clone(),
             thread: call.thread.clone(),
+            _attempt: attempt,
             tool: call.name.clone(),
             started: Instant::now(),
             cancel: cancel.clone(),

@@ -357,3 +357,48 @@ async fn a_page_of_large_events_ends_before_its_limit_and_goes_on() {
     let page = store.list_events(ws, &session.id, query, first(100)).await.unwrap();
     assert_eq!(page.rows.len(), 1, "one event always fits");
 }
+
+#[tokio::test]
+async fn what_is_taken_up_between_two_pages_is_listed_once() {
+    for order in [Order::Asc, Order::Desc] {
+        for limit in 1..=6 {
+            for taken in 1..=6 {
+                let bed = bed();
+                let (store, ws) = (&bed.store, &bed.ws);
+                let id = bed.session().await.id;
+                let waiting: Vec<_> = (0..6).map(|n| message(&n.to_string(), at(n), false)).collect();
+                store.append(ws, append(&id, waiting.clone())).await.unwrap();
+                store
+                    .append(ws, append(&id, vec![status_running(10), status_running(11)]))
+                    .await
+                    .unwrap();
+                let query = EventQuery {
+                    order,
+                    ..EventQuery::default()
+                };
+                let mut seen = Vec::new();
+                let mut page = store.list_events(ws, &id, query.clone(), first(limit)).await.unwrap();
+                let up: Vec<_> = (0..)
+                    .zip(&waiting[..taken])
+                    .map(|(n, e)| processed(e, at(20 + n)))
+                    .collect();
+                store.append(ws, append(&id, up)).await.unwrap();
+                loop {
+                    for row in &page.rows {
+                        let event: Value = serde_json::from_str(row.get()).unwrap();
+                        seen.push(event["id"].as_str().unwrap().to_owned());
+                    }
+                    let Some(next) = page.next else { break };
+                    page = store
+                        .list_events(ws, &id, query.clone(), from(limit, &next))
+                        .await
+                        .unwrap();
+                }
+                for event in &waiting {
+                    let count = seen.iter().filter(|id| *id == event.event.id.as_str()).count();
+                    assert_eq!(count, 1, "{order:?}, pages of {limit}, {taken} taken up: {seen:?}");
+                }
+            }
+        }
+    }
+}

@@ -5,6 +5,7 @@
 mod agents;
 mod durability;
 mod environments;
+mod files;
 mod keys;
 mod leases;
 mod log;

@@ -188,6 +188,7 @@ pub fn new_session(
     NewSession {
         environment_id: environment.clone(),
         vault_ids: Vec::new(),
+        resources: Vec::new(),
         genesis: Genesis {
             session_id: SessionId::fresh(),
             thread_id: ThreadId::fresh(),

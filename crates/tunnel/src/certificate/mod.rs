@@ -6,6 +6,7 @@
 
 mod authority;
 mod make;
+mod server;
 
 use std::time::Duration;
 
@@ -22,9 +23,16 @@ pub use self::make::{
     make_server_certificate,
 };
 
+pub use self::server::{ServerError, check_server};
+
 /// The SHA-256 of a certificate in lower-case hexadecimal.
 pub fn fingerprint(der: &[u8]) -> String {
     Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The first certificate of a PEM text; `None` if it holds none.
+pub fn der(pem: &str) -> Option<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).ok()
 }
 
 /// The bytes of a fingerprint in hexadecimal, with or without colons, in either case.
@@ -43,8 +51,7 @@ pub fn parse_fingerprint(text: &str) -> Option<[u8; 32]> {
 
 /// When the first certificate of a PEM text expires; `None` if it holds none that can be read.
 pub fn expires_at(pem: &str) -> Option<Time> {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
-    not_after(&der)
+    not_after(&der(pem)?)
 }
 
 /// When a certificate expires.

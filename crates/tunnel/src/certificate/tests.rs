@@ -275,3 +275,37 @@ dPSn3TwxV7DvsUZaq10brnOWStjqCoeDCKP/ebNQbYNpmKTnUM34BnueixwerMUM
 HPxe6oCXna370/xkOqMlVVB10KKJytkqe2Dm
 -----END CERTIFICATE-----
 ";
+
+#[test]
+fn a_server_certificate_is_judged_as_the_plane_judges_it() {
+    let authority = make_authority("gateway", now()).unwrap();
+    let other = make_authority("gateway", now()).unwrap();
+    let domain = "x1.tunnel.test";
+    let made = make_server_certificate(&authority, domain, SERVER_LIFETIME, now()).unwrap();
+    let (certificate, key) = (made.certificate_pem.as_str(), made.key_pem.expose_secret());
+    let check = |certificate: &str, key: &str, authority: &MadeAuthority, domain: &str, days: i64| {
+        let at = now().plus_seconds(days * 86_400);
+        check_server(certificate, key, authority.authority(), domain, at)
+    };
+    let expires = check(certificate, key, &authority, domain, 0).unwrap();
+    assert_eq!(expires, made.expires_at);
+    let strange = KeyPair::generate().unwrap().serialize_pem();
+    for (found, expected) in [
+        (check("", key, &authority, domain, 0), "no certificate"),
+        (check(certificate, "", &authority, domain, 0), "no private key"),
+        (
+            check(certificate, &strange, &authority, domain, 0),
+            "not that of the certificate",
+        ),
+        (check(certificate, key, &other, domain, 0), "not signed by an authority"),
+        (
+            check(certificate, key, &authority, "x2.tunnel.test", 0),
+            "not valid for `x2",
+        ),
+        (check(certificate, key, &authority, domain, 91), "expired"),
+        (check(certificate, key, &authority, domain, 6 * 365), "expired"),
+    ] {
+        let error = found.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

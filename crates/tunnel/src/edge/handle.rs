@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Connection, OpenFailure, Place};
 use super::options::Options;
 use super::stream::Stream;
+use super::tap::Direction;
 use super::tunnel::{Tunnel, Tunnels};
 use super::{Event, OpenError, Usage};
 use crate::frame::{RejectionCode, StreamKind, is_host};
@@ -68,7 +69,11 @@ impl Handle {
             .map_err(|_| OpenError::TimedOut)??;
         let meter = tunnel.meters.of(host, self.0.options.max_hosts);
         meter.sent.fetch_add(early.len() as u64, Ordering::Relaxed);
-        Stream::new(plain, tunnel, meter, place)
+        let tap = self.0.options.tap.as_ref().map(|tap| (tap.clone(), Arc::from(host)));
+        if let Some((tap, host)) = tap.as_ref().filter(|_| !early.is_empty()) {
+            tap.show(Direction::ToGateway, host, early);
+        }
+        Stream::new(plain, tunnel, meter, place, tap)
     }
 
     /// Tests the data path to a host: bytes go through a gateway's handler and come back. Returns the id of the

@@ -16,6 +16,7 @@ mod meter;
 mod options;
 mod service;
 mod stream;
+mod tap;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub use self::meter::Usage;
 pub use self::options::Options;
 pub use self::service::Service;
 pub use self::stream::Stream;
+pub use self::tap::{Direction, Tap};
 use crate::frame::{RefusedCode, Rejection};
 use crate::tls::TlsError;
 use crate::transport::Transport;

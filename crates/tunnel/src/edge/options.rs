@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::tap::Tap;
 use crate::tls::Identity;
 use crate::transport::{Heartbeat, Windows};
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub drain: Duration,
     /// Events that wait for a slow subscriber before it misses the oldest, 1,024 by default.
     pub events: usize,
+    /// Sees the bytes of every stream as the edge relays them, for tests and demonstrations; `None` by default.
+    pub tap: Option<Tap>,
 }
 
 impl Options {
@@ -58,6 +61,7 @@ impl Options {
             probe_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             events: 1024,
+            tap: None,
         }
     }
 }

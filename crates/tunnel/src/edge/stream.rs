@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::OpenError;
 use super::connection::Place;
 use super::meter::Meter;
+use super::tap::{Direction, Tap};
 use super::tunnel::Tunnel;
 use crate::stream::Stream as Plain;
 use crate::transport::Transport;
@@ -26,11 +27,18 @@ pub struct Stream {
     tunnel: Arc<Tunnel>,
     key: u64,
     place: Place,
+    tap: Option<(Tap, Arc<str>)>,
 }
 
 impl Stream {
     /// A stream of a tunnel, unless the tunnel has been paused or closed meanwhile.
-    pub(super) fn new(plain: Plain, tunnel: Arc<Tunnel>, meter: Arc<Meter>, place: Place) -> Result<Self, OpenError> {
+    pub(super) fn new(
+        plain: Plain,
+        tunnel: Arc<Tunnel>,
+        meter: Arc<Meter>,
+        place: Place,
+        tap: Option<(Tap, Arc<str>)>,
+    ) -> Result<Self, OpenError> {
         let gate = Arc::new(Gate(Mutex::new(Inner {
             plain,
             cut: None,
@@ -46,6 +54,7 @@ impl Stream {
             tunnel,
             key,
             place,
+            tap,
         })
     }
 
@@ -57,6 +66,15 @@ impl Stream {
     /// How it is carried.
     pub fn transport(&self) -> Transport {
         self.gate.lock().plain.transport()
+    }
+
+    /// Shows what passed to whoever looks on.
+    fn show(&self, direction: Direction, bytes: &[u8]) {
+        if let Some((tap, host)) = &self.tap
+            && !bytes.is_empty()
+        {
+            tap.show(direction, host, bytes);
+        }
     }
 }
 
@@ -134,6 +152,8 @@ impl AsyncRead for Stream {
                 .received
                 .fetch_add((out.filled().len() - before) as u64, Ordering::Relaxed);
         }
+        drop(inner);
+        self.show(Direction::FromGateway, &out.filled()[before..]);
         read
     }
 }
@@ -160,7 +180,11 @@ impl Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(cx, |plain, cx| plain.poll_write(cx, bytes))
+        let written = self.write(cx, |plain, cx| plain.poll_write(cx, bytes));
+        if let Poll::Ready(Ok(len)) = &written {
+            self.show(Direction::ToGateway, &bytes[..*len]);
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -168,7 +192,16 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.write(cx, |plain, cx| plain.poll_write_vectored(cx, slices))
+        let written = self.write(cx, |plain, cx| plain.poll_write_vectored(cx, slices));
+        if let Poll::Ready(Ok(len)) = &written {
+            let mut left = *len;
+            for slice in slices {
+                let shown = left.min(slice.len());
+                self.show(Direction::ToGateway, &slice[..shown]);
+                left -= shown;
+            }
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -209,24 +209,7 @@ impl Connector {
     }
 
     fn make(&self, authorities: &[CertificateDer<'_>]) -> Result<ClientConfig, InnerError> {
-        let mut roots = RootCertStore::empty();
-        let mut key_ids = Vec::new();
-        for authority in authorities {
-            // The library does not look at the dates of an authority.
-            if not_after(authority).is_some_and(|until| until > Time::now()) {
-                roots
-                    .add(authority.clone().into_owned())
-                    .map_err(|error| InnerError::Authority(error.to_string()))?;
-                key_ids.extend(subject_key_id(authority));
-            }
-        }
-        if roots.is_empty() {
-            return Err(InnerError::Expired);
-        }
-        let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
-            .build()
-            .map_err(|error| InnerError::Authority(error.to_string()))?;
-        let verifier = Arc::new(Direct { webpki, key_ids });
+        let verifier = Arc::new(direct(&self.provider, authorities, Time::now())?);
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&version::TLS13])
             .map_err(InnerError::Tls)?
@@ -237,6 +220,45 @@ impl Connector {
         config.resumption = Resumption::store(Arc::new(Sessions::default()));
         Ok(config)
     }
+}
+
+/// The check of a gateway's certificate, alone.
+pub(crate) fn verify(
+    leaf: &CertificateDer<'_>,
+    host: &str,
+    authorities: &[CertificateDer<'_>],
+    now: Time,
+) -> Result<(), InnerError> {
+    let name = ServerName::try_from(host).map_err(|_| InnerError::Host(host.to_owned()))?;
+    let seconds = u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0);
+    let now_unix = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let verified = direct(&provider(), authorities, now)?.verify_server_cert(leaf, &[], &name, &[], now_unix);
+    match verified {
+        Ok(_) => Ok(()),
+        Err(error) => Err(sort(io::Error::other(error), host)),
+    }
+}
+
+/// The verifier for a set of authorities; those that have expired do not count.
+fn direct(provider: &Arc<CryptoProvider>, authorities: &[CertificateDer<'_>], now: Time) -> Result<Direct, InnerError> {
+    let mut roots = RootCertStore::empty();
+    let mut key_ids = Vec::new();
+    for authority in authorities {
+        // The library does not look at the dates of an authority.
+        if not_after(authority).is_some_and(|until| until > now) {
+            roots
+                .add(authority.clone().into_owned())
+                .map_err(|error| InnerError::Authority(error.to_string()))?;
+            key_ids.extend(subject_key_id(authority));
+        }
+    }
+    if roots.is_empty() {
+        return Err(InnerError::Expired);
+    }
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|error| InnerError::Authority(error.to_string()))?;
+    Ok(Direct { webpki, key_ids })
 }
 
 /// Takes certificates that an authority signed itself: intermediates are not looked at.

@@ -1,10 +1,11 @@
 //! The inner TLS through a real tunnel, and an edge between that tries to get in.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
 use outwork_tunnel::certificate::{MadeAuthority, SERVER_LIFETIME, make_authority, make_server_certificate};
-use outwork_tunnel::edge::OpenError;
+use outwork_tunnel::edge::{Direction, OpenError, Tap};
 use outwork_tunnel::frame::{Open, Rejection};
 use outwork_tunnel::inner::{Connector, InnerError, ReachError, server_config};
 use outwork_tunnel::link::{Accept, Inbound, Links, Mode};
@@ -21,6 +22,7 @@ use crate::rig::{TUNNEL, TestEdge, on_both, soon};
 
 on_both!(
     through_the_tunnel,
+    what_a_tap_sees,
     asked_for_with_the_first_flight,
     the_wrong_authority,
     the_wrong_name,
@@ -77,13 +79,18 @@ impl Accept for Gateway {
 /// A tunnel whose gateway shows `domain` under `authority`.
 async fn tunnel(mode: Mode, authority: &MadeAuthority, domain: &str) -> (TestEdge, Links) {
     let edge = TestEdge::start().await;
+    let links = serve(&edge, mode, authority, domain).await;
+    (edge, links)
+}
+
+async fn serve(edge: &TestEdge, mode: Mode, authority: &MadeAuthority, domain: &str) -> Links {
     let links = Links::start(edge.link_options(mode), Arc::new(Gateway::new(authority, domain))).unwrap();
     let mut status = links.status();
     status
         .wait_for(|all| all.iter().all(|link| link.is_connected()))
         .await
         .unwrap();
-    (edge, links)
+    links
 }
 
 fn authority(name: &str) -> MadeAuthority {
@@ -139,6 +146,47 @@ mod bodies {
         // And an authority that was withdrawn opens nothing, whatever was resumed before.
         let error = connect(&edge, &connector, &host, &authorities[..1]).await.unwrap_err();
         assert!(matches!(error, InnerError::UnknownAuthority), "{error}");
+    }
+
+    pub async fn what_a_tap_sees(mode: Mode) {
+        const WORDS: &[u8] = b"the words of a payload";
+        let seen: Arc<Mutex<HashMap<Direction, Vec<u8>>>> = Arc::default();
+        let kept = seen.clone();
+        let tap = Tap::new(move |direction, host, bytes| {
+            assert!(host.ends_with(DOMAIN), "{host}");
+            kept.lock()
+                .unwrap()
+                .entry(direction)
+                .or_default()
+                .extend_from_slice(bytes);
+        });
+        let own = authority("own");
+        let edge = TestEdge::start_with(|options| options.tap = Some(tap)).await;
+        let _links = serve(&edge, mode, &own, DOMAIN).await;
+        let host = format!("wiki.{DOMAIN}");
+        let authorities = [own.authority().der.clone()];
+        let mut stream = Connector::new()
+            .open(&edge.handle, TUNNEL, &host, &authorities, soon())
+            .await
+            .unwrap();
+        stream.write_all(WORDS).await.unwrap();
+        let mut back = vec![0; WORDS.len()];
+        stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, WORDS);
+        let usage = edge.handle.usage_of(TUNNEL);
+        let seen = seen.lock().unwrap();
+        for direction in [Direction::ToGateway, Direction::FromGateway] {
+            let bytes = &seen[&direction];
+            // TLS begins with a handshake record, and no word of what it carries is in it.
+            assert_eq!(&bytes[..2], &[0x16, 0x03], "{direction:?}");
+            assert!(
+                !bytes.windows(WORDS.len()).any(|window| window == WORDS),
+                "{direction:?}"
+            );
+        }
+        // Every byte that was counted was shown.
+        assert_eq!(seen[&Direction::ToGateway].len() as u64, usage[0].sent);
+        assert_eq!(seen[&Direction::FromGateway].len() as u64, usage[0].received);
     }
 
     pub async fn asked_for_with_the_first_flight(mode: Mode) {

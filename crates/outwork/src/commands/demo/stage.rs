@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use outwork_plane::Plane;
 use outwork_plane::{
-    EdgeOptions, FederationOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy,
+    TunnelOptions,
 };
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;
@@ -117,11 +118,13 @@ impl Stage {
                     listen: ([127, 0, 0, 1], 0).into(),
                     public_address: None,
                     tls: None,
+                    tap: None,
                 }),
                 ..TunnelOptions::default()
             },
             federation: FederationOptions::default(),
             identity: IdentityOptions::default(),
+            files: FileOptions::default(),
             drain_timeout: Duration::from_secs(5),
             log: config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?.1,
             worker: worker.clone(),

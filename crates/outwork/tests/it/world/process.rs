@@ -120,7 +120,7 @@ impl ServerOptions {
 }
 
 /// Nothing of this process's own settings reaches a child.
-fn clean(command: &mut Command) {
+pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars() {
         if name.starts_with("OUTWORK_") || name.starts_with("ANTHROPIC_") || name.ends_with("_proxy") {
             command.env_remove(name);
@@ -262,7 +262,7 @@ fn url_in(printed: &[String]) -> String {
     line.rsplit(' ').next().unwrap().to_owned()
 }
 
-fn keep_log(child: &mut Child, log: &Arc<Mutex<String>>) {
+pub fn keep_log(child: &mut Child, log: &Arc<Mutex<String>>) {
     let mut stderr = child.stderr.take().unwrap();
     let log = log.clone();
     tokio::spawn(async move {
@@ -273,7 +273,7 @@ fn keep_log(child: &mut Child, log: &Arc<Mutex<String>>) {
     });
 }
 
-fn show_log(what: &str, log: &Mutex<String>) {
+pub fn show_log(what: &str, log: &Mutex<String>) {
     if std::thread::panicking()
         && let Ok(log) = log.lock()
     {
