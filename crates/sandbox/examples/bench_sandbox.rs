@@ -4,7 +4,7 @@
 
 use std::process::{Command, ExitCode};
 
-use outwork_sandbox::{Launcher, LauncherOptions, bench};
+use outwork_sandbox::{Launcher, LauncherOptions, Network, bench};
 
 fn main() -> ExitCode {
     outwork_sandbox::entry();
@@ -57,7 +57,7 @@ async fn measure(workspace: &std::path::Path, rounds: usize) -> Result<(), Box<d
         "limits by {}. The launcher runs and keeps control groups and network namespaces for the next two sandboxes; all else is made per sandbox",
         launcher.limits_by()
     );
-    let (ours, theirs) = bench::cold_start(&launcher, workspace, "true", rounds).await?;
+    let (ours, theirs) = bench::cold_start(&launcher, workspace, "true", rounds, Network::None).await?;
     println!("{ours}");
     match theirs {
         Some(theirs) => {
@@ -71,8 +71,27 @@ async fn measure(workspace: &std::path::Path, rounds: usize) -> Result<(), Box<d
     }
     println!(
         "{}",
-        bench::burst(&launcher, workspace, "true", 16, rounds / 10 + 1).await?
+        bench::burst(&launcher, workspace, "true", 16, rounds / 10 + 1, Network::None).await?
     );
+    let (fenced, theirs) = bench::cold_start(&launcher, workspace, "true", rounds, Network::Fenced).await?;
+    println!("{fenced}");
+    if let Some(theirs) = theirs {
+        println!(
+            "ratio of p50 to bwrap in turn: {:.2}",
+            fenced.at(0.5).as_secs_f64() / theirs.at(0.5).as_secs_f64()
+        );
+    }
+    println!(
+        "{}",
+        bench::burst(&launcher, workspace, "true", 100, rounds / 20 + 1, Network::Fenced).await?
+    );
+    for figures in bench::pauses(&launcher, workspace, rounds).await? {
+        println!("{figures}");
+    }
+    println!("{}", bench::bomb_kills(&launcher, workspace, rounds / 20 + 1).await?);
+    for figures in bench::checkpoints(&workspace.join("checkpoints"), rounds / 4 + 1)? {
+        println!("{figures}");
+    }
     for figures in bench::calls(&launcher, workspace, rounds).await? {
         println!("{figures}");
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::SandboxError;
 use crate::launcher::Launcher;
-use crate::options::SandboxOptions;
+use crate::options::{Network, SandboxOptions};
 use crate::output::ToolCall;
 
 /// Durations of one thing, sorted.
@@ -54,11 +54,13 @@ impl std::fmt::Display for Figures {
 const SETTLE: Duration = Duration::from_millis(10);
 
 /// Cold start of a static program to its exit: ours, and bwrap's when it is installed. `program` is a path inside both.
+/// With a fence the sandbox has its listeners and rules; bwrap has no network at all, which is less work.
 pub async fn cold_start(
     launcher: &Launcher,
     workspace: &Path,
     program: &str,
     rounds: usize,
+    network: Network,
 ) -> Result<(Figures, Option<Figures>), SandboxError> {
     let bwrap = Command::new("bwrap")
         .arg("--version")
@@ -73,7 +75,10 @@ pub async fn cold_start(
         let begun = Instant::now();
         let outcome = launcher
             .run_once(
-                SandboxOptions::new(workspace),
+                SandboxOptions {
+                    network,
+                    ..SandboxOptions::new(workspace)
+                },
                 vec![format!("/workspace/{program}")],
                 false,
             )
@@ -110,7 +115,11 @@ pub async fn cold_start(
         }
     }
     let theirs = (!theirs.is_empty()).then(|| Figures::new("bwrap --unshare-all, static program", theirs));
-    Ok((Figures::new("sandbox cold start to exit, static program", ours), theirs))
+    let name = match network {
+        Network::None => "sandbox cold start to exit, static program",
+        Network::Fenced => "sandbox with its fence, cold start, static program",
+    };
+    Ok((Figures::new(name, ours), theirs))
 }
 
 /// Cold starts asked for all at once: more than the launcher has prepared for, so each is made from the beginning.
@@ -121,13 +130,18 @@ pub async fn burst(
     program: &str,
     at_once: u32,
     rounds: usize,
+    network: Network,
 ) -> Result<Figures, SandboxError> {
     let mut durations = Vec::new();
     for _ in 0..rounds {
         let mut tasks = tokio::task::JoinSet::new();
         let begun = Instant::now();
         for _ in 0..at_once {
-            let (launcher, options) = (launcher.clone(), SandboxOptions::new(workspace));
+            let launcher = launcher.clone();
+            let options = SandboxOptions {
+                network,
+                ..SandboxOptions::new(workspace)
+            };
             let argv = vec![format!("/workspace/{program}")];
             tasks.spawn(async move { launcher.run_once(options, argv, false).await });
         }
@@ -140,7 +154,90 @@ pub async fn burst(
         durations.push(begun.elapsed() / at_once);
         tokio::time::sleep(SETTLE).await;
     }
-    Ok(Figures::new(&format!("{at_once} cold starts at once, each"), durations))
+    let fence = match network {
+        Network::None => "",
+        Network::Fenced => " with their fences",
+    };
+    Ok(Figures::new(
+        &format!("{at_once} cold starts{fence} at once, each"),
+        durations,
+    ))
+}
+
+/// Holding a sandbox still and letting it go on, while something runs in it.
+pub async fn pauses(launcher: &Launcher, workspace: &Path, rounds: usize) -> Result<Vec<Figures>, SandboxError> {
+    let sandbox = launcher.launch(SandboxOptions::new(workspace)).await?;
+    let busy = serde_json::json!({ "command": "for i in 1 2 3; do (while :; do sleep 0.01; done) & done" });
+    sandbox.call(ToolCall::new("bash", busy)).await?;
+    let (mut pauses, mut resumes) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        sandbox.pause().await?;
+        pauses.push(begun.elapsed());
+        let begun = Instant::now();
+        sandbox.resume().await?;
+        resumes.push(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    sandbox.kill().await?;
+    Ok(vec![
+        Figures::new("pause of a running sandbox", pauses),
+        Figures::new("resume of a paused sandbox", resumes),
+    ])
+}
+
+/// From the kill of a sandbox in which 300 processes spin to the end of the last of them.
+pub async fn bomb_kills(launcher: &Launcher, workspace: &Path, rounds: usize) -> Result<Figures, SandboxError> {
+    let bomb = "/usr/bin/env bash -c 'for i in $(seq 300); do (while :; do :; done) & done; touch lit; wait' >/dev/null 2>&1 & until test -e lit; do sleep 0.01; done; rm lit";
+    let mut kills = Vec::new();
+    for _ in 0..rounds {
+        let sandbox = launcher.launch(SandboxOptions::new(workspace)).await?;
+        sandbox
+            .call(ToolCall::new("bash", serde_json::json!({ "command": bomb })))
+            .await?;
+        let begun = Instant::now();
+        sandbox.kill().await?;
+        kills.push(begun.elapsed());
+    }
+    Ok(Figures::new("kill of 300 spinning processes to gone", kills))
+}
+
+/// Saving and restoring 10 MiB of files in `folder`, which is left empty: forty small ones and one large one.
+pub fn checkpoints(folder: &Path, rounds: usize) -> Result<Vec<Figures>, SandboxError> {
+    let io = SandboxError::io("write the bench's files");
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder.join("files/small"))?;
+        for number in 0..40_u8 {
+            std::fs::write(folder.join(format!("files/small/{number}")), vec![number; 64 << 10])?;
+        }
+        let large: Vec<u8> = (0..(10 << 20) - 40 * (64 << 10))
+            .map(|at: u32| (at % 251) as u8)
+            .collect();
+        std::fs::write(folder.join("files/large"), large)
+    };
+    write().map_err(io)?;
+    let (mut saves, mut restores) = (Vec::new(), Vec::new());
+    for round in 0..rounds + 3 {
+        let (at, to) = (folder.join("saved"), folder.join("restored"));
+        let begun = Instant::now();
+        let saved = crate::checkpoint::save(&folder.join("files"), &at)?;
+        let saving = begun.elapsed();
+        let begun = Instant::now();
+        crate::checkpoint::restore(&at, &saved.digest, &to)?;
+        let restoring = begun.elapsed();
+        if round >= 3 {
+            saves.push(saving);
+            restores.push(restoring);
+        }
+        for folder in [at, to] {
+            std::fs::remove_dir_all(folder).map_err(SandboxError::io("clear the bench's folder"))?;
+        }
+    }
+    std::fs::remove_dir_all(folder.join("files")).map_err(SandboxError::io("clear the bench's folder"))?;
+    Ok(vec![
+        Figures::new("checkpoint of 10 MiB of files", saves),
+        Figures::new("restore of 10 MiB of files, verified", restores),
+    ])
 }
 
 /// Calls in a running sandbox.

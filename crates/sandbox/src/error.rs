@@ -41,6 +41,30 @@ pub enum SandboxError {
     /// The sandbox did not answer in time, not even to a cancel, and was killed.
     #[error("the sandbox did not answer within {0:?} of being told to stop the call, and was killed")]
     Unresponsive(std::time::Duration),
+    /// A limit of the whole sandbox was reached, and it was killed.
+    #[error("the sandbox was killed: it reached its limit `{limit}` of {value}")]
+    Limit {
+        /// The limit's name.
+        limit: &'static str,
+        /// Its value, for people.
+        value: String,
+    },
+    /// Its processes could not be held still, or let go on.
+    #[error("the sandbox could not be {attempt}: {reason}")]
+    Pause {
+        /// `paused` or `resumed`.
+        attempt: &'static str,
+        /// What happened.
+        reason: String,
+    },
+    /// A checkpoint could not be saved, or is not what was saved; nothing of it was restored.
+    #[error("checkpoint {path}: {reason}")]
+    Checkpoint {
+        /// The checkpoint's file, or the file in question.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// The call is larger than a frame may be.
     #[error("the call is {size} bytes; a sandbox takes at most {limit}")]
     CallTooLarge {
@@ -71,6 +95,13 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
+    pub(crate) fn wall_clock(limit: std::time::Duration) -> Self {
+        Self::Limit {
+            limit: "wall_clock",
+            value: format!("{limit:?}"),
+        }
+    }
+
     pub(crate) fn io(attempt: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { attempt, source }
     }

@@ -1,9 +1,11 @@
 //! A running sandbox, as its worker holds it.
 
+mod ends;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,9 +16,12 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
 
 use crate::error::SandboxError;
+use crate::fence::Fence;
 use crate::hand::frame::{AnswerBody, CallBody, FromHand, MAX_TO_HAND, ToHand};
 use crate::launcher::Launcher;
+use crate::options::Limits;
 use crate::output::{ContentBlock, ToolCall, ToolOutput};
+use crate::sweep::Sweep;
 
 /// How long a cancelled call may take to answer. Killing what runs and starting a shell takes milliseconds.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
@@ -50,14 +55,31 @@ pub struct Sandbox {
     /// Keeps the launcher alive.
     _launcher: Launcher,
     root: PathBuf,
+    fence: Mutex<Option<Fence>>,
+}
+
+/// What a sandbox is before its hand has spoken.
+pub(crate) struct Pieces {
+    pub(crate) socket: UnixStream,
+    pub(crate) pidfd: KillOnDrop,
+    pub(crate) ended: watch::Receiver<Option<SandboxEnd>>,
+    pub(crate) fence: Option<Fence>,
+    pub(crate) sweep: Sweep,
+    pub(crate) limits: Limits,
 }
 
 #[derive(Debug)]
 struct Inner {
     pidfd: OwnedFd,
+    sweep: Sweep,
+    killed: AtomicBool,
+    /// Whether it is held still. Changed under this lock, so that a pause and a resume do not cross.
+    paused: tokio::sync::Mutex<bool>,
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     calls: Mutex<Calls>,
     next_id: AtomicU64,
+    /// Changes with every answer.
+    progress: watch::Sender<()>,
     ended: watch::Receiver<Option<SandboxEnd>>,
 }
 
@@ -72,15 +94,36 @@ struct Calls {
 enum Over {
     Closed,
     BadFrame(String),
+    Limit(&'static str, String),
+}
+
+impl Over {
+    /// What a call is told; `None` when the sandbox's end says it.
+    fn told(&self) -> Option<SandboxError> {
+        match self {
+            Self::BadFrame(reason) => Some(SandboxError::BadFrame(reason.clone())),
+            Self::Limit(limit, value) => Some(SandboxError::Limit {
+                limit,
+                value: value.clone(),
+            }),
+            Self::Closed => None,
+        }
+    }
 }
 
 impl Sandbox {
     /// Waits until the hand is ready.
     pub(crate) async fn stand(
         launcher: Launcher,
-        (mut socket, pidfd, ended): (UnixStream, KillOnDrop, watch::Receiver<Option<SandboxEnd>>),
+        Pieces {
+            mut socket,
+            pidfd,
+            ended,
+            fence,
+            sweep,
+            limits,
+        }: Pieces,
         root: PathBuf,
-        max_output: usize,
     ) -> Result<Self, SandboxError> {
         let mut bytes = Vec::with_capacity(256);
         let first = loop {
@@ -115,17 +158,32 @@ impl Sandbox {
         let pidfd = pidfd.keep()?;
         let inner = Arc::new(Inner {
             pidfd,
+            sweep,
+            killed: AtomicBool::new(false),
+            paused: tokio::sync::Mutex::new(false),
             writer: tokio::sync::Mutex::new(writer),
             calls: Mutex::new(Calls::default()),
             next_id: AtomicU64::new(1),
+            progress: watch::channel(()).0,
             ended,
         });
-        tracing::debug!(max_output, "sandbox ready");
-        tokio::spawn(read_answers(Arc::downgrade(&inner), reader, bytes));
+        tracing::debug!(max_output = limits.max_output_bytes, "sandbox ready");
+        tokio::spawn(read_answers(
+            Arc::downgrade(&inner),
+            reader,
+            bytes,
+            limits.total_output_bytes,
+        ));
+        tokio::spawn(ends::watch_over(
+            Arc::downgrade(&inner),
+            inner.ended.clone(),
+            limits.wall_clock,
+        ));
         Ok(Self {
             inner,
             _launcher: launcher,
             root,
+            fence: Mutex::new(fence),
         })
     }
 
@@ -143,6 +201,12 @@ impl Sandbox {
             }),
             _ => None,
         }
+    }
+
+    /// Takes the sockets of the network fence, once. `None` without a fence, or when they were taken. Until then, and
+    /// after they are dropped, the sandbox has no network.
+    pub fn take_fence(&self) -> Option<Fence> {
+        self.fence.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Where the workspace stands in the view of the tools: `/workspace`, or the host's folder without isolation.
@@ -264,8 +328,7 @@ impl Inner {
         let (sender, receiver) = oneshot::channel();
         let mut calls = self.calls();
         match &calls.over {
-            Some(Over::BadFrame(reason)) => Err(SandboxError::BadFrame(reason.clone())),
-            Some(Over::Closed) => Err(SandboxError::Ended(end_now(&self.ended))),
+            Some(over) => Err(over.told().unwrap_or_else(|| SandboxError::Ended(end_now(&self.ended)))),
             None => {
                 calls.waiting.insert(id, sender);
                 Ok(receiver)
@@ -286,15 +349,32 @@ impl Inner {
 
     async fn over(&self) -> SandboxError {
         let over = self.calls().over.clone();
-        match over {
-            Some(Over::BadFrame(reason)) => SandboxError::BadFrame(reason),
-            Some(Over::Closed) | None => SandboxError::Ended(describe(&self.ended).await),
+        match over.and_then(|over| over.told()) {
+            Some(error) => error,
+            None => SandboxError::Ended(describe(&self.ended).await),
         }
     }
 
-    /// SIGKILL to the first process; the kernel kills all others of its pid namespace.
+    /// SIGKILL to the first process and, on another thread, to all others.
     fn signal(&self) {
+        let swept = self.killed.swap(true, Ordering::SeqCst);
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        // Who is held still cannot die. This is a write to a file of the kernel, which does not wait.
+        if let Some(freezer) = &self.sweep.group
+            && self.paused.try_lock().map_or(true, |paused| *paused)
+        {
+            let _ = freezer.tell(false);
+        }
+        // The kernel ends the others too, but later.
+        if !swept && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let sweep = self.sweep.clone();
+            drop(runtime.spawn_blocking(move || sweep.run()));
+        }
+    }
+
+    fn limit(&self, limit: &'static str, value: String) {
+        self.calls().over.get_or_insert(Over::Limit(limit, value));
+        self.signal();
     }
 }
 
@@ -312,16 +392,22 @@ fn end_now(ended: &watch::Receiver<Option<SandboxEnd>>) -> String {
         .map_or_else(|| "its socket closed".to_owned(), ToString::to_string)
 }
 
-async fn read_answers(inner: std::sync::Weak<Inner>, mut reader: OwnedReadHalf, mut bytes: Vec<u8>) {
+async fn read_answers(inner: std::sync::Weak<Inner>, mut reader: OwnedReadHalf, mut bytes: Vec<u8>, most: Option<u64>) {
+    let mut answered = 0_u64;
     let over = loop {
         match FromHand::decode(&bytes) {
             Ok(Some((FromHand::Answer(id, body), taken))) => {
                 bytes.drain(..taken);
                 let Some(inner) = inner.upgrade() else { return };
+                answered = answered.saturating_add(taken as u64);
+                if let Some(most) = most.filter(|most| answered > *most) {
+                    break Over::Limit("total_output_bytes", format!("{most} bytes"));
+                }
                 // An answer to a call that was given up is dropped.
                 if let Some(waiting) = inner.calls().waiting.remove(&id) {
                     let _ = waiting.send(body);
                 }
+                inner.progress.send_replace(());
                 continue;
             }
             Ok(Some((FromHand::Ready | FromHand::Failed(_), _))) => break Over::BadFrame("a second start".to_owned()),
@@ -336,8 +422,10 @@ async fn read_answers(inner: std::sync::Weak<Inner>, mut reader: OwnedReadHalf, 
     if let Some(inner) = inner.upgrade() {
         inner.signal();
         let mut calls = inner.calls();
-        calls.over = Some(over);
+        calls.over.get_or_insert(over);
         calls.waiting.clear();
+        drop(calls);
+        inner.progress.send_replace(());
     }
 }
 

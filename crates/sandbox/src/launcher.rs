@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,13 @@ use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::SandboxError;
-use crate::handle::{KillOnDrop, Sandbox, SandboxEnd};
+use crate::fence::Fence;
+use crate::handle::{KillOnDrop, Pieces, Sandbox, SandboxEnd};
 use crate::jail::HIDDEN;
 use crate::jail::wire::{self, Boot, Launch, Said};
-use crate::options::{Isolation, RootImage, SandboxOptions};
+use crate::launch_check::check;
+use crate::options::{Isolation, Network, SandboxOptions};
+use crate::sweep::Sweep;
 
 /// How long the launcher may take to start, and a sandbox to stand. Far over what either needs.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +42,8 @@ pub struct LauncherOptions {
     pub isolation: Isolation,
     /// Folders of the host, outside its system folders, that sandboxes see read-only under the same name.
     pub read_only_paths: Vec<PathBuf>,
+    /// What sandboxes usually ask for. The first ones are prepared for it, later ones for what the last one asked.
+    pub usual_network: Network,
 }
 
 impl Default for LauncherOptions {
@@ -47,6 +52,7 @@ impl Default for LauncherOptions {
             program: PathBuf::from("/proc/self/exe"),
             isolation: Isolation::Full,
             read_only_paths: Vec::new(),
+            usual_network: Network::default(),
         }
     }
 }
@@ -75,7 +81,15 @@ struct Shared {
     memory: String,
 }
 
-type Started = Result<OwnedFd, SandboxError>;
+type Started = Result<FirstProcess, SandboxError>;
+
+/// What the launcher hands over of a sandbox that it cloned.
+#[derive(Debug)]
+struct FirstProcess {
+    pidfd: OwnedFd,
+    fence: Option<Fence>,
+    sweep: Sweep,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -116,6 +130,7 @@ impl Launcher {
         let boot = Boot {
             isolation: options.isolation,
             read_only_paths: options.read_only_paths.clone(),
+            fenced: options.usual_network == Network::Fenced,
         };
         send(&control, &boot, None, None).await.map_err(failed)?;
         let first = tokio::time::timeout(START_PATIENCE, receive(&control)).await;
@@ -165,16 +180,23 @@ impl Launcher {
 
     /// Makes a sandbox. When this returns, it stands and takes calls; if any step failed, nothing ran.
     pub async fn launch(&self, options: SandboxOptions) -> Result<Sandbox, SandboxError> {
-        let workspace = check(&options)?;
-        let max_output = options.limits.max_output_bytes;
+        let workspace = check(&options, self.shared.isolation)?;
+        let limits = options.limits.clone();
         let born = self.bear(options, workspace, None, None).await?;
         let root = if self.shared.isolation == Isolation::Full {
             PathBuf::from("/workspace")
         } else {
             born.workspace.clone()
         };
-        let pieces = (born.socket, born.pidfd, born.ended);
-        let stand = Sandbox::stand(self.clone(), pieces, root, max_output);
+        let pieces = Pieces {
+            socket: born.socket,
+            pidfd: born.pidfd,
+            ended: born.ended,
+            fence: born.fence,
+            sweep: born.sweep,
+            limits,
+        };
+        let stand = Sandbox::stand(self.clone(), pieces, root);
         match tokio::time::timeout(START_PATIENCE, stand).await {
             Ok(result) => result,
             Err(_) => Err(SandboxError::Unresponsive(START_PATIENCE)),
@@ -188,7 +210,7 @@ impl Launcher {
         argv: Vec<String>,
         keep_output: bool,
     ) -> Result<RunOutcome, SandboxError> {
-        let workspace = check(&options)?;
+        let workspace = check(&options, self.shared.isolation)?;
         if argv.is_empty() {
             return Err(SandboxError::Option {
                 option: "argv",
@@ -196,6 +218,7 @@ impl Launcher {
             });
         }
         let most = options.limits.max_output_bytes;
+        let wall_clock = options.limits.wall_clock;
         let (output, output_in) = if keep_output {
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
                 .map_err(|error| SandboxError::io("make a pipe")(error.into()))?;
@@ -205,12 +228,16 @@ impl Launcher {
         };
         let mut born = self.bear(options, workspace, Some(argv), output_in).await?;
         let collecting = output.map(|reader| tokio::spawn(collect(reader, most)));
-        let end = born
-            .ended
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|end| end.clone());
+        let wait = born.ended.wait_for(Option::is_some);
+        let end = match wall_clock {
+            None => wait.await.ok(),
+            // What is left of it is killed when this returns.
+            Some(limit) => match tokio::time::timeout(limit, wait).await {
+                Ok(end) => end.ok(),
+                Err(_) => return Err(SandboxError::wall_clock(limit)),
+            },
+        }
+        .and_then(|end| end.clone());
         let output = match collecting {
             Some(task) => task.await.unwrap_or_default(),
             None => Vec::new(),
@@ -248,6 +275,12 @@ impl Launcher {
             hostname: options.hostname,
             env,
             limits: options.limits,
+            image: options.image,
+            mounts: options.mounts,
+            outputs: options.outputs,
+            ca_pem: options.ca_pem,
+            devices: options.devices,
+            fenced: options.network == Network::Fenced,
             run,
         };
         let (started, wait_started) = oneshot::channel();
@@ -271,12 +304,22 @@ impl Launcher {
         }
         drop((theirs, output));
         match tokio::time::timeout(START_PATIENCE, wait_started).await {
-            Ok(Ok(Ok(pidfd))) => Ok(Born {
-                socket,
-                pidfd: KillOnDrop::new(pidfd),
-                ended: wait_ended,
-                workspace,
-            }),
+            Ok(Ok(Ok(first))) => {
+                let pidfd = KillOnDrop::new(first.pidfd);
+                if first.fence.is_some() != (options.network == Network::Fenced) {
+                    return Err(SandboxError::LauncherGone(
+                        "it made a sandbox without the fence that was asked for".to_owned(),
+                    ));
+                }
+                Ok(Born {
+                    socket,
+                    pidfd,
+                    ended: wait_ended,
+                    fence: first.fence,
+                    sweep: first.sweep,
+                    workspace,
+                })
+            }
             Ok(Ok(Err(error))) => Err(error),
             Ok(Err(_)) => Err(self.gone()),
             Err(_) => Err(SandboxError::LauncherGone(format!(
@@ -295,6 +338,8 @@ struct Born {
     socket: UnixStream,
     pidfd: KillOnDrop,
     ended: watch::Receiver<Option<SandboxEnd>>,
+    fence: Option<Fence>,
+    sweep: Sweep,
     workspace: PathBuf,
 }
 
@@ -308,7 +353,16 @@ impl Drop for Shared {
 /// Hears the launcher until it ends, then tells everyone who waits.
 async fn listen(control: Arc<UnixStream>, table: Arc<Mutex<Table>>, mut child: tokio::process::Child) {
     let reason = loop {
-        match receive(&control).await {
+        let heard = tokio::select! {
+            biased;
+            heard = receive(&control) => heard,
+            // Cradles that are held still keep the socket open when the launcher has gone.
+            ended = child.wait() => match ended {
+                Ok(status) => break format!("its process ended: {status}"),
+                Err(error) => break error.to_string(),
+            },
+        };
+        match heard {
             Ok(Some((said, fds))) => note(&table, said, fds),
             Ok(None) => break "it closed its socket".to_owned(),
             Err(error) => break error.to_string(),
@@ -325,15 +379,27 @@ async fn listen(control: Arc<UnixStream>, table: Arc<Mutex<Table>>, mut child: t
     }
 }
 
-fn note(table: &Mutex<Table>, said: Said, mut fds: Vec<OwnedFd>) {
+fn note(table: &Mutex<Table>, said: Said, fds: Vec<OwnedFd>) {
     let mut table = lock(table);
     match said {
-        Said::Started { id, host_pid } => {
+        Said::Started {
+            id,
+            host_pid,
+            cradle,
+            freezer,
+        } => {
             tracing::debug!(id, host_pid, "sandbox cloned");
-            if let (Some(entry), Some(pidfd)) = (table.entries.get_mut(&id), fds.pop())
+            let mut fds = fds.into_iter();
+            if let (Some(entry), Some(pidfd)) = (table.entries.get_mut(&id), fds.next())
                 && let Some(started) = entry.started.take()
             {
-                let _ = started.send(Ok(pidfd));
+                let sweep = Sweep {
+                    first: host_pid,
+                    cradle,
+                    group: freezer,
+                };
+                let fence = fds.next().zip(fds.next()).map(|(tcp, dns)| Fence::new(tcp, dns));
+                let _ = started.send(Ok(FirstProcess { pidfd, fence, sweep }));
             }
         }
         Said::Refused { id, error } => {
@@ -405,72 +471,4 @@ fn passed_variables() -> impl Iterator<Item = (String, String)> {
     PASSED_VARIABLES
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
-}
-
-/// Options that cannot work are refused before anything is made. Returns the workspace without links.
-fn check(options: &SandboxOptions) -> Result<PathBuf, SandboxError> {
-    let refuse = |option, reason: &str| {
-        Err(SandboxError::Option {
-            option,
-            reason: reason.to_owned(),
-        })
-    };
-    match options.image {
-        RootImage::HostSystem => {}
-    }
-    let limits = &options.limits;
-    if limits.memory_bytes < 16 << 20 {
-        return refuse("limits.memory_bytes", "a shell needs at least 16 MiB");
-    }
-    if limits.max_processes < 8 {
-        return refuse("limits.max_processes", "a shell with a pipeline needs at least 8");
-    }
-    if limits.disk_bytes < 1 << 20 {
-        return refuse("limits.disk_bytes", "at least 1 MiB");
-    }
-    if limits.max_output_bytes < 1024 || limits.max_output_bytes > 4 << 20 {
-        return refuse("limits.max_output_bytes", "between 1 KiB and 4 MiB");
-    }
-    if limits.cpu_percent == Some(0) {
-        return refuse("limits.cpu_percent", "at least 1, or none");
-    }
-    let name = options.hostname.as_bytes();
-    if name.is_empty() || name.len() > 63 || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-') {
-        return refuse("hostname", "1 to 63 letters, digits and hyphens");
-    }
-    for (variable, value) in &options.env {
-        if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
-            return refuse(
-                "env",
-                "names are not empty and have no '='; names and values have no NUL",
-            );
-        }
-    }
-    workspace(&options.workspace)
-}
-
-fn workspace(path: &Path) -> Result<PathBuf, SandboxError> {
-    let refuse = |reason: String| SandboxError::Workspace {
-        path: path.to_path_buf(),
-        reason,
-    };
-    let full = path
-        .canonicalize()
-        .map_err(|error| refuse(format!("{error}; make the folder first")))?;
-    if !full.is_dir() {
-        return Err(refuse("is not a folder".to_owned()));
-    }
-    if full.parent().is_none() {
-        return Err(refuse(
-            "the whole filesystem cannot be a workspace; name a folder".to_owned(),
-        ));
-    }
-    for own in ["/proc", "/sys", "/dev", "/usr", "/etc", "/boot"] {
-        if full == Path::new(own) || (full.starts_with(own) && !full.starts_with("/dev/shm")) {
-            return Err(refuse(format!(
-                "lies in {own}, which belongs to the system; name another folder"
-            )));
-        }
-    }
-    Ok(full)
 }

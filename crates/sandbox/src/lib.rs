@@ -14,20 +14,27 @@
 //! Every program that uses this crate calls [`entry`] as the first thing in `main`.
 
 pub mod bench;
+pub mod checkpoint;
 mod error;
+mod fence;
 pub mod hand;
 mod handle;
 #[allow(unsafe_code)]
 mod jail;
+mod launch_check;
 mod launcher;
 mod options;
 mod output;
+pub mod outputs;
+mod sweep;
 pub mod tools;
+mod trust;
 pub mod worker;
 
 pub use error::SandboxError;
+pub use fence::{Fence, original_destination};
 pub use handle::{Sandbox, SandboxEnd};
 pub use jail::{Need, Report, Step, StepState, entry, probe};
 pub use launcher::{Launcher, LauncherOptions, RunOutcome};
-pub use options::{Isolation, Limits, RootImage, SandboxOptions};
+pub use options::{DeviceName, Isolation, Limits, Network, ReadOnlyMount, RootImage, SandboxOptions};
 pub use output::{ContentBlock, MediaSource, ToolCall, ToolOutput};

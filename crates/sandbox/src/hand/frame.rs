@@ -50,6 +50,12 @@ pub enum ToHand {
     Call(u64, CallBody),
     /// Stop a call that runs or waits; its answer says that it was interrupted.
     Cancel(u64),
+    /// Ask what a call runs to end by itself (`SIGTERM`); a call that waits is answered as if cancelled.
+    End(u64),
+    /// Stop every process inside but the hand; answered when all of them stand still.
+    Pause(u64),
+    /// Let them go on; answered.
+    Resume(u64),
 }
 
 /// Body of a call.
@@ -98,6 +104,9 @@ pub struct AnswerBody {
 
 const CALL: u8 = 1;
 const CANCEL: u8 = 2;
+const END: u8 = 3;
+const PAUSE: u8 = 4;
+const RESUME: u8 = 5;
 const READY: u8 = 65;
 const FAILED: u8 = 66;
 const ANSWER: u8 = 67;
@@ -108,6 +117,9 @@ impl ToHand {
         match self {
             Self::Call(id, body) => frame(CALL, *id, &json(body)),
             Self::Cancel(id) => frame(CANCEL, *id, &[]),
+            Self::End(id) => frame(END, *id, &[]),
+            Self::Pause(id) => frame(PAUSE, *id, &[]),
+            Self::Resume(id) => frame(RESUME, *id, &[]),
         }
     }
 
@@ -119,9 +131,14 @@ impl ToHand {
         };
         let parsed = match raw.kind {
             CALL => Self::Call(raw.id, parse(&raw)?),
-            CANCEL => {
+            CANCEL | END | PAUSE | RESUME => {
                 empty(&raw)?;
-                Self::Cancel(raw.id)
+                match raw.kind {
+                    CANCEL => Self::Cancel(raw.id),
+                    END => Self::End(raw.id),
+                    PAUSE => Self::Pause(raw.id),
+                    _ => Self::Resume(raw.id),
+                }
             }
             kind => return Err(FrameError::Kind(kind)),
         };

@@ -9,6 +9,7 @@ use rustix::net::RecvFlags;
 use rustix::process::{WaitOptions, wait};
 
 use super::frame::{AnswerBody, CallBody, FromHand, ToHand};
+use super::processes;
 use crate::output::ContentBlock;
 
 /// Calls that may wait behind the one that runs.
@@ -29,6 +30,8 @@ pub(super) struct Link {
     waiting: VecDeque<(u64, CallBody)>,
     /// Cancels that have come for the call that runs.
     cancelled: Vec<u64>,
+    /// The same for wishes that it ends by itself.
+    ending: Vec<u64>,
 }
 
 impl Link {
@@ -39,6 +42,7 @@ impl Link {
             bytes: Vec::new(),
             waiting: VecDeque::new(),
             cancelled: Vec::new(),
+            ending: Vec::new(),
         }
     }
 
@@ -57,6 +61,7 @@ impl Link {
     /// The next call, oldest first.
     pub(super) fn next_call(&mut self) -> Option<(u64, CallBody)> {
         self.cancelled.clear();
+        self.ending.clear();
         self.waiting.pop_front()
     }
 
@@ -98,7 +103,15 @@ impl Link {
     /// Takes in what has come, without waiting; says whether call `id` was cancelled.
     pub(super) fn poll_cancelled(&mut self, id: u64) -> Result<bool, Gone> {
         self.pump()?;
-        Ok(self.cancelled(id))
+        // A file tool has nothing that could end by itself.
+        Ok(self.cancelled(id) || self.ending(id))
+    }
+
+    /// Whether call `id` was newly asked to end by itself.
+    pub(super) fn ending(&mut self, id: u64) -> bool {
+        let asked = self.ending.contains(&id);
+        self.ending.retain(|one| *one != id);
+        asked
     }
 
     pub(super) fn cancelled(&self, id: u64) -> bool {
@@ -141,26 +154,44 @@ impl Link {
             }
             ToHand::Call(id, _) => (id, "too many calls are waiting in this sandbox"),
             ToHand::Cancel(id) => {
-                let waiting = self.waiting.len();
-                self.waiting.retain(|(waiting, _)| *waiting != id);
-                if self.waiting.len() == waiting {
+                if !self.forget(id) {
                     self.cancelled.push(id);
                     return Ok(());
                 }
                 (id, "interrupted before it was run")
             }
+            ToHand::End(id) => {
+                if !self.forget(id) {
+                    self.ending.push(id);
+                    return Ok(());
+                }
+                (id, "interrupted before it was run")
+            }
+            ToHand::Pause(id) => return self.say(id, "paused", !processes::pause()),
+            ToHand::Resume(id) => {
+                processes::resume();
+                return self.say(id, "resumed", false);
+            }
         };
         let (id, text) = refusal;
+        self.say(id, text, true)
+    }
+
+    /// Takes a call out that has not been run yet.
+    fn forget(&mut self, id: u64) -> bool {
+        let waiting = self.waiting.len();
+        self.waiting.retain(|(waiting, _)| *waiting != id);
+        self.waiting.len() < waiting
+    }
+
+    fn say(&self, id: u64, text: &str, is_error: bool) -> Result<(), Gone> {
         let content = vec![ContentBlock::Text { text: text.to_owned() }];
-        self.answer(
-            id,
-            &AnswerBody {
-                content,
-                is_error: true,
-                exit_code: None,
-            },
-        )
-        .map_err(|_| Gone::Io)
+        let answer = AnswerBody {
+            content,
+            is_error,
+            exit_code: None,
+        };
+        self.answer(id, &answer).map_err(|_| Gone::Io)
     }
 }
 

@@ -56,10 +56,48 @@ pub(super) fn end_since(shell: Pid, since: Moment, isolated: bool) {
     }
 }
 
+/// Asks what a command started to end by itself. The shell lives on and says how the command ended.
+pub(super) fn ask_to_end(shell: Pid, since: Moment) {
+    for process in descendants(rustix::process::getpid()) {
+        if process.pid != shell && process.started >= since.0 {
+            let _ = kill_process(process.pid, Signal::TERM);
+        }
+    }
+}
+
+/// Stops every process below this one; says whether all of them stand still.
+pub(super) fn pause() -> bool {
+    let own = rustix::process::getpid();
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let mut moving = false;
+        for process in descendants(own).filter(|process| !process.stopped) {
+            moving = true;
+            let _ = kill_process(process.pid, Signal::STOP);
+        }
+        if !moving {
+            return true;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    // Something forks as fast as this stops, and is left as it was.
+    resume();
+    false
+}
+
+/// Lets every process below this one go on.
+pub(super) fn resume() {
+    for process in descendants(rustix::process::getpid()) {
+        let _ = kill_process(process.pid, Signal::CONT);
+    }
+}
+
 struct Process {
     pid: Pid,
     parent: i32,
     started: u64,
+    /// By a signal.
+    stopped: bool,
 }
 
 /// Living processes below this one.
@@ -106,5 +144,6 @@ fn read(pid: i32) -> Option<Process> {
         pid: Pid::from_raw(pid)?,
         parent: parent.parse().ok()?,
         started,
+        stopped: matches!(*state, "T" | "t"),
     })
 }

@@ -13,7 +13,7 @@ use rustix::event::Timespec;
 use rustix::fs::OFlags;
 
 use super::link::{Gone, Link};
-use super::processes::{Moment, end_since};
+use super::processes::{Moment, ask_to_end, end_since};
 use crate::jail::spawn::{self, STATUS, Spawned};
 
 pub(super) struct Shell {
@@ -108,6 +108,9 @@ impl Shell {
             let fds = [self.spawned.status.as_fd(), self.spawned.output.as_fd()];
             let watched = if output_open { &fds[..] } else { &fds[..1] };
             let ready = link.wait_with(watched, Some(&patience))?;
+            if link.ending(id) {
+                ask_to_end(self.spawned.pid, begun);
+            }
             if link.cancelled(id) {
                 return Ok(self.stop(begun, tail, Ended::Cancelled));
             }

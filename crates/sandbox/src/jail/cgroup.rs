@@ -6,8 +6,10 @@
 //! process, and the probe says so.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::options::Limits;
 
@@ -28,6 +30,7 @@ pub(crate) enum Backend {
         memory: PathBuf,
         pids: PathBuf,
         cpu: Option<PathBuf>,
+        freezer: Option<PathBuf>,
     },
     /// None, and why.
     Absent(String),
@@ -41,8 +44,50 @@ pub(crate) enum Group {
         memory: PathBuf,
         pids: PathBuf,
         cpu: Option<PathBuf>,
+        freezer: Option<PathBuf>,
     },
     Absent,
+}
+
+/// Where writing holds a group's processes still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Freezer {
+    V2(PathBuf),
+    V1(PathBuf),
+}
+
+impl Freezer {
+    /// The group's folder, which lists its processes.
+    pub(crate) fn folder(&self) -> &Path {
+        match self {
+            Self::V2(group) | Self::V1(group) => group,
+        }
+    }
+
+    /// Tells the group to stand still, or to go on.
+    pub(crate) fn tell(&self, still: bool) -> io::Result<()> {
+        let (file, value) = match (self, still) {
+            (Self::V2(group), true) => (group.join("cgroup.freeze"), "1"),
+            (Self::V2(group), false) => (group.join("cgroup.freeze"), "0"),
+            (Self::V1(group), true) => (group.join("freezer.state"), "FROZEN"),
+            (Self::V1(group), false) => (group.join("freezer.state"), "THAWED"),
+        };
+        // Never made: the group may be gone.
+        let mut file = fs::OpenOptions::new().write(true).open(file)?;
+        file.write_all(value.as_bytes())
+    }
+
+    /// Whether it does.
+    pub(crate) fn is(&self, still: bool) -> io::Result<bool> {
+        let (file, line) = match (self, still) {
+            (Self::V2(group), true) => (group.join("cgroup.events"), "frozen 1"),
+            (Self::V2(group), false) => (group.join("cgroup.events"), "frozen 0"),
+            (Self::V1(group), true) => (group.join("freezer.state"), "FROZEN"),
+            (Self::V1(group), false) => (group.join("freezer.state"), "THAWED"),
+        };
+        Ok(fs::read_to_string(file)?.lines().any(|one| one == line))
+    }
 }
 
 impl Backend {
@@ -78,7 +123,15 @@ impl Backend {
     fn parents(&self) -> Vec<&PathBuf> {
         match self {
             Self::V2(parent) => vec![parent],
-            Self::V1 { memory, pids, cpu } => [Some(memory), Some(pids), cpu.as_ref()].into_iter().flatten().collect(),
+            Self::V1 {
+                memory,
+                pids,
+                cpu,
+                freezer,
+            } => [Some(memory), Some(pids), cpu.as_ref(), freezer.as_ref()]
+                .into_iter()
+                .flatten()
+                .collect(),
             Self::Absent(_) => Vec::new(),
         }
     }
@@ -99,6 +152,7 @@ impl Backend {
                 .and_then(|name| name.strip_prefix(&mine))
                 .and_then(|rest| rest.split('-').next());
             if launcher.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                thaw(&entry.path());
                 let _ = fs::remove_dir(entry.path());
             }
         }
@@ -117,10 +171,16 @@ impl Backend {
         };
         Ok(match self {
             Self::V2(parent) => Group::V2(make(parent)?),
-            Self::V1 { memory, pids, cpu } => Group::V1 {
+            Self::V1 {
+                memory,
+                pids,
+                cpu,
+                freezer,
+            } => Group::V1 {
                 memory: make(memory)?,
                 pids: make(pids)?,
                 cpu: cpu.as_ref().map(make).transpose()?,
+                freezer: freezer.as_ref().map(make).transpose()?,
             },
             Self::Absent(_) => Group::Absent,
         })
@@ -131,7 +191,15 @@ impl Group {
     fn folders(&self) -> Vec<&PathBuf> {
         match self {
             Self::V2(group) => vec![group],
-            Self::V1 { memory, pids, cpu } => [Some(memory), Some(pids), cpu.as_ref()].into_iter().flatten().collect(),
+            Self::V1 {
+                memory,
+                pids,
+                cpu,
+                freezer,
+            } => [Some(memory), Some(pids), cpu.as_ref(), freezer.as_ref()]
+                .into_iter()
+                .flatten()
+                .collect(),
             Self::Absent => Vec::new(),
         }
     }
@@ -164,7 +232,7 @@ impl Group {
                     None => {}
                 }
             }
-            Self::V1 { memory, pids, cpu } => {
+            Self::V1 { memory, pids, cpu, .. } => {
                 let swap = memory.join(SWAP_LIMIT).exists();
                 if swap {
                     // The kernel wants memory <= memory and swap at every moment. This write goes through when the
@@ -195,6 +263,20 @@ impl Group {
         Ok(())
     }
 
+    /// Where it can be held still, if it can.
+    pub(crate) fn freezer(&self) -> Option<Freezer> {
+        match self {
+            Self::V2(group) => group.join("cgroup.freeze").exists().then(|| Freezer::V2(group.clone())),
+            Self::V1 { freezer, .. } => freezer.clone().map(Freezer::V1),
+            Self::Absent => None,
+        }
+    }
+
+    /// Lets everything in it go on: what is held still cannot be ended.
+    pub(crate) fn release(&self) {
+        self.folders().into_iter().for_each(|group| thaw(group));
+    }
+
     /// Takes the groups away; they are empty once the sandbox has ended.
     pub(crate) fn remove(&self) -> bool {
         self.folders().into_iter().fold(true, |gone, group| {
@@ -204,6 +286,14 @@ impl Group {
             };
             gone && removed
         })
+    }
+}
+
+fn thaw(group: &Path) {
+    for (file, value) in [("cgroup.freeze", "0"), ("freezer.state", "THAWED")] {
+        if let Ok(mut file) = fs::OpenOptions::new().write(true).open(group.join(file)) {
+            let _ = file.write_all(value.as_bytes());
+        }
     }
 }
 
@@ -288,6 +378,7 @@ fn v1(mount: &Path, own: &str) -> Result<Backend, String> {
         memory: find("memory")?,
         pids: find("pids")?,
         cpu: find("cpu").ok(),
+        freezer: find("freezer").ok(),
     })
 }
 

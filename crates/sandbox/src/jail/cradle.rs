@@ -7,12 +7,13 @@ use std::path::Path;
 
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Pid, Signal, WaitOptions, wait, waitpid};
-use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Backend, Group};
+use super::furnish::Supplies;
 use super::ids::{Idmap, map_ids, open_folder, write_at};
 use super::init::{self, Plan};
+use super::network::{self, Network};
 use super::sys::{self, ATTR_NODEV, ATTR_NOSUID, Instruction, Side};
 use super::template;
 use super::wire::{self, InStep, Launch, Said, StepError};
@@ -32,6 +33,8 @@ pub(super) struct Nursery {
     pub(super) backend: Backend,
     /// The limits of the last sandbox, which cradles write ahead; the next has the same, as a rule.
     pub(super) usual_limits: Option<Limits>,
+    /// Whether the last sandbox had a fence; cradles prepare what the next is likely to ask for.
+    pub(super) usually_fenced: bool,
     pub(super) covered: Vec<(CString, bool)>,
     pub(super) filter: Vec<Instruction>,
 }
@@ -44,6 +47,8 @@ pub(super) struct Taken {
     pub(super) owner: (u32, u32),
     /// Of the sandbox that was made, if it was.
     pub(super) limits: Option<Limits>,
+    /// Whether a fence was asked for.
+    pub(super) fenced: bool,
 }
 
 /// A sandbox that was cloned.
@@ -82,7 +87,11 @@ impl Nursery {
                 .map_or(Ok(()), |limits| group.limit(limits))
                 .map(|()| group)
         });
-        let group = group.and_then(|group| self.network().map(|()| group));
+        let network = match (&self.template, self.usually_fenced) {
+            (None, _) => Ok(Network::Closed),
+            (Some(_), false) => network::closed(),
+            (Some(_), true) => network::fenced(),
+        };
         let (launch, mut fds) = match wire::receive::<Launch>(&self.control) {
             Ok(Some(request)) => request,
             // A request that cannot be read has no number to answer to; the worker sees its socket close.
@@ -90,12 +99,13 @@ impl Nursery {
         };
         let id = launch.id;
         let limits = launch.limits.clone();
+        let fenced = launch.fenced;
         let mut owner = (0, 0);
         let outcome = match fds.len() {
             1 | 2 => {
                 let output = if fds.len() == 2 { fds.pop() } else { None };
                 match fds.pop() {
-                    Some(socket) => self.bear(launch, group, socket, output, &mut owner),
+                    Some(socket) => self.bear(launch, (group, network), socket, output, &mut owner),
                     None => return,
                 }
             }
@@ -108,6 +118,7 @@ impl Nursery {
             pid: rustix::process::getpid().as_raw_pid(),
             owner,
             limits: outcome.is_ok().then_some(limits),
+            fenced,
         };
         let _ = wire::send(&self.taken, &taken, &[]);
         match outcome {
@@ -118,25 +129,35 @@ impl Nursery {
         }
     }
 
-    /// A network namespace of this cradle, which the sandbox is born into. It belongs to the launcher's user
-    /// namespace, not to the sandbox's: whatever rights one may gain inside, none of them is over the network.
-    fn network(&self) -> Result<(), StepError> {
+    /// The network namespace of this cradle, which the sandbox is born into, is the one that was asked for. It belongs
+    /// to the launcher's user namespace, not to the sandbox's: whatever rights one may gain inside, none of them is
+    /// over the network.
+    fn network(&self, prepared: Result<Network, StepError>, fenced: bool) -> Result<Network, StepError> {
         if self.template.is_none() {
-            return Ok(());
+            if fenced {
+                return Err("tools run on the host without isolation, where there is no fence").step(network::STEP);
+            }
+            return Ok(Network::Closed);
         }
-        sys::unshare(UnshareFlags::NEWNET).step("net namespace")?;
-        sys::interface_up(b"lo").step("loopback")
+        match (prepared, fenced) {
+            (Ok(network @ Network::Closed), false) | (Ok(network @ Network::Fenced(_)), true) => Ok(network),
+            // What the last sandbox asked for says nothing about this one.
+            (_, false) => network::closed(),
+            (_, true) => network::fenced(),
+        }
     }
 
     fn bear(
         &self,
         launch: Launch,
-        group: Result<Group, StepError>,
+        (group, network): (Result<Group, StepError>, Result<Network, StepError>),
         socket: OwnedFd,
         output: Option<OwnedFd>,
         owner: &mut (u32, u32),
     ) -> Result<Born, StepError> {
         let group = group?;
+        let network = self.network(network, launch.fenced)?;
+        let freezer = group.freezer();
         let id = launch.id;
         let (go, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("launcher")?;
         let mut ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -146,10 +167,15 @@ impl Nursery {
             }
             let prepared = self.workspace(&launch.workspace, ids, owner)?;
             ids = prepared.ids;
+            let mut supplies = Supplies::take(&launch, self, ids)?;
+            if let Some(folder) = &launch.outputs {
+                supplies.set_outputs(self.results(folder, ids)?);
+            }
             let program = init::Program::of(&launch, true)?;
             let plan = Plan {
                 launch,
                 workspace: prepared.tree,
+                supplies,
                 covered: &self.covered,
                 filter: &self.filter,
                 program,
@@ -189,7 +215,20 @@ impl Nursery {
         }
         self.raise_oom_score(&process);
         rustix::io::write(&release, b"g").step("id mapping")?;
-        wire::send(&self.control, &Said::Started { id, host_pid: pid }, &[pidfd.as_fd()]).step("launcher")?;
+        let started = Said::Started {
+            id,
+            host_pid: pid,
+            cradle: rustix::process::getpid().as_raw_pid(),
+            freezer,
+        };
+        match &network {
+            Network::Closed => wire::send(&self.control, &started, &[pidfd.as_fd()]),
+            Network::Fenced(fence) => {
+                let fds = [pidfd.as_fd(), fence.tcp.as_fd(), fence.dns.as_fd()];
+                wire::send(&self.control, &started, &fds)
+            }
+        }
+        .step("launcher")?;
         let pid = Pid::from_raw(pid).ok_or("no pid").step("namespaces")?;
         Ok(Born { pid, id })
     }
@@ -214,6 +253,27 @@ impl Nursery {
         };
         sys::set_mount_attributes(tree.as_fd(), ATTR_NOSUID | ATTR_NODEV).step(step)?;
         Ok(Workspace { tree, ids })
+    }
+
+    /// The folder for results, with the same ids as the workspace.
+    fn results(&self, path: &Path, ids: (u32, u32)) -> Result<OwnedFd, StepError> {
+        let step = "outputs";
+        let mut owner = (0, 0);
+        let results = self.workspace(path, ids, &mut owner).map_err(|error| StepError {
+            step: step.to_owned(),
+            reason: error.reason,
+        })?;
+        if results.ids == ids {
+            Ok(results.tree)
+        } else {
+            Err(StepError {
+                step: step.to_owned(),
+                reason: format!(
+                    "{}: belongs to another user than the workspace, on a filesystem that cannot map ids; give both to one user",
+                    path.display()
+                ),
+            })
+        }
     }
 
     fn map_workspace(

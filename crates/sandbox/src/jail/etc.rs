@@ -9,6 +9,11 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+/// What one without network sees as its `resolv.conf`.
+pub(super) const RESOLV_CLOSED: &str = "# This sandbox has no network.\n";
+/// What a sandbox with a fence sees as its `resolv.conf`.
+pub(super) const RESOLV_FENCED: &str = ".resolv.conf";
+
 const LARGEST_FILE: u64 = 4 << 20;
 const DEEPEST: usize = 6;
 
@@ -63,7 +68,9 @@ const WRITTEN: &[(&str, &str)] = &[
         "nsswitch.conf",
         "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     ),
-    ("resolv.conf", "# This sandbox has no network.\n"),
+    ("resolv.conf", RESOLV_CLOSED),
+    // Laid over the one above where there is a fence.
+    (RESOLV_FENCED, super::network::RESOLV_CONF),
     ("shells", "/bin/sh\n/bin/bash\n"),
     // The workspace may belong to a user that has no name inside.
     ("gitconfig", "[safe]\n\tdirectory = *\n"),

@@ -8,9 +8,10 @@ use landlock::{
 /// The lowest version that says all that is needed of files: version 3 is the first that can forbid truncating.
 pub(crate) const NEEDED_ABI: u32 = 3;
 
-/// Restricts this process and everything it starts, by paths of the sandbox's own root.
-pub(crate) fn restrict() -> Result<(), String> {
-    build()
+/// Restricts this process and everything it starts, by paths of the sandbox's own root. `results` is a folder that may
+/// be written besides the usual ones.
+pub(crate) fn restrict(results: Option<&str>) -> Result<(), String> {
+    build(results)
         .map_err(|error| error.to_string())
         .and_then(|status| match status {
             RulesetStatus::NotEnforced => Err("the kernel does not enforce Landlock".to_owned()),
@@ -18,7 +19,7 @@ pub(crate) fn restrict() -> Result<(), String> {
         })
 }
 
-fn build() -> Result<RulesetStatus, Box<dyn std::error::Error>> {
+fn build(results: Option<&str>) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
     let needed = ABI::V3;
     // Without device nodes of its own making a workspace has no device ioctl to forbid; the rest of later versions
     // is taken where the kernel has it.
@@ -33,19 +34,22 @@ fn build() -> Result<RulesetStatus, Box<dyn std::error::Error>> {
     let devices = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock;
     let write = everything & !(AccessFs::MakeChar | AccessFs::MakeBlock);
     let device = (everything & AccessFs::from_file(needed)) & !devices;
-    rules = rule(rules, c"/", AccessFs::from_read(needed))?;
-    rules = rule(rules, c"/workspace", write)?;
-    rules = rule(rules, c"/tmp", write)?;
-    rules = rule(rules, c"/dev", device)?;
+    rules = rule(rules, "/", AccessFs::from_read(needed))?;
+    rules = rule(rules, "/workspace", write)?;
+    rules = rule(rules, "/tmp", write)?;
+    rules = rule(rules, "/dev", device)?;
+    if let Some(results) = results {
+        rules = rule(rules, results, write)?;
+    }
     Ok(rules.restrict_self()?.ruleset)
 }
 
 fn rule(
     rules: landlock::RulesetCreated,
-    path: &std::ffi::CStr,
+    path: &str,
     access: landlock::BitFlags<AccessFs>,
 ) -> Result<landlock::RulesetCreated, Box<dyn std::error::Error>> {
-    let path = PathFd::new(path.to_str()?)?;
+    let path = PathFd::new(path)?;
     Ok(rules
         .add_rule(PathBeneath::new(path, access))
         .map_err(|error: RulesetError| error)?)

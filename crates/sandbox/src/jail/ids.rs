@@ -18,6 +18,8 @@ use super::wire::{InStep, StepError};
 pub(super) struct Idmap {
     pub uid: u32,
     pub gid: u32,
+    /// The host id that both are mapped to.
+    pub to: u32,
     pub userns: OwnedFd,
 }
 
@@ -48,6 +50,7 @@ impl Idmap {
                 Ok(Self {
                     uid,
                     gid,
+                    to: host_id,
                     userns: made?,
                 })
             }

@@ -19,6 +19,8 @@ use crate::hand::{self, HandOptions};
 use crate::options::Limits;
 
 use super::fence;
+use super::furnish::{self, Supplies};
+use super::network;
 use super::sys;
 use super::sys::Instruction;
 use super::template::{self, EMPTY_FILE, EMPTY_FOLDER};
@@ -59,6 +61,7 @@ pub(crate) struct Plan<'a> {
     pub launch: Launch,
     /// Detached mount of the workspace.
     pub workspace: OwnedFd,
+    pub supplies: Supplies,
     /// Those of [`COVERED`] that this kernel has, and whether each is a folder.
     pub covered: &'a [(CString, bool)],
     pub filter: &'a [Instruction],
@@ -156,10 +159,12 @@ fn close_in(plan: &Plan<'_>, go: &OwnedFd) -> Result<(), StepError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("parent death signal")?;
     rustix::process::setsid().step("session")?;
     temporary_files(plan.launch.limits.disk_bytes)?;
+    furnish::furnish(&plan.launch, &plan.supplies)?;
     std::env::set_current_dir("/workspace").step("workspace")?;
     limits(&plan.launch.limits, plan.grouped)?;
     rustix::thread::set_no_new_privs(true).step("no_new_privs")?;
-    fence::restrict().step("landlock")?;
+    let results = plan.launch.outputs.is_some().then_some(furnish::OUTPUTS);
+    fence::restrict(results).step("landlock")?;
     sys::drop_bounding_set().step("capabilities")?;
     rustix::thread::clear_ambient_capability_set().step("capabilities")?;
     let none = CapabilitySet::empty();
@@ -184,6 +189,9 @@ fn mounts(plan: &Plan<'_>) -> Result<(), StepError> {
     for (path, is_folder) in plan.covered {
         let cover = if *is_folder { EMPTY_FOLDER } else { EMPTY_FILE };
         mount_bind(cover, path.as_c_str()).step("covered /proc")?;
+    }
+    if plan.launch.fenced {
+        mount_bind(c"etc/.resolv.conf", c"etc/resolv.conf").step(network::STEP)?;
     }
     Ok(())
 }
@@ -297,6 +305,7 @@ fn environment(launch: &Launch, isolated: bool) -> Vec<(String, String)> {
             variables.push((name.to_owned(), value.to_owned()));
         }
     }
+    variables.extend(furnish::trusting_variables(launch));
     for (name, value) in &launch.env {
         variables.retain(|(known, _)| known != name);
         variables.push((name.clone(), value.clone()));

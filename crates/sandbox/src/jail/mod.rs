@@ -15,12 +15,17 @@
 //!
 //! This module is the only one with unsafe code.
 
-mod cgroup;
+pub(crate) mod cgroup;
 mod cradle;
 mod etc;
 mod fence;
+pub(crate) mod furnish;
 mod ids;
 mod init;
+mod layers;
+mod netlink;
+mod network;
+mod place;
 mod probe;
 mod seccomp;
 pub(crate) mod spawn;

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Backend;
 use super::sys::{self, Side};
 use super::wire::{self, Boot, Launch, Said};
-use super::{HIDDEN, fence, init, template};
-use crate::options::{Isolation, Limits};
+use super::{HIDDEN, fence, init, network, template};
+use crate::options::{Isolation, Limits, RootImage};
 
 /// Second argument of the process that tries the steps.
 pub(super) const PROBE: &str = "probe";
@@ -194,6 +194,16 @@ fn steps() -> Vec<Step> {
         "use a kernel with network namespaces",
     );
     add(
+        network::STEP,
+        Need::Optional,
+        trial(libc::CLONE_NEWNET, &|| {
+            network::raise()
+                .map(|_| "nf_tables".to_owned())
+                .map_err(|error| error.reason)
+        }),
+        "sandboxes with a network policy are refused without it: use a kernel with nf_tables (load the modules nf_tables, nft_chain_nat, nft_nat, nft_ct and nft_reject_inet)",
+    );
+    add(
         "tmpfs",
         Need::Required,
         trial(libc::CLONE_NEWNS, &|| {
@@ -208,7 +218,7 @@ fn steps() -> Vec<Step> {
         "overlayfs",
         Need::Optional,
         trial(libc::CLONE_NEWNS, &overlay),
-        "nothing needs it yet: the host-system root is read-only without an overlay",
+        "sandboxes with an image, or with files in folders of the system, are refused without it: use a kernel with overlayfs (load the module overlay)",
     );
     add(
         "openat2",
@@ -408,6 +418,7 @@ fn converse(control: &OwnedFd, socket: OwnedFd, hands: OwnedFd, workspace: &Path
         &Boot {
             isolation: Isolation::Full,
             read_only_paths: Vec::new(),
+            fenced: false,
         },
         &[],
     )
@@ -428,6 +439,12 @@ fn converse(control: &OwnedFd, socket: OwnedFd, hands: OwnedFd, workspace: &Path
         hostname: "probe".to_owned(),
         env: Vec::new(),
         limits: Limits::default(),
+        image: RootImage::default(),
+        mounts: Vec::new(),
+        outputs: None,
+        ca_pem: None,
+        devices: Vec::new(),
+        fenced: false,
         run: Some(vec![
             "/bin/bash".to_owned(),
             "-c".to_owned(),

@@ -82,6 +82,15 @@ pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result
     )
 }
 
+/// `mount_setattr(2)` on the mount that `tree` refers to, and not on those below it.
+pub(crate) fn set_one_mount_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    let attr = MountAttr {
+        set,
+        ..MountAttr::default()
+    };
+    mount_setattr_with(tree, &attr, libc::AT_EMPTY_PATH)
+}
+
 /// Maps the ids of a detached mount by the user namespace `userns`.
 pub(crate) fn set_mount_idmap(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
     let userns = userns.as_raw_fd() as u64;
@@ -96,7 +105,11 @@ pub(crate) fn set_mount_idmap(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> i
 }
 
 fn mount_setattr(tree: BorrowedFd<'_>, attr: &MountAttr) -> io::Result<()> {
-    let flags = (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as libc::c_uint;
+    mount_setattr_with(tree, attr, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE)
+}
+
+fn mount_setattr_with(tree: BorrowedFd<'_>, attr: &MountAttr, flags: libc::c_int) -> io::Result<()> {
+    let flags = flags as libc::c_uint;
     // SAFETY: the path is a static C string, the struct is live, has the kernel's layout and its size is passed.
     let result = unsafe {
         libc::syscall(

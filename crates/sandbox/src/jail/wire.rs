@@ -13,7 +13,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::options::{Isolation, Limits};
+use super::cgroup::Freezer;
+use crate::options::{DeviceName, Isolation, Limits, ReadOnlyMount, RootImage};
 
 /// Longest message. Environment variables of a sandbox travel in it.
 pub(crate) const MAX_MESSAGE: usize = 128 << 10;
@@ -24,6 +25,8 @@ const MAX_FDS: usize = 4;
 pub(crate) struct Boot {
     pub isolation: Isolation,
     pub read_only_paths: Vec<PathBuf>,
+    /// Whether the first sandboxes are likely to ask for a fence.
+    pub fenced: bool,
 }
 
 /// A sandbox to make. Beside it travel the hand's end of the socket and, optionally, a descriptor for output.
@@ -34,6 +37,15 @@ pub(crate) struct Launch {
     pub hostname: String,
     pub env: Vec<(String, String)>,
     pub limits: Limits,
+    pub image: RootImage,
+    pub mounts: Vec<ReadOnlyMount>,
+    /// Folder of the host for results.
+    pub outputs: Option<PathBuf>,
+    /// Certificates of an authority that programs inside trust besides the usual ones.
+    pub ca_pem: Option<String>,
+    pub devices: Vec<DeviceName>,
+    /// Whether its network namespace has a fence, whose sockets travel back; else it has only `lo`.
+    pub fenced: bool,
     /// Instead of the hand, run this program to its end.
     pub run: Option<Vec<String>>,
 }
@@ -46,8 +58,15 @@ pub(crate) enum Said {
     Up { memory: String },
     /// It cannot, and ends.
     Down(StepError),
-    /// A sandbox's first process exists; its pidfd travels beside. `host_pid` is for diagnostics.
-    Started { id: u64, host_pid: i32 },
+    /// A sandbox's first process exists; its pidfd travels beside, and behind it the fence's TCP and DNS sockets if
+    /// one was asked for. `host_pid` and `cradle`, its
+    /// parent, are numbers of the host.
+    Started {
+        id: u64,
+        host_pid: i32,
+        cradle: i32,
+        freezer: Option<Freezer>,
+    },
     /// A sandbox could not be made; nothing ran.
     Refused { id: u64, error: StepError },
     /// A sandbox's first process has ended, and with it all others.

@@ -113,6 +113,7 @@ fn rise_with(control: &OwnedFd) -> Result<(Parts, OwnedFd), StepError> {
         idmap,
         backend,
         usual_limits: None,
+        usually_fenced: boot.fenced,
         covered,
         filter: seccomp::base_filter(),
     });
@@ -259,6 +260,7 @@ fn spare_of(cradles: &[Cradle]) -> usize {
 fn end(cradles: &[Cradle], lingering: &[Group]) {
     for cradle in cradles {
         let _ = rustix::process::kill_process(cradle.pid, Signal::KILL);
+        cradle.group.release();
     }
     while wait(WaitOptions::empty()).is_ok() {}
     for group in cradles.iter().map(|cradle| &cradle.group).chain(lingering) {
@@ -277,12 +279,14 @@ fn note_taken(nursery: &mut Nursery, cradles: &mut [Cradle], record: Taken) {
         pid,
         owner: (uid, gid),
         limits,
+        fenced,
     } = record;
     for cradle in cradles.iter_mut().filter(|cradle| cradle.pid.as_raw_pid() == pid) {
         cradle.taken = true;
     }
     if limits.is_some() {
         nursery.usual_limits = limits;
+        nursery.usually_fenced = fenced;
     }
     let Some(host_id) = nursery.host_id else { return };
     let known = nursery

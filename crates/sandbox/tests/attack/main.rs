@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use outwork_sandbox::{Isolation, Launcher, LauncherOptions, Limits, Sandbox, SandboxOptions, ToolCall, ToolOutput};
+use outwork_sandbox::{
+    Isolation, Launcher, LauncherOptions, Limits, Network, ReadOnlyMount, RootImage, Sandbox, SandboxOptions, ToolCall,
+    ToolOutput,
+};
 
 /// Set in the second run.
 const AS_USER: &str = "OUTWORK_ATTACKS_AS_USER";
@@ -176,6 +179,7 @@ async fn run(tally: &mut Tally) {
             tally.note(script.name, held(&output.text(), None));
         }
     }
+    furnished(&stage, tally).await;
     // After all that, the sandbox still works and still isolates.
     if tally.wants("afterwards: the sandbox is whole") {
         let output = bash(&sandbox, "echo $((6*7))").await;
@@ -186,6 +190,61 @@ async fn run(tally: &mut Tally) {
     }
     controls(&stage, tally).await;
     staged::run(&stage, tally).await;
+}
+
+/// The same from a sandbox that has everything one can have: a fence, an authority, mounts, a folder for results, and
+/// in its second run the root of an image in place of the host's.
+async fn furnished(stage: &Stage, tally: &mut Tally) {
+    let source = stage.host.path().join("given");
+    std::fs::write(&source, "given\n").expect("a file");
+    let results = stage.host.path().join("results");
+    std::fs::create_dir_all(&results).expect("a folder");
+    let image = stage.host.path().join("image");
+    scripts::image(&image);
+    for (kind, image) in [
+        ("furnished", RootImage::HostSystem),
+        ("image", RootImage::Layers(vec![image])),
+    ] {
+        let host = image == RootImage::HostSystem;
+        let options = SandboxOptions {
+            image,
+            network: Network::Fenced,
+            outputs: Some(results.clone()),
+            ca_pem: Some(scripts::AUTHORITY.to_owned()),
+            mounts: vec![
+                ReadOnlyMount {
+                    source: source.clone(),
+                    target: "/mnt/session/uploads/given".into(),
+                },
+                ReadOnlyMount {
+                    source: source.clone(),
+                    target: "/data/given".into(),
+                },
+            ],
+            ..SandboxOptions::new(stage.workspace())
+        };
+        let sandbox = stage.launcher.launch(options).await.expect("a furnished sandbox");
+        // Its sockets are held and nobody answers: what is let out of it waits in the kernel.
+        let _fence = sandbox.take_fence().expect("a fence");
+        for call in calls::CALLS.iter().filter(|call| !call.name.starts_with("network:")) {
+            let name = format!("{kind}: {}", call.name);
+            if tally.wants(&name) {
+                let output = bash(&sandbox, &format!("./attack {}", call.arguments)).await;
+                tally.note(&name, held(&output.text(), Some(call.held)));
+            }
+        }
+        // Scripts need the host's programs.
+        let usual = scripts::SCRIPTS
+            .iter()
+            .filter(|script| host && !scripts::OTHERWISE.contains(&script.name));
+        for script in usual.chain(scripts::FURNISHED) {
+            let name = format!("{kind}: {}", script.name);
+            if tally.wants(&name) {
+                let output = bash(&sandbox, script.text).await;
+                tally.note(&name, held(&output.text(), None));
+            }
+        }
+    }
 }
 
 /// The attempts outside of a sandbox, as root: they must succeed there, or the case proves nothing.

@@ -170,3 +170,74 @@ pub(crate) const SCRIPTS: &[Script] = &[
         "for i in $(seq 300); do (sleep 0 &) ; done; sleep 0.3; n=$(cat /proc/[0-9]*/stat 2>/dev/null | awk '$3==\"Z\" && $4==1' | wc -l); test $n -lt 20 || echo BREACH $n; echo HELD",
     ),
 ];
+
+/// Scripts of [`SCRIPTS`] that a furnished sandbox answers otherwise, for each of which [`FURNISHED`] has another.
+pub(crate) const OTHERWISE: &[&str] = &[
+    "files: homes and data of the host",
+    "files: nothing else is in the root",
+    "files: the host's mounts in view",
+    "network: only lo",
+    "network: names",
+];
+
+/// What holds in a sandbox with a fence, an authority, mounts and a folder for results. Only the shell and a few
+/// programs are needed, so that an image has them too.
+pub(crate) const FURNISHED: &[Script] = &[
+    script(
+        "files: only what was given",
+        "for d in /root /srv /opt /media /boot /mnt /run /data /mnt/session /mnt/session/uploads /mnt/session/outputs /run/outwork; do for e in $(ls -A $d 2>/dev/null); do case $d/$e in /mnt/session|/mnt/session/uploads|/mnt/session/uploads/given|/mnt/session/outputs|/mnt/session/outputs/r|/run/outwork|/run/outwork/ca.pem|/run/outwork/ca-bundle.pem|/run/outwork/cacerts|/data/given) ;; *) echo BREACH $d/$e;; esac; done; done; echo HELD",
+    ),
+    script(
+        "files: what was given stays as it is",
+        "for f in /mnt/session/uploads/given /data/given /run/outwork/ca.pem /run/outwork/ca-bundle.pem /etc/ssl/certs/ca-certificates.crt /etc/resolv.conf /etc/passwd; do test -e $f || echo BREACH no $f; (echo x >> $f) 2>/dev/null && echo BREACH $f; (: > $f) 2>/dev/null && echo BREACH $f; (: > $f.new) 2>/dev/null && echo BREACH $f.new; ./attack hard-link $f | grep BREACH; done; test \"$(cat /data/given)\" = given && echo HELD",
+    ),
+    script(
+        "files: the mounts in view",
+        "while read -r _ _ _ _ point options _; do case $point in /|/usr|/bin|/sbin|/lib|/lib32|/lib64|/dev|/dev/null|/dev/zero|/dev/full|/dev/random|/dev/urandom|/workspace|/tmp|/proc|/proc/*|/sys|/home|/etc|/mnt|/opt|/root|/run|/srv|/var|/data|/data/given|/mnt/session/uploads/given|/mnt/session/outputs|/etc/resolv.conf|/etc/ssl/*|/etc/pki/*|/usr/lib/jvm/*|/run/outwork/*) ;; *) echo BREACH $point;; esac; case $options in *nosuid*) ;; *) echo BREACH $point $options;; esac; case $point,$options in /workspace,*|/tmp,*|/mnt/session/outputs,*|/dev/*,*|*,ro*) ;; *) echo BREACH $point $options;; esac; done < /proc/self/mountinfo; echo HELD",
+    ),
+    script(
+        "files: results only where they belong",
+        "echo r > /mnt/session/outputs/r || echo BREACH cannot; for d in / /mnt /mnt/session /mnt/session/uploads /data /run /run/outwork /etc /etc/ssl/certs /usr /bin /dev /home /var; do (: > $d/attack) 2>/dev/null && echo BREACH $d; done; ./attack mknod-mem | grep BREACH; echo HELD",
+    ),
+    script(
+        "fence: only lo",
+        "while read -r name _; do case $name in lo:*|Inter-*|face) ;; *) echo BREACH $name;; esac; done < /proc/net/dev; while read -r name _; do case $name in lo|Iface) ;; *) echo BREACH $name;; esac; done < /proc/net/route; ls -A /sys | while read -r e; do echo BREACH $e; done; echo HELD",
+    ),
+    script(
+        "fence: datagrams and the listeners' own ports",
+        "for to in 203.0.113.9/4430 8.8.8.8/853 192.0.0.8/53 127.0.0.1/53 169.254.169.254/80 224.0.0.251/5353; do (echo x > /dev/udp/$to) 2>/dev/null && echo BREACH udp $to; done; for to in 127.0.0.1/1 192.0.0.8/1 localhost/1; do (echo x > /dev/tcp/$to) 2>/dev/null && echo BREACH tcp $to; done; echo HELD",
+    ),
+];
+
+/// An authority that nobody has the key of.
+pub(crate) const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBlTCCATugAwIBAgIUOcSz/RMSXr07zveWPpNJ9JsF7scwCgYIKoZIzj0EAwIw\n\
+HzEdMBsGA1UEAwwUT3V0d29yayBhdHRhY2sgc3VpdGUwIBcNMjYxMTIxMDczODAy\n\
+WhgPMjEyNjEwMjgwNzM4MDJaMB8xHTAbBgNVBAMMFE91dHdvcmsgYXR0YWNrIHN1\n\
+aXRlMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEIxEysuGFjCjEd5yP4N4HH+s7\n\
+xuCY15Gvab6YfKuX9fGO71MNOS/2nmAgg8J5JbU8PdmcpGhpuxV5siQZfbm/4KNT\n\
+MFEwHQYDVR0OBBYEFLl9KryHgIGlogkapPFS28QvkariMB8GA1UdIwQYMBaAFLl9\n\
+KryHgIGlogkapPFS28QvkariMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwID\n\
+SAAwRQIgN2LijzdU2g1o2VV5XqLvhSZa0vAisKMldhEMmby6uQwCIQDEkeuKZPql\n\
+1LwHpC4+rMaRyyF4wQHAF7+bZEwt9byfBA==\n\
+-----END CERTIFICATE-----\n";
+
+/// An image with a shell and the programs that [`FURNISHED`] needs.
+pub(crate) fn image(layer: &std::path::Path) {
+    for program in ["/bin/bash", "/bin/cat", "/bin/ls", "/bin/grep"] {
+        let needed = std::process::Command::new("ldd").arg(program).output().expect("ldd");
+        let needed = String::from_utf8_lossy(&needed.stdout).into_owned();
+        for file in needed
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+            .chain([program])
+        {
+            let to = layer.join(file.trim_start_matches('/'));
+            std::fs::create_dir_all(to.parent().expect("a parent")).expect("its folder");
+            std::fs::copy(file, &to).expect("a copy");
+        }
+    }
+    std::fs::create_dir_all(layer.join("etc")).expect("a folder");
+    std::fs::write(layer.join("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n").expect("a file");
+}
