@@ -196,6 +196,22 @@ def test_a_long_text_is_shortened_for_the_model(near: Plane, notes: McpServer) -
         session.client.get(path, cast_to=object, options=beta)
 
 
+def test_a_long_text_is_in_the_sandbox_when_the_next_tool_runs(rehearsal: Rehearsal, notes: McpServer) -> None:
+    with Plane(rehearsal.url, config=LOCAL, command="up") as plane:
+        make = Makers(plane)
+        tools = [{"type": "agent_toolset_20260401", "default_config": {"permission_policy": ALLOW}}, toolset()]
+        agent = make.agent(tools=tools, mcp_servers=[server_at(notes.url)])
+        session = make.session(agent=agent, environment=make.environment(config={"type": "cloud"}))
+        long = say(call("mcp__notes__long_text", characters=150_000))
+        look = say(call("bash", command="wc -c .outwork/outputs/*.txt; head -c 10 .outwork/outputs/*.txt"))
+        session.send(message(look, long, look, "read"))
+        session.wait_idle()
+        before, after = session.events("agent.tool_result")
+        assert "No such file" in words(before)
+        assert words(after).split()[0] == "150000" and words(after).endswith("0123456789"), words(after)
+        assert plane.stop() == 0, plane.output
+
+
 def test_after_a_crash_only_what_only_reads_is_called_again(rehearsal: Rehearsal, tmp_path: Any) -> None:
     with McpServer() as server:
         plane = Plane(rehearsal.url, data_dir=tmp_path, config=LOCAL)

@@ -53,6 +53,8 @@ pub(crate) struct Calls {
     interrupts: HashSet<String>,
     ended_threads: HashSet<String>,
     primary_thread: Option<String>,
+    /// Whether everything that a server of tools said at length is in the workspace.
+    no_new_texts: bool,
 }
 
 impl Calls {
@@ -64,6 +66,11 @@ impl Calls {
         let call = self.queue.pop_front()?;
         self.running = Some((call.id.clone(), call.thread.clone()));
         Some(call)
+    }
+
+    /// Whether there may be long results that the next call may want to read. Says so once.
+    pub fn may_have_texts(&mut self) -> bool {
+        !std::mem::replace(&mut self.no_new_texts, true)
     }
 
     /// The call that was to run cannot be begun yet: it is the next one again.
@@ -110,6 +117,8 @@ impl Calls {
                     self.route(call, event.permission());
                 }
             }
+            // It may have been too long for the conversation, and then it is to be brought into the workspace.
+            "agent.mcp_tool_result" => self.no_new_texts = false,
             "user.tool_confirmation" => {
                 if let Some(id) = event.call_id() {
                     self.note_verdict(id, event);

@@ -26,6 +26,7 @@ mod poll;
 mod post;
 mod session;
 mod stop;
+mod texts;
 
 use std::sync::Arc;
 

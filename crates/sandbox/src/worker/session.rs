@@ -25,6 +25,7 @@ use super::hand::Provider;
 use super::lease::{LeaseEnd, LeaseState};
 use super::outbox::Outbox;
 use super::post::Posted;
+use super::texts;
 
 /// How long a stopped call may take to end, and its answer to be sent, when the worker lets go of a session.
 const LETTING_GO: Duration = Duration::from_secs(10);
@@ -186,6 +187,17 @@ impl Runner {
 
     fn start(&mut self, call: Call, attempt: Attempt) {
         let Some(bench) = self.bench.take() else { return };
+        let SessionOptions {
+            client,
+            session_id,
+            workspace,
+            ..
+        } = &self.options;
+        let texts = self
+            .calls
+            .may_have_texts()
+            .then(|| (client.clone(), session_id.clone(), workspace.clone()));
+        let timeout = self.options.call_timeout;
         let cancel = CancellationToken::new();
         tracing::info!(call = call.id, tool = call.name, "running");
         self.outbox.take_place(&call.id, call.thread.as_deref());
@@ -196,7 +208,15 @@ impl Runner {
             tool: call.name.clone(),
             started: Instant::now(),
             cancel: cancel.clone(),
-            future: Box::pin(bench.run(call, self.options.call_timeout, cancel)),
+            future: Box::pin(async move {
+                if let Some((client, session, workspace)) = texts {
+                    tokio::select! {
+                        () = texts::bring(&client, &session, &workspace) => {}
+                        () = cancel.cancelled() => {}
+                    }
+                }
+                bench.run(call, timeout, cancel).await
+            }),
         });
     }
 
