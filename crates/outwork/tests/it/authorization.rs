@@ -555,6 +555,7 @@ impl Place {
             )
             .await;
         let ids = BTreeMap::from([
+            ("workspace_id", api_key["workspace_id"].as_str().unwrap().to_owned()),
             ("vault_id", vault),
             ("credential_id", credential),
             ("agent_id", agent),
@@ -616,6 +617,7 @@ impl Place {
 /// Ids that nothing has.
 fn unknown_ids() -> Ids {
     BTreeMap::from([
+        ("workspace_id", WorkspaceId::fresh().to_string()),
         ("vault_id", VaultId::fresh().to_string()),
         ("credential_id", VaultCredentialId::fresh().to_string()),
         ("agent_id", AgentId::fresh().to_string()),

@@ -49,7 +49,7 @@ async fn the_boundary_of_a_cloud_session_follows_its_environment() {
     let session = api.session(&agent, &environment).await;
     api.send_events(
         &session,
-        &[script_message(json!([{ "tool": { "name": "bash", "input": { "command": "true" } } }]))],
+        &[script_message(json!([{ "say": [{ "tool_use": { "name": "bash", "input": { "command": "true" } } }] }]))],
     )
     .await;
     let own = server.api().with_bearer(WORKER_KEY);

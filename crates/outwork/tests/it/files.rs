@@ -1,7 +1,7 @@
 //! Files over HTTP: what is taken, what is refused and leaves nothing, who gets what, and what a crash or a full disk
 //! leaves of an upload.
 
-mod command_line;
+pub mod command_line;
 mod faults;
 mod outputs;
 mod resources;

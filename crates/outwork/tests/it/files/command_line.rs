@@ -11,7 +11,7 @@ use super::*;
 use crate::world::ADMIN_KEY;
 use crate::world::process::BINARY;
 
-async fn outwork(folder: &Path, base_url: &str, words: &[&str], input: &str) -> Output {
+pub async fn outwork(folder: &Path, base_url: &str, words: &[&str], input: &str) -> Output {
     let mut child = Command::new(BINARY)
         .args(words)
         .current_dir(folder)

@@ -17,7 +17,7 @@ use crate::world::{
 const BALLAST: &str = "ballast";
 
 /// A command line that gives a server a file system of a few megabytes, half of it ballast, mounted over `folder`.
-fn small_disk(folder: &Path) -> Vec<String> {
+pub fn small_disk(folder: &Path) -> Vec<String> {
     let script = format!(
         "mount -t tmpfs -o size=6m,mode=0700 tmpfs {folder} && mkdir -m 700 {folder}/data && \
          dd if=/dev/zero of={folder}/{BALLAST} bs=1M count=3 status=none && exec \"$@\"",
@@ -107,7 +107,7 @@ async fn a_full_disk_stops_writes_and_loses_nothing() {
 }
 
 /// The server's own view of a path.
-fn inside(server: &Server, path: &Path) -> PathBuf {
+pub fn inside(server: &Server, path: &Path) -> PathBuf {
     let root = format!("/proc/{}/root", server.pid().as_raw_nonzero());
     Path::new(&root).join(path.strip_prefix("/").unwrap())
 }
