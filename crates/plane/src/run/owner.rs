@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outwork_engine::{Catalog, Context, Effect, Session, Status, Submitter};
+use outwork_engine::{Catalog, Context, Effect, Session, Status};
 use outwork_ledger::Kind;
 use outwork_store::{
     Append, LeaseOutcome, ProjectionChange, SessionProfile, SessionProjection, SessionStatus, StoreError,
@@ -20,17 +20,17 @@ use outwork_wire::event::IdleReason;
 use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkId, WorkspaceId};
 use outwork_wire::log::LogEntry;
 use outwork_wire::model::ModelRequest;
-use outwork_wire::{Event, EventBody, EventParams, Time};
+use outwork_wire::{Event, EventBody, Time};
 use rand::Rng;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::changes::Changed;
 use super::model_call::{Outcome, call};
-use super::registry::{Command, Halt, LEASE_SECONDS, Reply, Shared};
+use super::registry::{Command, LEASE_SECONDS, Reply, Shared};
 use super::tools::{McpRun, News, On};
 use crate::error::{ApiError, ErrorKind};
-use crate::evidence::{Cause, Order, Recorder, Records, Subject, log_hash};
+use crate::evidence::{Cause, Recorder, Subject};
 use crate::mcp::Caller;
 
 /// The task that owns a session.
@@ -383,67 +383,6 @@ impl Owner {
         }
     }
 
-    /// Stops what the session does, or one call of it. Gives the calls that this ends.
-    fn halt(&self, held: &mut Held, halt: &Halt, context: &mut Context<'_>) -> Result<Vec<EventId>, ApiError> {
-        if held.session.status() == Status::Terminated {
-            return Ok(Vec::new());
-        }
-        let ended = match &halt.call {
-            Some(call) => {
-                held.session.halt_call(call, halt.words(), context)?;
-                vec![call.clone()]
-            }
-            None => {
-                let open = held.session.open_calls();
-                if let Some(interrupt) = held.session.halt(halt.words(), context)? {
-                    held.recorder.caused(&[interrupt], &Cause::Ordered);
-                }
-                if halt.forced {
-                    self.terminate(held, context)?;
-                }
-                open
-            }
-        };
-        let mut named: Vec<String> = ended.iter().map(ToString::to_string).collect();
-        if halt.call.is_none() {
-            named.insert(0, self.id.to_string());
-        }
-        tracing::warn!(
-            event = "session.halted", session = %self.id, by = halt.actor, reason = halt.reason, forced = halt.forced,
-            ended = ?named, "somebody stopped what a session did"
-        );
-        held.recorder.ordered(Order {
-            actor: halt.actor.clone(),
-            reason: halt.reason.clone(),
-            scope: halt.scope,
-            forced: halt.forced,
-            ended: named,
-        });
-        Ok(ended)
-    }
-
-    /// Interrupts what is under way and archives: all of it is one commit.
-    fn terminate(&self, held: &mut Held, context: &mut Context<'_>) -> Result<(), ApiError> {
-        // The first interrupt may bring up messages that waited behind it, which the second one ends.
-        const INTERRUPTS: usize = 4;
-        for _ in 0..INTERRUPTS {
-            if let Some(request) = held.request.take() {
-                self.shared.metrics.model_request("cancelled", request.began.elapsed());
-            }
-            held.session.end_request_without_answer(context);
-            if matches!(held.session.status(), Status::Idle | Status::Terminated) {
-                break;
-            }
-            let interrupt = EventParams::UserInterrupt {
-                session_thread_id: None,
-            };
-            let interrupts = held.session.submit(vec![interrupt], Submitter::Client, context)?;
-            held.recorder.caused(&interrupts, &Cause::Ordered);
-            held.session.advance(false, &self.shared.prompt, context);
-        }
-        Ok(held.session.archive(context)?)
-    }
-
     fn take_outcome(&self, held: &mut Held, outcome: Outcome) {
         let Some(request) = held.request.take() else {
             return;
@@ -568,32 +507,6 @@ impl Owner {
                     }
                     return Err(Leaving::LostTrack);
                 }
-            }
-        }
-    }
-
-    /// Records what a commit lets through, what comes back with it and what it ends.
-    async fn record(&self, due: &mut Records) -> Result<(), ApiError> {
-        let evidence = &self.shared.evidence;
-        for record in std::mem::take(&mut due.tell) {
-            evidence.tell(record).await;
-        }
-        while let Some(record) = due.note.front().cloned() {
-            evidence.note(record).await?;
-            due.note.pop_front();
-        }
-        evidence.cross(due.cross.clone()).await
-    }
-
-    /// Records the hash of the log when the session comes to rest. The log is what it is whether that works or not.
-    async fn record_log(&self, held: &mut Held, entries: &[LogEntry]) {
-        let (store, workspace, id) = (&self.shared.store, &self.workspace, &self.id);
-        let whole = async || log_hash(store, workspace, id).await;
-        match held.recorder.committed(&held.subject, entries, whole).await {
-            Ok(Some(record)) => self.shared.evidence.tell(record).await,
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(session = %self.id, cause = ?error.cause, "the hash of a log was not recorded; the next one covers it");
             }
         }
     }
@@ -829,5 +742,7 @@ pub(crate) fn context<'a>(ids: &'a mut dyn FnMut(Time) -> EventId, catalog: Opti
     }
 }
 
+mod halt;
+mod record;
 #[cfg(test)]
 mod tests;

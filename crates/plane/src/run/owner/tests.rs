@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use outwork_engine::{Session, Submitter};
+use outwork_ledger::Scope;
 use outwork_store::{SessionStatus, StoreError};
 use outwork_wire::{ContentBlock, EventBody, Time};
 
 use crate::error::ErrorKind;
-use crate::run::registry::Command;
+use crate::run::registry::{Command, Halt};
 use crate::run::test_bed::{TestBed, message, silent_model, until};
 
 /// Asks within a time that no answer should take.
@@ -19,6 +20,16 @@ async fn ask<T>(
     let answer = bed.sessions.ask(&bed.workspace, session, command);
     let answer = tokio::time::timeout(Duration::from_secs(20), answer).await;
     answer.expect("an answer at once").map_err(|error| error.kind)
+}
+
+fn by_force() -> Halt {
+    Halt {
+        actor: "a test".into(),
+        reason: "it is over".into(),
+        scope: Scope::Session,
+        call: None,
+        forced: true,
+    }
 }
 
 #[tokio::test]
@@ -37,13 +48,14 @@ async fn a_session_at_work_is_terminated_in_one_commit_and_so_is_its_work() {
     ask(&bed, &session, |reply| Command::Submit {
         events: vec![message("and then?")],
         by: Submitter::Client,
+        who: "a test".into(),
         reply,
     })
     .await
     .unwrap();
     assert_eq!(bed.status(&session).await, SessionStatus::Running);
 
-    ask(&bed, &session, |reply| Command::Terminate { reply }).await.unwrap();
+    ask(&bed, &session, |reply| Command::Halt { halt: by_force(), reply }).await.unwrap();
     let row = bed.row(&session).await;
     assert_eq!(row.status, SessionStatus::Terminated);
     assert!(row.archived_at.is_some() && !row.needs_owner);
@@ -64,10 +76,10 @@ async fn a_session_at_work_is_terminated_in_one_commit_and_so_is_its_work() {
     drop(request);
 
     // Twice is as good as once, and an idle session ends as well.
-    ask(&bed, &session, |reply| Command::Terminate { reply }).await.unwrap();
+    ask(&bed, &session, |reply| Command::Halt { halt: by_force(), reply }).await.unwrap();
     assert_eq!(bed.kinds(&session).await.len(), kinds.len());
     let idle = bed.session(Vec::new()).await;
-    ask(&bed, &idle, |reply| Command::Terminate { reply }).await.unwrap();
+    ask(&bed, &idle, |reply| Command::Halt { halt: by_force(), reply }).await.unwrap();
     assert_eq!(bed.status(&idle).await, SessionStatus::Terminated);
 }
 
@@ -97,6 +109,7 @@ async fn while_the_disk_is_full_who_asks_is_refused_at_once_and_nothing_is_lost(
         let refused = ask(&bed, &session, |reply| Command::Submit {
             events: vec![message("more")],
             by: Submitter::Client,
+            who: "a test".into(),
             reply,
         })
         .await;
