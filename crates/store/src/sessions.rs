@@ -329,7 +329,10 @@ impl Store {
             );
             let sessions = conn
                 .prepare_cached(&sql)?
-                .query_map((workspace.as_str(), environment.as_ref().map(EnvironmentId::as_str)), |row| parsed(row, 0))?
+                .query_map(
+                    (workspace.as_str(), environment.as_ref().map(EnvironmentId::as_str)),
+                    |row| parsed(row, 0),
+                )?
                 .collect::<rusqlite::Result<_>>()?;
             Ok(sessions)
         })

@@ -185,7 +185,11 @@ impl<'a> SessionFiles<'a> {
     pub async fn add_evidence(&self, part: &str, body: impl Into<bytes::Bytes>) -> Result<Value> {
         let request = self.client.request(Method::POST, self.path(&["evidence"])?);
         let request = request.query("part", part).timeout(SENDING);
-        request.bytes("application/octet-stream", body.into()).idempotent().send().await
+        request
+            .bytes("application/octet-stream", body.into())
+            .idempotent()
+            .send()
+            .await
     }
 
     /// What is known of the session's long results.

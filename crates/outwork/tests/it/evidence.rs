@@ -50,9 +50,13 @@ fn verified(file: &Path, key: &str) -> Evidence {
 /// The records of a session in the server's ledger, while it runs.
 fn records(server: &Server, session: &str) -> Vec<Record> {
     let mut found = Vec::new();
-    scan(server.data_dir().join("ledger"), &Filter::session(session), |_, record| {
-        found.push(record.clone());
-    })
+    scan(
+        server.data_dir().join("ledger"),
+        &Filter::session(session),
+        |_, record| {
+            found.push(record.clone());
+        },
+    )
     .unwrap();
     found
 }
@@ -115,14 +119,21 @@ async fn what_a_session_did_is_recorded_and_verifies_elsewhere() {
     assert_eq!(of(Kind::SessionStart).len(), 1);
     assert!(!of(Kind::SessionLog).is_empty());
     let calls = of(Kind::ToolCall);
-    let inputs: Vec<_> = of_type(&log, "agent.tool_use").iter().map(|e| Hash::of_json(&e["input"])).collect();
+    let inputs: Vec<_> = of_type(&log, "agent.tool_use")
+        .iter()
+        .map(|e| Hash::of_json(&e["input"]))
+        .collect();
     assert!(calls.iter().all(|r| inputs.contains(&r.input_hash.unwrap())));
     assert_eq!(calls.iter().filter(|r| r.output_hash.is_some()).count(), 2);
     assert_eq!(calls.iter().filter(|r| r.decision == Some(Decision::Denied)).count(), 1);
     let approvals = of(Kind::Approval);
     let verdicts: Vec<_> = approvals.iter().map(|r| r.decision.unwrap()).collect();
     assert_eq!(verdicts, [Decision::Allowed, Decision::Denied]);
-    assert!(approvals[0].approver.as_deref().unwrap().starts_with("apikey_"), "{:?}", approvals[0]);
+    assert!(
+        approvals[0].approver.as_deref().unwrap().starts_with("apikey_"),
+        "{:?}",
+        approvals[0]
+    );
     let text = std::fs::read_to_string(world.server.data_dir().join("ledger/ledger-1.jsonl"));
     assert!(!text.unwrap_or_default().contains("secret words"));
 
@@ -148,7 +159,17 @@ async fn what_a_session_did_is_recorded_and_verifies_elsewhere() {
     let ledger = world.server.data_dir().join("ledger");
     let whole = run(&["ledger", "verify", "--ledger", ledger.to_str().unwrap()]).await;
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stdout));
-    let ocsf = run(&["ledger", "export", "--ledger", ledger.to_str().unwrap(), "--session", &session, "--form", "ocsf"]).await;
+    let ocsf = run(&[
+        "ledger",
+        "export",
+        "--ledger",
+        ledger.to_str().unwrap(),
+        "--session",
+        &session,
+        "--form",
+        "ocsf",
+    ])
+    .await;
     assert_eq!(String::from_utf8_lossy(&ocsf.stdout).lines().count(), records.len() + 1);
 
     // After a restart the chain goes on, and the log's hash still fits.
@@ -187,19 +208,37 @@ async fn a_worker_adds_its_own_records_and_takes_nothing_back() {
         .unwrap();
     let second = bundle(&session);
 
-    assert_eq!(upload(&worker, &session, "records", first.clone()).await.ok()["records"], 1);
-    assert_eq!(upload(&worker, &session, "records", second.clone()).await.ok()["records"], 2);
+    assert_eq!(
+        upload(&worker, &session, "records", first.clone()).await.ok()["records"],
+        1
+    );
+    assert_eq!(
+        upload(&worker, &session, "records", second.clone()).await.ok()["records"],
+        2
+    );
     upload(&worker, &session, "policy", policy.clone()).await.ok();
-    upload(&worker, &session, "records", first).await.refused(409, &["stays"]);
+    upload(&worker, &session, "records", first)
+        .await
+        .refused(409, &["stays"]);
     let foreign = bundle("sesn_of_somebody_else");
-    upload(&worker, &session, "records", foreign).await.refused(400, &["not about"]);
+    upload(&worker, &session, "records", foreign)
+        .await
+        .refused(400, &["not about"]);
     let mut torn = second.clone();
     let middle = torn.len() / 2;
     torn[middle] ^= 1;
-    upload(&worker, &session, "records", torn).await.refused(400, &["does not hold"]);
-    upload(&worker, &session, "records", Vec::new()).await.refused(400, &["empty"]);
-    upload(&worker, &session, "wishes", second).await.refused(400, &["part"]);
-    upload(&worker, &session, "policy", vec![b'x'; (1 << 20) + 1]).await.refused(413, &[]);
+    upload(&worker, &session, "records", torn)
+        .await
+        .refused(400, &["does not hold"]);
+    upload(&worker, &session, "records", Vec::new())
+        .await
+        .refused(400, &["empty"]);
+    upload(&worker, &session, "wishes", second)
+        .await
+        .refused(400, &["part"]);
+    upload(&worker, &session, "policy", vec![b'x'; (1 << 20) + 1])
+        .await
+        .refused(413, &[]);
 
     let (file, key) = fetched(api, &session, folder.path()).await;
     let found = verified(&file, &key);
@@ -267,10 +306,7 @@ async fn nothing_is_let_through_that_cannot_be_recorded() {
     })
     .await
     .refused(503, &["ledger", "not let through"]);
-    worker
-        .get(&format!("/v1/outwork/sessions/{session}/mounts"))
-        .await
-        .ok();
+    worker.get(&format!("/v1/outwork/sessions/{session}/mounts")).await.ok();
     let agent = api.agent(SCRIPT, json!([])).await;
     let environment = api.environment("self_hosted").await;
     let body = json!({ "agent": agent, "environment_id": environment });
@@ -279,9 +315,12 @@ async fn nothing_is_let_through_that_cannot_be_recorded() {
     // A call of a tool is not shown to a worker; it comes as soon as it can be recorded.
     let steps = json!([{ "say": [call("bash", json!({ "command": "true" }))] }]);
     let tools = json!([{ "type": "agent_toolset_20260401" }]);
-    api.post(&format!("/v1/sessions/{session}"), json!({ "agent": { "tools": tools } }))
-        .await
-        .ok();
+    api.post(
+        &format!("/v1/sessions/{session}"),
+        json!({ "agent": { "tools": tools } }),
+    )
+    .await
+    .ok();
     api.send_events(&session, &[script_message(steps)]).await;
     until("the model has answered", SOON, || async {
         model.requests().iter().any(|r| r.outcome == "answer").then_some(())
@@ -302,5 +341,12 @@ async fn nothing_is_let_through_that_cannot_be_recorded() {
     let (file, key) = fetched(&api, &session, folder.path()).await;
     let found = verified(&file, &key);
     assert_eq!(found.findings, [], "{}", found.text());
-    assert!(found.summary.records.rows.iter().any(|row| row.record.call.as_deref() == Some(call.as_str())));
+    assert!(
+        found
+            .summary
+            .records
+            .rows
+            .iter()
+            .any(|row| row.record.call.as_deref() == Some(call.as_str()))
+    );
 }

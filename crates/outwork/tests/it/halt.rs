@@ -32,7 +32,10 @@ async fn busy(api: &Api, agent: &str, environment: &str) -> (String, Vec<String>
 fn stops(server: &Server, session: &str) -> Vec<Record> {
     let mut found = Vec::new();
     let filter = Filter::session(session).of_kind(Kind::Stop);
-    scan(server.data_dir().join("ledger"), &filter, |_, record| found.push(record.clone())).unwrap();
+    scan(server.data_dir().join("ledger"), &filter, |_, record| {
+        found.push(record.clone())
+    })
+    .unwrap();
     found
 }
 
@@ -53,7 +56,10 @@ async fn a_call_is_stopped_and_the_session_goes_on() {
     let wish = json!({ "reason": "it takes too long" });
     // The later one first: its result waits for the earlier one.
     let done = api.post(&halt(&calls[1]), wish).await.ok();
-    assert_eq!(done["sessions"], json!([{ "session_id": session, "calls": [calls[1]] }]));
+    assert_eq!(
+        done["sessions"],
+        json!([{ "session_id": session, "calls": [calls[1]] }])
+    );
     let result = json!({ "type": "user.tool_result", "tool_use_id": calls[0], "content": [] });
     worker
         .post(&format!("/v1/sessions/{session}/events"), json!({ "events": [result] }))
@@ -64,7 +70,10 @@ async fn a_call_is_stopped_and_the_session_goes_on() {
     let results = of_type(&log, "user.tool_result");
     assert_eq!((results.len(), &results[1]["is_error"]), (2, &json!(true)));
     let words = text(results[1]);
-    assert!(words.contains("it takes too long") && words.contains("apikey_"), "{words}");
+    assert!(
+        words.contains("it takes too long") && words.contains("apikey_"),
+        "{words}"
+    );
     api.post(&halt(&calls[1]), json!({})).await.refused(400, &[&calls[1]]);
     api.post(&halt("sevt_nothing"), json!({})).await.refused(404, &[]);
     let stop = stops(&world.server, &session).remove(0);
@@ -103,26 +112,39 @@ async fn a_session_is_interrupted_gently_and_ended_by_force() {
     assert_eq!(done["sessions"][0]["calls"], json!(calls));
     let log = api.wait_idle(&session).await;
     let results = of_type(&log, "user.tool_result");
-    assert!(results.len() == 2 && results.iter().all(|r| text(r).contains("lunch")), "{results:?}");
+    assert!(
+        results.len() == 2 && results.iter().all(|r| text(r).contains("lunch")),
+        "{results:?}"
+    );
     assert_eq!(of_type(&log, "user.interrupt").len(), 1);
     // It rests, and takes another message.
     let hello = script_message(json!([{ "say": [{ "text": "Here again." }] }]));
     api.send_events(&session, &[hello]).await;
-    api.wait_for(&session, "answer", |log| last_message(log) == "Here again.").await;
+    api.wait_for(&session, "answer", |log| last_message(log) == "Here again.")
+        .await;
 
     // An interrupt that a client sends is a stop as well.
     api.wait_idle(&session).await;
     api.send_events(&session, &[two_calls()]).await;
-    api.wait_for(&session, "calls", |log| of_type(log, "agent.tool_use").len() == 4).await;
+    api.wait_for(&session, "calls", |log| of_type(log, "agent.tool_use").len() == 4)
+        .await;
     api.send_events(&session, &[json!({ "type": "user.interrupt" })]).await;
     api.wait_idle(&session).await;
 
     let path = format!("/v1/outwork/sessions/{session}/halt");
-    api.post(&path, json!({ "force": true, "reason": "runaway" })).await.ok();
-    assert_eq!(api.get(&format!("/v1/sessions/{session}")).await.ok()["status"], "terminated");
-    api.post(&format!("/v1/sessions/{session}/events"), json!({ "events": [two_calls()] }))
+    api.post(&path, json!({ "force": true, "reason": "runaway" }))
         .await
-        .refused(400, &["archived"]);
+        .ok();
+    assert_eq!(
+        api.get(&format!("/v1/sessions/{session}")).await.ok()["status"],
+        "terminated"
+    );
+    api.post(
+        &format!("/v1/sessions/{session}/events"),
+        json!({ "events": [two_calls()] }),
+    )
+    .await
+    .refused(400, &["archived"]);
     let again = api.post(&path, json!({ "force": true })).await.ok();
     assert_eq!(again["sessions"][0]["calls"], json!([]));
     let reasons: Vec<_> = stops(&world.server, &session)
@@ -155,12 +177,18 @@ async fn an_environment_and_a_workspace_stop_with_all_their_sessions() {
     let idle = api.session(&agent, &environment).await;
     let halted = |answer: &Value| -> Vec<String> {
         let sessions = answer["sessions"].as_array().unwrap();
-        sessions.iter().map(|s| s["session_id"].as_str().unwrap().to_owned()).collect()
+        sessions
+            .iter()
+            .map(|s| s["session_id"].as_str().unwrap().to_owned())
+            .collect()
     };
     let path = format!("/v1/outwork/environments/{environment}/halt");
     let gently = api.post(&path, json!({ "reason": "maintenance" })).await.ok();
     let named = halted(&gently);
-    assert!(named.contains(&one) && named.contains(&two) && !named.contains(&other), "{gently}");
+    assert!(
+        named.contains(&one) && named.contains(&two) && !named.contains(&other),
+        "{gently}"
+    );
     for session in [&one, &two] {
         assert_eq!(of_type(&api.wait_idle(session).await, "user.interrupt").len(), 1);
     }
@@ -172,9 +200,15 @@ async fn an_environment_and_a_workspace_stop_with_all_their_sessions() {
     }
     assert_ne!(status(&other).await, "terminated");
 
-    let workspace = api.get("/v1/workspaces").await.ok()["data"][0]["id"].as_str().unwrap().to_owned();
+    let workspace = api.get("/v1/workspaces").await.ok()["data"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let all = api
-        .post(&format!("/v1/outwork/workspaces/{workspace}/halt"), json!({ "force": true }))
+        .post(
+            &format!("/v1/outwork/workspaces/{workspace}/halt"),
+            json!({ "force": true }),
+        )
         .await
         .ok();
     assert_eq!(halted(&all), [other.clone()]);

@@ -1,6 +1,6 @@
 //! The service around the API: the data folder, settings, TLS, keys, health, a full disk, an orderly end.
 
-pub pub mod disk;
+pub mod disk;
 mod drain;
 
 use std::os::unix::fs::{FileExt, PermissionsExt};

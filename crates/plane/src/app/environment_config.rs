@@ -45,7 +45,7 @@ pub(crate) enum NetworkingWish {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Packages {
     #[serde(rename = "type")]
-    kind: PackagesType,
+    pub(crate) kind: PackagesType,
     pub(crate) apt: Vec<String>,
     pub(crate) cargo: Vec<String>,
     pub(crate) gem: Vec<String>,
@@ -56,7 +56,7 @@ pub(crate) struct Packages {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum PackagesType {
+pub(crate) enum PackagesType {
     #[default]
     Packages,
 }
@@ -110,11 +110,9 @@ impl ConfigWish {
         } = networking
             && !packages.is_empty()
         {
-            return Err(
-                "config.packages: limited networking lets nothing be installed unless \
+            return Err("config.packages: limited networking lets nothing be installed unless \
                  config.networking.allow_package_managers is true; set it, or leave the packages out"
-                    .into(),
-            );
+                .into());
         }
         Ok(json!({ "type": "cloud", "networking": networking, "packages": packages }))
     }
@@ -123,7 +121,8 @@ impl ConfigWish {
 /// Networking and packages of a kept config of a cloud environment.
 pub(crate) fn parts(config: &Value) -> Result<(Networking, Packages), String> {
     let part = |name: &str| config.get(name).cloned().unwrap_or(Value::Null);
-    let unreadable = |what: &str, error: serde_json::Error| format!("config.{what} as it is kept is unreadable: {error}");
+    let unreadable =
+        |what: &str, error: serde_json::Error| format!("config.{what} as it is kept is unreadable: {error}");
     let networking = serde_json::from_value(part("networking")).map_err(|error| unreadable("networking", error))?;
     let packages = serde_json::from_value(part("packages")).map_err(|error| unreadable("packages", error))?;
     Ok((networking, packages))
@@ -284,16 +283,48 @@ mod tests {
 
     #[test]
     fn hosts_have_one_form() {
-        let given = ["API.Example.com.", "*.example.com", "localhost:8443", "bücher.example", "api.example.com"];
+        let given = [
+            "API.Example.com.",
+            "*.example.com",
+            "localhost:8443",
+            "bücher.example",
+            "api.example.com",
+        ];
         assert_eq!(
             hosts(given.map(str::to_owned).to_vec()).unwrap(),
-            ["api.example.com", "*.example.com", "localhost:8443", "xn--bcher-kva.example"]
+            [
+                "api.example.com",
+                "*.example.com",
+                "localhost:8443",
+                "xn--bcher-kva.example"
+            ]
         );
         for bad in [
-            "", "*", "*.", "*.com", "a.*.com", "https://a.example", "a.example/x", "a.example:", "a.example:0",
-            "a.example:99999", "a.example:+80", "a b", "a..b", "-a.example", "a.example?x", "user@a.example", ":80",
+            "",
+            "*",
+            "*.",
+            "*.com",
+            "a.*.com",
+            "https://a.example",
+            "a.example/x",
+            "a.example:",
+            "a.example:0",
+            "a.example:99999",
+            "a.example:+80",
+            "a b",
+            "a..b",
+            "-a.example",
+            "a.example?x",
+            "user@a.example",
+            ":80",
         ] {
-            assert_eq!(host(bad).unwrap_err().split(':').next(), Some("must be a host such as api.example.com, or a wildcard such as *.example.com, with a port where it is not 80 or 443"), "{bad}");
+            assert_eq!(
+                host(bad).unwrap_err().split(':').next(),
+                Some(
+                    "must be a host such as api.example.com, or a wildcard such as *.example.com, with a port where it is not 80 or 443"
+                ),
+                "{bad}"
+            );
         }
         for address in ["10.0.0.1", "::1", "[::1]", "0x7f.1", "127.1"] {
             assert!(host(address).unwrap_err().contains("addresses"), "{address}");
@@ -303,7 +334,10 @@ mod tests {
 
     #[test]
     fn what_an_update_does_not_name_stays() {
-        let pip = Packages { pip: vec!["pandas==2.2.0".into()], ..Packages::default() };
+        let pip = Packages {
+            pip: vec!["pandas==2.2.0".into()],
+            ..Packages::default()
+        };
         let first = NetworkingWish::Limited {
             allowed_hosts: Some(vec!["a.example".into()]),
             allow_mcp_servers: Some(true),
@@ -315,9 +349,16 @@ mod tests {
         assert_eq!(changed["networking"]["allowed_hosts"], json!(["b.example"]));
         assert_eq!(changed["networking"]["allow_mcp_servers"], true);
         assert_eq!(changed["packages"]["pip"], json!(["pandas==2.2.0"]));
-        let open = cloud(Some(NetworkingWish::Unrestricted), None).over(Some(&changed)).unwrap();
+        let open = cloud(Some(NetworkingWish::Unrestricted), None)
+            .over(Some(&changed))
+            .unwrap();
         assert_eq!(open["networking"], json!({ "type": "unrestricted" }));
-        assert!(cloud(Some(limited(&[])), None).over(Some(&open)).unwrap_err().contains("allow_package_managers"));
+        assert!(
+            cloud(Some(limited(&[])), None)
+                .over(Some(&open))
+                .unwrap_err()
+                .contains("allow_package_managers")
+        );
     }
 
     #[test]
@@ -337,11 +378,29 @@ mod tests {
 
     #[test]
     fn options_and_paths_are_no_packages() {
-        for good in ["pandas", "pandas[all]>=2, <3", "@scope/name@^1.2", "libc6:amd64", "golang.org/x/tools/cmd/goimports@latest"] {
+        for good in [
+            "pandas",
+            "pandas[all]>=2, <3",
+            "@scope/name@^1.2",
+            "libc6:amd64",
+            "golang.org/x/tools/cmd/goimports@latest",
+        ] {
             assert!(is_package(good), "{good}");
         }
         let long = "x".repeat(201);
-        for bad in ["", "--index-url=x", "-r", "./x", "/x", "https://x.example/y", "a\nb", "a;b", "a$(b)", "a ", &long] {
+        for bad in [
+            "",
+            "--index-url=x",
+            "-r",
+            "./x",
+            "/x",
+            "https://x.example/y",
+            "a\nb",
+            "a;b",
+            "a$(b)",
+            "a ",
+            &long,
+        ] {
             assert!(!is_package(bad), "{bad}");
         }
     }

@@ -6,8 +6,8 @@
 use mime_guess::mime;
 use outwork_ledger::{Decision, Kind};
 use outwork_store::{
-    BlobError, BlobReader, BlobWriter, FileRow, NewFile, Page, PageRequest, ResourceSpec, SessionResourceRow, SessionRow,
-    StoreError, WrittenBlob,
+    BlobError, BlobReader, BlobWriter, FileRow, NewFile, Page, PageRequest, ResourceSpec, SessionResourceRow,
+    SessionRow, StoreError, WrittenBlob,
 };
 use outwork_wire::Time;
 use outwork_wire::id::FileId;
@@ -162,7 +162,8 @@ pub(crate) async fn content(app: &App, access: &Access, id: &FileId) -> Result<(
 
 /// Where a session has a file as a resource.
 fn place_of(session: &SessionRow, id: &FileId) -> Option<String> {
-    let has = |resource: &&SessionResourceRow| matches!(&resource.spec, ResourceSpec::File { file_id } if file_id == id);
+    let has =
+        |resource: &&SessionResourceRow| matches!(&resource.spec, ResourceSpec::File { file_id } if file_id == id);
     let resource = session.resources.iter().find(has)?;
     Some(resource.mount_path.clone())
 }

@@ -125,7 +125,11 @@ async fn all(
     match failure {
         None => Ok(halted),
         Some(error) => {
-            tracing::warn!(reason = error.message, stopped = halted.len(), "not every session could be stopped");
+            tracing::warn!(
+                reason = error.message,
+                stopped = halted.len(),
+                "not every session could be stopped"
+            );
             Err(error)
         }
     }

@@ -26,10 +26,15 @@ pub(crate) async fn add(
     let subject = Subject::from(&find(app, access, session).await?);
     let filename = name_of_path(path);
     let blob = received.blob.key().to_owned();
-    let out = of_output(&subject, path, Some(received.blob.size), received.blob.sha256.parse().ok())
-        .decided(Decision::Allowed, "outputs")
-        .output_location(received.id.as_str())
-        .actor(access.principal().to_string());
+    let out = of_output(
+        &subject,
+        path,
+        Some(received.blob.size),
+        received.blob.sha256.parse().ok(),
+    )
+    .decided(Decision::Allowed, "outputs")
+    .output_location(received.id.as_str())
+    .actor(access.principal().to_string());
     if let Err(error) = app.evidence.cross(vec![out]).await {
         drop(received.blob);
         discard(app, blob).await;

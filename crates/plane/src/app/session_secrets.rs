@@ -79,7 +79,9 @@ pub(crate) async fn of(app: &App, access: &Access, session: &SessionId) -> Resul
             injection_location,
         });
     }
-    app.evidence.cross(given(&row, access, &repositories, &variables)).await?;
+    app.evidence
+        .cross(given(&row, access, &repositories, &variables))
+        .await?;
     tracing::info!(
         event = "session.secrets_given", %session, to = %access.principal(), repositories = repositories.len(),
         variables = variables.len(), "the session's worker was given its secrets"

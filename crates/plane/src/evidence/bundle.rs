@@ -65,11 +65,7 @@ async fn each_event(
 }
 
 /// The hash of a session's log as the store has it.
-pub(crate) async fn log_hash(
-    store: &Store,
-    workspace: &WorkspaceId,
-    session: &SessionId,
-) -> Result<LogHash, ApiError> {
+pub(crate) async fn log_hash(store: &Store, workspace: &WorkspaceId, session: &SessionId) -> Result<LogHash, ApiError> {
     let mut hash = LogHash::default();
     each_event(store, workspace, session, |event| {
         hash.add(event);
@@ -99,7 +95,11 @@ pub(crate) async fn events_file(
 
 impl Evidence {
     /// Makes the evidence of a session. The log is recorded as it is now first, so that its hash covers all of it.
-    pub(crate) async fn of_session(self: &std::sync::Arc<Self>, subject: &Subject, events: Events) -> Result<EvidenceFile, ApiError> {
+    pub(crate) async fn of_session(
+        self: &std::sync::Arc<Self>,
+        subject: &Subject,
+        events: Events,
+    ) -> Result<EvidenceFile, ApiError> {
         self.cross(vec![events.hash.record(subject)]).await?;
         let (this, session) = (self.clone(), subject.session.clone());
         tokio::task::spawn_blocking(move || this.write(&session, events))

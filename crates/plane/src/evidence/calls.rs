@@ -27,7 +27,11 @@ pub(super) struct Calls(HashMap<EventId, Known>);
 impl Calls {
     /// Those that a log leaves open.
     pub(super) fn of_log<'e>(entries: impl Iterator<Item = &'e LogEntry> + Clone) -> Self {
-        let answered: HashSet<&EventId> = entries.clone().filter_map(|entry| result(&entry.event.body)).map(|(id, ..)| id).collect();
+        let answered: HashSet<&EventId> = entries
+            .clone()
+            .filter_map(|entry| result(&entry.event.body))
+            .map(|(id, ..)| id)
+            .collect();
         let mut calls = Self::default();
         for entry in entries.filter(|entry| !answered.contains(&entry.event.id)) {
             calls.begun(&entry.event.id, &entry.event.body);

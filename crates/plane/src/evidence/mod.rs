@@ -171,7 +171,9 @@ impl Evidence {
             keep_bytes: keep.bytes,
             force: false,
         };
-        let done = self.ledger.prune(&retention, "outwork", "ledger.retention in the settings")?;
+        let done = self
+            .ledger
+            .prune(&retention, "outwork", "ledger.retention in the settings")?;
         if done.segments > 0 || done.held > 0 {
             tracing::info!(
                 event = "ledger.pruned", segments = done.segments, bytes = done.bytes, held = done.held,
@@ -187,7 +189,11 @@ impl Evidence {
         for exporter in exporters {
             let status = exporter.stop();
             if status.lag > 0 {
-                tracing::info!(export = status.name, lag = status.lag, "an export goes on at the next start");
+                tracing::info!(
+                    export = status.name,
+                    lag = status.lag,
+                    "an export goes on at the next start"
+                );
             }
         }
         if let Err(error) = self.ledger.close() {

@@ -49,7 +49,11 @@ pub(super) fn log_trouble() -> Listener {
                 event = "ledger.export_failed", export = status.name, lag = status.lag, fault, refused = ?status.refused,
                 "an export of the ledger does not get through; it is tried again, and nothing is left out"
             ),
-            None => tracing::info!(event = "ledger.export_recovered", export = status.name, "an export gets through again"),
+            None => tracing::info!(
+                event = "ledger.export_recovered",
+                export = status.name,
+                "an export gets through again"
+            ),
         }
     })
 }

@@ -143,7 +143,9 @@ impl Evidence {
         }
         sent.file.sync_all().map_err(fault)?;
         fs::rename(&sent.path, &place).map_err(fault)?;
-        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(fault)?;
+        File::open(&folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(fault)?;
         Ok(Received { name, records, sha256 })
     }
 

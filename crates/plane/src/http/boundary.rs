@@ -17,7 +17,9 @@ const MAX_WAIT: u64 = 50;
 
 /// `GET /v1/outwork/sessions/{session_id}/boundary`
 pub(crate) async fn retrieve(mut call: Call) -> Result<Reply, ApiError> {
-    let after: Option<Hash> = call.query.parsed("after", "the hash of a boundary: 64 hexadecimal digits")?;
+    let after: Option<Hash> = call
+        .query
+        .parsed("after", "the hash of a boundary: 64 hexadecimal digits")?;
     let wait = call.query.parsed::<u64>("wait", "a whole number of seconds")?;
     call.finish_query()?;
     if wait.is_some_and(|wait| wait > MAX_WAIT) {

@@ -18,8 +18,9 @@ use super::query::Query;
 use super::render::{Reply, response};
 use super::table::{NOT_SERVED, Operation, Row, TABLE, TOKEN_PATH, Who};
 use super::{
-    agents, body, boundary, environments, events, evidence, federation, files, halt, identity, keys, models, outputs, resources, service,
-    sessions, texts, threads, tunnel_certificates, tunnels, vault_credentials, vaults, versions, work,
+    agents, body, boundary, environments, events, evidence, federation, files, halt, identity, keys, models, outputs,
+    resources, service, sessions, texts, threads, tunnel_certificates, tunnels, vault_credentials, vaults, versions,
+    work,
 };
 use crate::app::App;
 use crate::auth::{Principal, authorize, check_workspace, credential, credential_required};

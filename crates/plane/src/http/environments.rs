@@ -273,13 +273,15 @@ impl PackagesParams {
                 shortened(kind)
             )));
         }
-        let mut packages = Packages::default();
-        packages.apt = self.apt.unwrap_or_default();
-        packages.cargo = self.cargo.unwrap_or_default();
-        packages.gem = self.gem.unwrap_or_default();
-        packages.go = self.go.unwrap_or_default();
-        packages.npm = self.npm.unwrap_or_default();
-        packages.pip = self.pip.unwrap_or_default();
+        let packages = Packages {
+            apt: self.apt.unwrap_or_default(),
+            cargo: self.cargo.unwrap_or_default(),
+            gem: self.gem.unwrap_or_default(),
+            go: self.go.unwrap_or_default(),
+            npm: self.npm.unwrap_or_default(),
+            pip: self.pip.unwrap_or_default(),
+            ..Packages::default()
+        };
         packages.check().map_err(ApiError::invalid)?;
         Ok(packages)
     }

@@ -28,7 +28,10 @@ pub(crate) async fn retrieve(mut call: Call) -> Result<Reply, ApiError> {
     let made = evidence::of(&call.app, &call.access, &session).await?;
     let mut headers = attachment(&format!("{session}.evidence.jsonl"), "application/x-ndjson")?;
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(made.size));
-    headers.insert(KEY_HEADER, HeaderValue::from_str(&made.key).map_err(ApiError::internal)?);
+    headers.insert(
+        KEY_HEADER,
+        HeaderValue::from_str(&made.key).map_err(ApiError::internal)?,
+    );
     let stream = ReaderStream::new(tokio::fs::File::from_std(made.file));
     Ok(Reply::Bytes(Body::from_stream(stream), headers))
 }

@@ -59,10 +59,7 @@ pub(crate) async fn workspace(mut call: Call) -> Result<Reply, ApiError> {
     let wish = wish(&mut call)?;
     let id: WorkspaceId = call.id("workspace_id", "workspace")?;
     let order = halt::order(&call.access, wish, Scope::Workspace, None);
-    answer(
-        &order,
-        halt::workspace(&call.app, &call.access, &id, &order).await?,
-    )
+    answer(&order, halt::workspace(&call.app, &call.access, &id, &order).await?)
 }
 
 fn wish(call: &mut Call) -> Result<Wish, ApiError> {

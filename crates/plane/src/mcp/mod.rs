@@ -15,9 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use outwork_engine::ServerFailure;
 use outwork_mcp::dial::SystemResolver;
-use outwork_mcp::{
-    AddressPolicy, ConnectError, ConnectErrorKind, Connection, Connector, Dial, Direct, ServerSpec,
-};
+use outwork_mcp::{AddressPolicy, ConnectError, ConnectErrorKind, Connection, Connector, Dial, Direct, ServerSpec};
 use outwork_store::StoreError;
 use outwork_wire::agent::McpServer;
 use outwork_wire::id::{AgentId, SessionId, TunnelId, WorkspaceId};
@@ -224,11 +222,7 @@ impl Reach {
 
     /// The credential for a server from the vaults of the session. One that cannot be used is said before the server is
     /// asked without it.
-    async fn credential(
-        &self,
-        caller: &Caller,
-        server: &McpServer,
-    ) -> Result<Option<McpCredential>, ServerFailure> {
+    async fn credential(&self, caller: &Caller, server: &McpServer) -> Result<Option<McpCredential>, ServerFailure> {
         let failed = |error: &dyn std::error::Error| ServerFailure {
             server: server.name().to_owned(),
             authentication: true,

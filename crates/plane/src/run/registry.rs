@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use outwork_engine::{PromptOptions, RetryPolicy, Session, SessionChange, Submitter};
+use outwork_ledger::Scope;
 use outwork_model::ModelClient;
 use outwork_store::{HeldLease, Store};
-use outwork_ledger::Scope;
 use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkspaceId};
 use outwork_wire::{Event, EventParams};
 use tokio::sync::{mpsc, oneshot};

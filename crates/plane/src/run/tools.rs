@@ -264,14 +264,14 @@ impl At {
         };
         let deadline = self.on.reach.call_deadline();
         for last in [false, true] {
-            let connection = match connection(&self.on.reach, &self.on.caller, server, &self.connections, &self.cancel).await
-            {
-                Ok(connection) => connection,
-                Err(failure) => {
-                    let text = format!("The call was not made. {}", failure.message);
-                    return answered(&call, vec![ContentBlock::text(text)], true, Some(failure));
-                }
-            };
+            let connection =
+                match connection(&self.on.reach, &self.on.caller, server, &self.connections, &self.cancel).await {
+                    Ok(connection) => connection,
+                    Err(failure) => {
+                        let text = format!("The call was not made. {}", failure.message);
+                        return answered(&call, vec![ContentBlock::text(text)], true, Some(failure));
+                    }
+                };
             if let Err(error) = self.record(&call, server, connection.credential.as_ref()).await {
                 tracing::warn!(session = %self.on.caller.session, cause = ?error.cause, "an MCP call was not made: the ledger cannot be written");
                 let text = "The call was not made: the server cannot record it at the moment. Try again later.";
@@ -288,7 +288,9 @@ impl At {
             match result {
                 Ok(result) => {
                     let content = match oversize(&result) {
-                        Some(long) => long_texts::shorten(&self.on.store, &self.on.caller, &call.id, &result, long).await,
+                        Some(long) => {
+                            long_texts::shorten(&self.on.store, &self.on.caller, &call.id, &result, long).await
+                        }
                         None => outwork_mcp::content::to_wire(&result),
                     };
                     return answered(&call, content, result.is_error, None);
@@ -306,7 +308,12 @@ impl At {
 
 impl At {
     /// Records that the call is made. When this returns, it may be.
-    async fn record(&self, call: &McpCall, server: &McpServer, credential: Option<&Credential>) -> Result<(), ApiError> {
+    async fn record(
+        &self,
+        call: &McpCall,
+        server: &McpServer,
+        credential: Option<&Credential>,
+    ) -> Result<(), ApiError> {
         let input = Hash::of_json(&serde_json::Value::Object(call.input.clone()));
         let record = self
             .on

@@ -10,7 +10,12 @@ use crate::run::registry::Halt;
 
 impl Owner {
     /// Stops what the session does, or one call of it. Gives the calls that this ends.
-    pub(super) fn halt(&self, held: &mut Held, halt: &Halt, context: &mut Context<'_>) -> Result<Vec<EventId>, ApiError> {
+    pub(super) fn halt(
+        &self,
+        held: &mut Held,
+        halt: &Halt,
+        context: &mut Context<'_>,
+    ) -> Result<Vec<EventId>, ApiError> {
         if held.session.status() == Status::Terminated {
             return Ok(Vec::new());
         }

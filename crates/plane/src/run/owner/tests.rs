@@ -55,7 +55,12 @@ async fn a_session_at_work_is_terminated_in_one_commit_and_so_is_its_work() {
     .unwrap();
     assert_eq!(bed.status(&session).await, SessionStatus::Running);
 
-    ask(&bed, &session, |reply| Command::Halt { halt: by_force(), reply }).await.unwrap();
+    ask(&bed, &session, |reply| Command::Halt {
+        halt: by_force(),
+        reply,
+    })
+    .await
+    .unwrap();
     let row = bed.row(&session).await;
     assert_eq!(row.status, SessionStatus::Terminated);
     assert!(row.archived_at.is_some() && !row.needs_owner);
@@ -76,10 +81,20 @@ async fn a_session_at_work_is_terminated_in_one_commit_and_so_is_its_work() {
     drop(request);
 
     // Twice is as good as once, and an idle session ends as well.
-    ask(&bed, &session, |reply| Command::Halt { halt: by_force(), reply }).await.unwrap();
+    ask(&bed, &session, |reply| Command::Halt {
+        halt: by_force(),
+        reply,
+    })
+    .await
+    .unwrap();
     assert_eq!(bed.kinds(&session).await.len(), kinds.len());
     let idle = bed.session(Vec::new()).await;
-    ask(&bed, &idle, |reply| Command::Halt { halt: by_force(), reply }).await.unwrap();
+    ask(&bed, &idle, |reply| Command::Halt {
+        halt: by_force(),
+        reply,
+    })
+    .await
+    .unwrap();
     assert_eq!(bed.status(&idle).await, SessionStatus::Terminated);
 }
 
