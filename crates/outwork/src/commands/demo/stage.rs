@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use outwork_plane::Plane;
 use outwork_plane::{
-    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy,
+    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, PromptOptions, RetryPolicy,
     TunnelOptions,
 };
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
@@ -125,6 +125,7 @@ impl Stage {
             federation: FederationOptions::default(),
             identity: IdentityOptions::default(),
             files: FileOptions::default(),
+            ledger: LedgerOptions::default(),
             drain_timeout: Duration::from_secs(5),
             log: config::worker(None, &crate::cli::worker::LimitArgs::default(), &args.log)?.1,
             worker: worker.clone(),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use outwork_client::{Client, Credential, Options as ClientOptions, Query};
 use outwork_ledger::{Expect, Filter, Record, scan, verify};
 use outwork_plane::{
-    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, Plane, PromptOptions,
+    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, Plane, PromptOptions,
     RetryPolicy, TunnelOptions,
 };
 use outwork_rehearsal::{Options, Rehearsal, RehearsalHandle, Scenario};
@@ -103,6 +103,7 @@ impl Stage {
             federation: FederationOptions::default(),
             identity: IdentityOptions::default(),
             files: FileOptions::default(),
+            ledger: LedgerOptions::default(),
             drain_timeout: Duration::from_secs(5),
             log,
             worker,
