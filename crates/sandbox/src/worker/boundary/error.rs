@@ -19,6 +19,9 @@ pub enum BoundaryError {
     /// Sessions of `cloud` environments are served with the policy of their environment, or not at all.
     #[error("the server does not know the boundary of its sessions; it is older than this worker")]
     Unknown,
+    /// What the server said cannot be read, so it is not known what is allowed.
+    #[error("what the server said about the session's boundary cannot be read: {0}")]
+    Unreadable(String),
     /// The environment's policy cannot be used.
     #[error("the network of the environment cannot be used: {0}")]
     Policy(outwork_egress::Error),

@@ -3,75 +3,76 @@
 
 use std::time::Duration;
 
-use outwork_client::{Client, ClientError, Mount, Query, SessionSecrets, path};
-use outwork_egress::Networking;
+use outwork_client::{Boundary, BoundaryStop, Client, ClientError, Mount, SessionSecrets};
 use outwork_egress::policy::HostPattern;
+use outwork_egress::{Labels, Networking};
 use outwork_image::Packages;
-use serde::Deserialize;
 
 use super::error::BoundaryError;
 
 /// How long the server may hold the question for a change.
 const WAIT: Duration = Duration::from_secs(50);
-/// What its answer may take beyond that.
-const GRACE: Duration = Duration::from_secs(15);
 
-/// What the server says.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+/// What the server says, read.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Said {
-    /// Of all that is below, and of mounts and secrets. Another one says that something changed.
+    /// Of all that it says; another one says that something changed, also among mounts and secrets.
     pub hash: String,
-    /// Whose session it is.
-    #[serde(default)]
-    pub ids: Ids,
-    /// The kind of environment.
-    pub environment: Kind,
+    pub workspace: String,
+    pub environment: String,
+    pub agent: (String, u64),
+    pub kind: Kind,
     /// The environment's network; nothing for `self_hosted`.
-    #[serde(default)]
     pub networking: Option<Networking>,
     /// What is installed beforehand.
-    #[serde(default)]
-    pub packages: Option<Packages>,
-    /// Hosts of the session's MCP servers.
-    #[serde(default)]
-    pub mcp_hosts: Vec<McpHost>,
-}
-
-/// Whose session it is, for records.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct Ids {
-    #[serde(default)]
-    pub workspace: Option<String>,
-    #[serde(default)]
-    pub environment: Option<String>,
-    #[serde(default)]
-    pub agent: Option<String>,
-    #[serde(default)]
-    pub agent_version: Option<u64>,
+    pub packages: Packages,
+    /// Hosts and ports of the session's MCP servers.
+    pub mcp_hosts: Vec<(HostPattern, u16)>,
+    /// Whether the worker is to let go of the session.
+    pub stop: Option<BoundaryStop>,
 }
 
 /// The kind of environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Cloud,
     SelfHosted,
 }
 
-/// A host of an MCP server.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct McpHost {
-    pub host: String,
-    pub port: u16,
-}
-
 impl Said {
-    /// As the policy wants them. One that is no name cannot be reached by one, and is left out.
-    pub fn mcp_hosts(&self) -> Vec<(HostPattern, u16)> {
-        let named = self.mcp_hosts.iter();
-        named
-            .filter_map(|at| Some((at.host.parse().ok()?, at.port)))
-            .collect()
+    /// Reads it. What is not known is refused: it may be what makes the boundary narrower.
+    pub fn read(boundary: Boundary) -> Result<Self, BoundaryError> {
+        let wrong = |what: &str, error: &dyn std::fmt::Display| BoundaryError::Unreadable(format!("{what}: {error}"));
+        let kind = match boundary.environment.as_str() {
+            "cloud" => Kind::Cloud,
+            "self_hosted" => Kind::SelfHosted,
+            other => return Err(wrong("environment", &other)),
+        };
+        let networking = boundary.networking.map(serde_json::from_value).transpose();
+        let packages = boundary.packages.map(serde_json::from_value).transpose();
+        Ok(Self {
+            hash: boundary.hash,
+            workspace: boundary.workspace_id,
+            environment: boundary.environment_id,
+            agent: (boundary.agent.id, boundary.agent.version),
+            kind,
+            networking: networking.map_err(|error| wrong("networking", &error))?,
+            packages: packages.map_err(|error| wrong("packages", &error))?.unwrap_or_default(),
+            // One whose host is no name cannot be reached by one.
+            mcp_hosts: boundary
+                .mcp_servers
+                .iter()
+                .filter_map(|server| Some((server.host.parse().ok()?, server.port)))
+                .collect(),
+            stop: boundary.stop,
+        })
+    }
+
+    /// Whose session it is, on every record.
+    pub fn label(&self, labels: &mut Labels) {
+        labels.workspace = Some(self.workspace.clone());
+        labels.environment = Some(self.environment.clone());
+        labels.agent = Some((self.agent.0.clone(), Some(self.agent.1)));
     }
 }
 
@@ -86,32 +87,17 @@ pub(crate) struct Answers {
 /// Asks for everything.
 pub(crate) async fn ask(client: &Client, session: &str) -> Result<Answers, BoundaryError> {
     let files = client.session_files(session);
-    let (said, mounts, secrets) = tokio::join!(first(client, session), files.mounts(), files.secrets());
+    let (said, mounts, secrets) = tokio::join!(files.boundary(), files.mounts(), files.secrets());
     Ok(Answers {
-        said: known("the session's boundary", said)?,
+        said: known("the session's boundary", said)?.map(Said::read).transpose()?,
         mounts: known("what is mounted", mounts)?.unwrap_or_default(),
         secrets: known("the session's secrets", secrets)?,
     })
 }
 
-async fn first(client: &Client, session: &str) -> Result<Said, ClientError> {
-    client.get(address(session)?, &Query::new()).await
-}
-
-/// Asks until something has changed: what the server says then, at the latest when it is tired of waiting.
-pub(crate) async fn changed(client: &Client, session: &str, hash: &str) -> Result<Said, ClientError> {
-    let query = Query::new().with("after", hash).with("wait", WAIT.as_secs());
-    let asked = client.get(address(session)?, &query);
-    tokio::time::timeout(WAIT + GRACE, asked).await.unwrap_or_else(|_| {
-        Err(ClientError::Timeout {
-            call: "GET the session's boundary".to_owned(),
-            after: WAIT + GRACE,
-        })
-    })
-}
-
-fn address(session: &str) -> Result<String, ClientError> {
-    path(&["v1", "outwork", "sessions", session, "boundary"])
+/// Waits until something has changed. `None` if nothing has for a while.
+pub(crate) async fn changed(client: &Client, session: &str, hash: &str) -> Result<Option<Boundary>, ClientError> {
+    client.session_files(session).boundary_after(hash, WAIT).await
 }
 
 fn known<T>(what: &'static str, answer: Result<T, ClientError>) -> Result<Option<T>, BoundaryError> {
