@@ -24,6 +24,9 @@ pub use options::{API_VERSION, Credential, MANAGED_AGENTS_BETA, Options, RetryPo
 pub use pages::Pages;
 pub use request::{Query, Request, path};
 pub use resources::agents::Agents;
+pub use resources::boundary::{
+    Boundary, BoundaryAgent, BoundaryResource, BoundaryServer, BoundaryStop, BoundaryVariable,
+};
 pub use resources::environments::Environments;
 pub use resources::files::Files;
 pub use resources::keys::{ApiKeys, EnvironmentKeys, Workspaces};

@@ -1,6 +1,7 @@
 //! The resources of the API: one file each, no more than paths and shapes.
 
 pub(crate) mod agents;
+pub(crate) mod boundary;
 pub(crate) mod environments;
 pub(crate) mod files;
 pub(crate) mod keys;

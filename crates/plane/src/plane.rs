@@ -30,6 +30,7 @@ use crate::mcp::{Reach, Ways};
 use crate::metrics::Metrics;
 use crate::options::{ModelProvider, PlaneOptions};
 use crate::reconcile;
+use crate::run::changes::Changes;
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
 use crate::run::registry::{Failing, Registry, Shared};
@@ -152,12 +153,14 @@ impl Plane {
 
         let hub = Arc::new(Hub::default());
         let bells = Arc::new(QueueBells::default());
+        let changes = Arc::new(Changes::default());
         let metrics = Metrics::new();
         let closing = CancellationToken::new();
         let sessions = Registry::new(Shared {
             store: store.clone(),
             hub: hub.clone(),
             bells: bells.clone(),
+            changes: changes.clone(),
             model: model.clone(),
             reach,
             prompt: options.prompt,
@@ -173,6 +176,7 @@ impl Plane {
             store,
             hub,
             bells,
+            changes,
             sessions,
             model,
             limits: options.limits,

@@ -12,6 +12,7 @@ use outwork_wire::Time;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::run::changes::Changes;
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
 use crate::run::registry::{LEASE_SECONDS, Registry};
@@ -31,6 +32,7 @@ pub(crate) async fn run(app: Arc<App>, owner: String, closing: CancellationToken
         sessions: app.sessions.clone(),
         hub: app.hub.clone(),
         bells: app.bells.clone(),
+        changes: app.changes.clone(),
         owner,
         announced: Time::now(),
         place: 0,
@@ -52,6 +54,7 @@ struct Reconciler {
     sessions: Registry,
     hub: Arc<Hub>,
     bells: Arc<QueueBells>,
+    changes: Arc<Changes>,
     owner: String,
     /// Items that were held back until then have been announced.
     announced: Time,
@@ -74,6 +77,7 @@ impl Reconciler {
         if every(10) {
             self.hub.sweep();
             self.bells.sweep();
+            self.changes.sweep();
             report("uses of keys", self.store.flush_key_uses().await);
         }
         if every(60) {

@@ -34,6 +34,30 @@ def test_cloud_config(make: Makers, client: anthropic.Anthropic) -> None:
         client.beta.environments.update(made.id, config={"type": "self_hosted"})
 
 
+def test_cloud_networking_and_packages(make: Makers, client: anthropic.Anthropic) -> None:
+    limited = {"type": "limited", "allowed_hosts": ["API.example.com", "*.example.org"], "allow_package_managers": True}
+    made = make.environment(config={"type": "cloud", "networking": limited, "packages": {"pip": ["rich==13.7.0"]}})
+    networking = made.config.networking
+    assert networking.type == "limited" and networking.allowed_hosts == ["api.example.com", "*.example.org"]
+    assert networking.allow_package_managers is True and networking.allow_mcp_servers is False
+    assert made.config.packages.pip == ["rich==13.7.0"] and made.config.packages.apt == []
+    # What an update does not name stays.
+    changed = client.beta.environments.update(
+        made.id, config={"type": "cloud", "networking": {"type": "limited", "allow_mcp_servers": True}}
+    )
+    assert changed.config.networking.allowed_hosts == ["api.example.com", "*.example.org"]
+    assert changed.config.networking.allow_mcp_servers is True and changed.config.packages.pip == ["rich==13.7.0"]
+    opened = client.beta.environments.update(made.id, config={"type": "cloud", "networking": {"type": "unrestricted"}})
+    assert opened.config.networking.type == "unrestricted"
+    for wrong, named in (
+        ({"networking": {"type": "limited", "allowed_hosts": ["https://a.example"]}}, "allowed_hosts.0"),
+        ({"networking": {"type": "limited"}, "packages": {"npm": ["left-pad"]}}, "allow_package_managers"),
+        ({"networking": {"type": "unrestricted"}, "packages": {"pip": ["--index-url=x"]}}, "packages.pip.0"),
+    ):
+        with refused(400, named):
+            make.environment(config={"type": "cloud", **wrong})
+
+
 def test_list_pages(make: Makers, client: anthropic.Anthropic) -> None:
     made = [make.environment() for _ in range(5)]
     client.beta.environments.archive(made[0].id)

@@ -13,7 +13,7 @@ use crate::{Client, Download, Pages, Query, Result, Upload, path};
 
 /// What belongs to one session.
 pub struct SessionFiles<'a> {
-    client: &'a Client,
+    pub(super) client: &'a Client,
     session_id: String,
 }
 
@@ -119,7 +119,7 @@ impl<'a> SessionFiles<'a> {
         Self { client, session_id }
     }
 
-    fn path(&self, rest: &[&str]) -> Result<String> {
+    pub(super) fn path(&self, rest: &[&str]) -> Result<String> {
         let mut parts = vec!["v1", "outwork", "sessions", self.session_id.as_str()];
         parts.extend(rest);
         path(&parts)

@@ -130,6 +130,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
     ("GET", "/v1/outwork/edge", "VT"),
     ("GET", "/v1/outwork/work/poll", "W"),
     ("POST", "/v1/outwork/work/{work_id}/ack", "W"),
+    ("GET", "/v1/outwork/sessions/{session_id}/boundary", "S"),
     ("GET", "/v1/outwork/sessions/{session_id}/mounts", "S"),
     ("GET", "/v1/outwork/sessions/{session_id}/secrets", "S"),
     ("POST", "/v1/outwork/sessions/{session_id}/outputs", "S"),
@@ -140,7 +141,7 @@ const MATRIX: &[(&str, &str, &str)] = &[
 ];
 
 /// The key of the server's own workers, which a test cannot learn, so it is put into the store before the start.
-const WORKER_KEY: &str = "worker-key-of-the-tests-0123456789";
+pub const WORKER_KEY: &str = "worker-key-of-the-tests-0123456789";
 
 /// Tokens of workloads, which are put into the store for the same reason: of the own workspace, of a third one, and one
 /// that has expired.
@@ -633,8 +634,13 @@ async fn claim(worker: &Api, environment: &str, query: &str) -> (String, String)
         .get(&format!("/v1/environments/{environment}/work/poll{query}"))
         .await
         .ok();
+    (id(&work), token_of(&work))
+}
+
+/// The token in an item that was polled.
+pub fn token_of(work: &Value) -> String {
     let secret = WorkSecret::unpack(work["secret"].as_str().expect("an item comes with its secret")).unwrap();
-    (id(&work), secret.sessions_token)
+    secret.sessions_token
 }
 
 pub async fn claim_and_hold(worker: &Api, environment: &str) -> (String, String) {
@@ -765,7 +771,7 @@ async fn credentials(admin: &Api, own: &Place, other: &Place, stranger: &Api) ->
     all
 }
 
-async fn server_with_worker_key(data_dir: &Path, model: &str) -> Server {
+pub async fn server_with_worker_key(data_dir: &Path, model: &str) -> Server {
     let dir = data_dir.to_owned();
     let store = tokio::task::spawn_blocking(|| Store::open(StoreOptions::new(dir)).unwrap())
         .await

@@ -9,6 +9,7 @@ mod world;
 
 mod authorization;
 mod bad_input;
+mod boundary;
 mod crash;
 mod federation;
 mod files;

@@ -10,9 +10,11 @@ use outwork_wire::id::{EnvironmentId, WorkspaceId};
 use serde_json::{Map, Value, json};
 
 use super::App;
+use super::environment_config::ConfigWish;
 use super::fields::merge_metadata;
 use crate::auth::Access;
 use crate::error::{ApiError, ErrorKind};
+use crate::run::changes::Changed;
 use crate::run::registry::Command;
 
 /// How many sessions are terminated side by side.
@@ -22,7 +24,7 @@ const TERMINATED_AT_ONCE: usize = 64;
 pub(crate) struct EnvironmentChange {
     pub(crate) name: Option<String>,
     pub(crate) description: Option<Option<String>>,
-    pub(crate) config: Option<(EnvironmentKind, Value)>,
+    pub(crate) config: Option<ConfigWish>,
     pub(crate) metadata: Option<Map<String, Value>>,
 }
 
@@ -66,8 +68,8 @@ pub(crate) async fn update(
 ) -> Result<EnvironmentRow, ApiError> {
     let workspace = access.workspace()?;
     let stored = find(app, workspace, id).await?;
-    if let Some((kind, _)) = &change.config
-        && *kind != stored.kind
+    if let Some(wish) = &change.config
+        && wish.kind() != stored.kind
     {
         let error = ApiError::invalid(format!(
             "config.type: the environment is {} and its type cannot change; make another environment",
@@ -75,17 +77,20 @@ pub(crate) async fn update(
         ));
         return Err(coded(error, "invalid_config_type_change"));
     }
-    let result = app
+    let updated = app
         .store
         .update_environment(workspace, id, Time::now(), move |row| {
             apply(change, row).map_err(|message| StoreError::Rejected { message })
         })
         .await;
-    result.map_err(|error| match error {
+    let row = updated.map_err(|error| match error {
         StoreError::Conflict { message } => coded(ApiError::invalid(message), "environment_archived"),
+        StoreError::Rejected { message } if message.starts_with("config.") => ApiError::invalid(message),
         StoreError::Rejected { message } => invalid_metadata(message),
         other => with_code(other),
-    })
+    })?;
+    app.changes.ring(Changed::Environment(id.clone()));
+    Ok(row)
 }
 
 fn apply(change: EnvironmentChange, row: &mut EnvironmentRow) -> Result<(), String> {
@@ -95,8 +100,8 @@ fn apply(change: EnvironmentChange, row: &mut EnvironmentRow) -> Result<(), Stri
     if let Some(description) = change.description {
         row.description = description;
     }
-    if let Some((_, config)) = change.config {
-        row.config = config;
+    if let Some(wish) = change.config {
+        row.config = wish.over(Some(&row.config))?;
     }
     match change.metadata {
         Some(patch) => merge_metadata(&mut row.metadata, &patch, true),

@@ -4,6 +4,8 @@
 //! HTTP but the kinds of its errors.
 
 pub(crate) mod agents;
+pub(crate) mod boundary;
+pub(crate) mod environment_config;
 pub(crate) mod environments;
 pub(crate) mod events;
 pub(crate) mod federation;
@@ -39,6 +41,7 @@ use crate::federation::Federation;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::options::{FileOptions, Limits};
+use crate::run::changes::Changes;
 use crate::run::hub::Hub;
 use crate::run::queue::QueueBells;
 use crate::run::registry::Registry;
@@ -49,6 +52,7 @@ pub struct App {
     pub(crate) store: Store,
     pub(crate) hub: Arc<Hub>,
     pub(crate) bells: Arc<QueueBells>,
+    pub(crate) changes: Arc<Changes>,
     pub(crate) sessions: Registry,
     pub(crate) model: Option<Arc<ModelClient>>,
     pub(crate) limits: Limits,

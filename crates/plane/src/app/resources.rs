@@ -17,6 +17,7 @@ use super::App;
 use super::sessions::find;
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::run::changes::Changed;
 use crate::vault::auth::check_address;
 
 /// The secret of a repository: its token.
@@ -118,10 +119,12 @@ pub(crate) async fn add(
     let row = find(app, access, session).await?;
     check_environment(app, row.environment_kind)?;
     let new = resolve_one(app, workspace, draft).await?;
-    Ok(app
+    let added = app
         .store
         .add_session_resource(workspace, session, new, Time::now())
-        .await?)
+        .await?;
+    app.changes.ring(Changed::Session(session.clone()));
+    Ok(added)
 }
 
 /// Resources of a session, in the order in which they were added.
@@ -168,19 +171,22 @@ pub(crate) async fn replace_token(
         .sealer
         .seal_resource(workspace, id, TOKEN, &token)
         .await?;
-    Ok(app
+    let replaced = app
         .store
         .replace_resource_secrets(workspace, session, id, vec![sealed], Time::now())
-        .await?)
+        .await?;
+    app.changes.ring(Changed::Session(session.clone()));
+    Ok(replaced)
 }
 
 /// Takes a resource from a session.
 pub(crate) async fn delete(app: &App, access: &Access, session: &SessionId, id: &ResourceId) -> Result<(), ApiError> {
     find(app, access, session).await?;
-    Ok(app
-        .store
+    app.store
         .delete_session_resource(access.workspace()?, session, id)
-        .await?)
+        .await?;
+    app.changes.ring(Changed::Session(session.clone()));
+    Ok(())
 }
 
 /// What the worker of a session mounts.

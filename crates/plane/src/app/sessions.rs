@@ -12,6 +12,7 @@ use super::App;
 use super::resources::{self, ResourceDraft};
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::run::changes::Changed;
 use crate::run::owner::{context, fresh_id, projection};
 use crate::run::registry::Command;
 
@@ -186,6 +187,7 @@ pub(crate) async fn update(
     app.sessions
         .ask(access.workspace()?, id, |reply| Command::Update { change, reply })
         .await?;
+    app.changes.ring(Changed::Session(id.clone()));
     find(app, access, id).await
 }
 

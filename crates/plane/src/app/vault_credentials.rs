@@ -14,6 +14,7 @@ use super::fields::merge_metadata;
 use super::vaults::as_request_error;
 use crate::auth::Access;
 use crate::error::{ApiError, ErrorKind};
+use crate::run::changes::Changed;
 use crate::vault::auth::{
     ACCESS_TOKEN, CLIENT_SECRET, ClientAuth, InjectionLocation, Networking, PublicAuth, REFRESH_TOKEN, SECRET_VALUE,
     TOKEN, addresses, check_address,
@@ -105,7 +106,9 @@ pub(crate) async fn create(
         limit: MAX_CREDENTIALS,
         id,
     };
-    Ok(app.store.create_vault_credential(workspace, new, Time::now()).await?)
+    let row = app.store.create_vault_credential(workspace, new, Time::now()).await?;
+    app.changes.ring(Changed::Vault(vault.clone()));
+    Ok(row)
 }
 
 /// The credential of that id.
@@ -172,10 +175,13 @@ pub(crate) async fn update(
         }
         Ok(())
     };
-    app.store
+    let row = app
+        .store
         .update_vault_credential(workspace, vault, id, secrets, Time::now(), edit)
         .await
-        .map_err(as_request_error)
+        .map_err(as_request_error)?;
+    app.changes.ring(Changed::Vault(vault.clone()));
+    Ok(row)
 }
 
 /// Archives a credential: its secrets are deleted, what it was for is free again.
@@ -185,10 +191,12 @@ pub(crate) async fn archive(
     vault: &VaultId,
     id: &VaultCredentialId,
 ) -> Result<VaultCredentialRow, ApiError> {
-    Ok(app
+    let row = app
         .store
         .archive_vault_credential(access.workspace()?, vault, id, Time::now())
-        .await?)
+        .await?;
+    app.changes.ring(Changed::Vault(vault.clone()));
+    Ok(row)
 }
 
 /// Deletes a credential.
@@ -198,10 +206,11 @@ pub(crate) async fn delete(
     vault: &VaultId,
     id: &VaultCredentialId,
 ) -> Result<(), ApiError> {
-    Ok(app
-        .store
+    app.store
         .delete_vault_credential(access.workspace()?, vault, id)
-        .await?)
+        .await?;
+    app.changes.ring(Changed::Vault(vault.clone()));
+    Ok(())
 }
 
 /// Tries an OAuth credential out; whether it can be refreshed, and what came of it.

@@ -11,6 +11,7 @@ use super::App;
 use super::fields::merge_metadata;
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::run::changes::Changed;
 
 /// What an update changes; what is absent stays.
 pub(crate) struct VaultChange {
@@ -65,12 +66,16 @@ pub(crate) async fn update(
 
 /// Archives a vault with its credentials.
 pub(crate) async fn archive(app: &App, access: &Access, id: &VaultId) -> Result<VaultRow, ApiError> {
-    Ok(app.store.archive_vault(access.workspace()?, id, Time::now()).await?)
+    let row = app.store.archive_vault(access.workspace()?, id, Time::now()).await?;
+    app.changes.ring(Changed::Vault(id.clone()));
+    Ok(row)
 }
 
 /// Deletes a vault with its credentials.
 pub(crate) async fn delete(app: &App, access: &Access, id: &VaultId) -> Result<(), ApiError> {
-    Ok(app.store.delete_vault(access.workspace()?, id).await?)
+    app.store.delete_vault(access.workspace()?, id).await?;
+    app.changes.ring(Changed::Vault(id.clone()));
+    Ok(())
 }
 
 /// Checks that a session may be given these vaults.

@@ -21,6 +21,7 @@ use super::{App, environments};
 use crate::auth::{Access, Principal, SESSIONS_TOKEN_PREFIX, SecretText};
 use crate::error::{ApiError, ErrorKind};
 use crate::http::shortened;
+use crate::run::changes::Changed;
 
 /// How a worker asks for work.
 pub(crate) struct PollParams {
@@ -209,6 +210,7 @@ pub(crate) async fn stop(
     if outcome.next.is_some() {
         app.bells.ring(environment);
     }
+    app.changes.ring(Changed::Session(outcome.session_id));
     Ok(outcome.work)
 }
 

@@ -18,7 +18,7 @@ use super::query::Query;
 use super::render::{Reply, response};
 use super::table::{NOT_SERVED, Operation, Row, TABLE, TOKEN_PATH, Who};
 use super::{
-    agents, body, environments, events, federation, files, identity, keys, models, outputs, resources, service,
+    agents, body, boundary, environments, events, federation, files, identity, keys, models, outputs, resources, service,
     sessions, texts, threads, tunnel_certificates, tunnels, vault_credentials, vaults, versions, work,
 };
 use crate::app::App;
@@ -254,6 +254,7 @@ async fn perform(operation: Operation, call: Call) -> Result<Reply, ApiError> {
         Operation::OwnWorkPoll => work::poll_own(call).await,
         Operation::OwnWorkAck => work::ack_own(call).await,
 
+        Operation::SessionBoundary => boundary::retrieve(call).await,
         Operation::SessionMounts => resources::mounts(call).await,
         Operation::SessionSecrets => resources::secrets(call).await,
         Operation::SessionOutputsAdd => outputs::add(call).await,

@@ -1,11 +1,10 @@
 //! `/v1/environments`: what clients send for environments and what they are shown.
 //!
-//! A cloud environment is accepted with just what is true of it here: its sandboxes have no network and the host's
-//! system folders only. Other networking and packages are refused by name.
+//! What a cloud environment's sandboxes may reach and what is installed in them is in its `config`
+//! ([`crate::app::environment_config`]); a self_hosted environment's workers decide that themselves.
 
 use outwork_store::{EnvironmentRow, NewEnvironment};
 use outwork_wire::Time;
-use outwork_wire::agent::EnvironmentKind;
 use outwork_wire::id::EnvironmentId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -14,6 +13,7 @@ use super::agents::{list_page, page_request};
 use super::call::Call;
 use super::render::Reply;
 use super::shortened;
+use crate::app::environment_config::{ConfigWish, NetworkingWish, Packages, hosts};
 use crate::app::environments::{self, EnvironmentChange, invalid_metadata, not_found};
 use crate::app::fields::{check_length, checked_metadata, given};
 use crate::error::ApiError;
@@ -98,16 +98,19 @@ impl CreateParams {
         check_name(&self.name)?;
         check_description(self.description.as_deref())?;
         check_scope(self.scope.as_deref())?;
-        let (kind, config) = match &self.config {
+        let wish = match self.config {
             Some(config) => config.resolve()?,
-            None => (EnvironmentKind::Cloud, cloud()),
+            None => ConfigWish::Cloud {
+                networking: None,
+                packages: None,
+            },
         };
         Ok(NewEnvironment {
             id: EnvironmentId::fresh(),
-            kind,
+            kind: wish.kind(),
             name: self.name,
             description: self.description,
-            config,
+            config: wish.over(None).map_err(ApiError::invalid)?,
             metadata: checked_metadata(self.metadata.unwrap_or_default()).map_err(invalid_metadata)?,
             scope: Some("organization".into()),
         })
@@ -140,7 +143,7 @@ impl UpdateParams {
         Ok(EnvironmentChange {
             name: self.name,
             description: self.description,
-            config: self.config.as_ref().map(ConfigParams::resolve).transpose()?,
+            config: self.config.map(ConfigParams::resolve).transpose()?,
             metadata: self.metadata,
         })
     }
@@ -208,27 +211,22 @@ struct PackagesParams {
 }
 
 impl ConfigParams {
-    fn resolve(&self) -> Result<(EnvironmentKind, Value), ApiError> {
+    fn resolve(self) -> Result<ConfigWish, ApiError> {
         match self.kind.as_str() {
             "self_hosted" => {
                 let field = match (&self.networking, &self.packages) {
                     (Some(_), _) => "networking",
                     (None, Some(_)) => "packages",
-                    (None, None) => return Ok((EnvironmentKind::SelfHosted, json!({ "type": "self_hosted" }))),
+                    (None, None) => return Ok(ConfigWish::SelfHosted),
                 };
                 Err(ApiError::invalid(format!(
                     "config.{field}: is not a field of a self_hosted environment; set this on its workers"
                 )))
             }
-            "cloud" => {
-                if let Some(networking) = &self.networking {
-                    networking.check()?;
-                }
-                if let Some(packages) = &self.packages {
-                    packages.check()?;
-                }
-                Ok((EnvironmentKind::Cloud, cloud()))
-            }
+            "cloud" => Ok(ConfigWish::Cloud {
+                networking: self.networking.map(NetworkingParams::resolve).transpose()?,
+                packages: self.packages.map(PackagesParams::resolve).transpose()?,
+            }),
             other => Err(ApiError::invalid(format!(
                 "config.type: `{}` is not supported; use cloud or self_hosted",
                 shortened(other)
@@ -238,75 +236,53 @@ impl ConfigParams {
 }
 
 impl NetworkingParams {
-    fn check(&self) -> Result<(), ApiError> {
-        const NONE: &str = "sandboxes have no network in this version";
-        let refused = |message: String| Err(ApiError::invalid(format!("config.networking.{message}")));
+    fn resolve(self) -> Result<NetworkingWish, ApiError> {
         match self.kind.as_str() {
-            "limited" => {}
+            "limited" => Ok(NetworkingWish::Limited {
+                allowed_hosts: self.allowed_hosts.map(hosts).transpose().map_err(ApiError::invalid)?,
+                allow_mcp_servers: self.allow_mcp_servers,
+                allow_package_managers: self.allow_package_managers,
+            }),
             "unrestricted" => {
-                return refused(format!(
-                    "type: unrestricted is not supported, as {NONE}; leave `networking` out, or send `limited` \
-                     without allowed hosts"
-                ));
+                let fields = [
+                    ("allowed_hosts", self.allowed_hosts.is_some()),
+                    ("allow_mcp_servers", self.allow_mcp_servers.is_some()),
+                    ("allow_package_managers", self.allow_package_managers.is_some()),
+                ];
+                match fields.iter().find(|(_, given)| *given) {
+                    Some((field, _)) => Err(ApiError::invalid(format!(
+                        "config.networking.{field}: is not a field of unrestricted networking; leave it out, or use \
+                         limited"
+                    ))),
+                    None => Ok(NetworkingWish::Unrestricted),
+                }
             }
-            other => {
-                return refused(format!("type: `{}` is not supported; use limited", shortened(other)));
-            }
+            other => Err(ApiError::invalid(format!(
+                "config.networking.type: `{}` is not supported; use limited or unrestricted",
+                shortened(other)
+            ))),
         }
-        if self.allowed_hosts.as_ref().is_some_and(|hosts| !hosts.is_empty()) {
-            return refused(format!("allowed_hosts: must be empty, as {NONE}"));
-        }
-        if self.allow_mcp_servers == Some(true) {
-            return refused(format!("allow_mcp_servers: must be false, as {NONE}"));
-        }
-        if self.allow_package_managers == Some(true) {
-            return refused(format!("allow_package_managers: must be false, as {NONE}"));
-        }
-        Ok(())
     }
 }
 
 impl PackagesParams {
-    fn check(&self) -> Result<(), ApiError> {
+    fn resolve(self) -> Result<Packages, ApiError> {
         if let Some(kind) = self.kind.as_deref().filter(|kind| *kind != "packages") {
             return Err(ApiError::invalid(format!(
                 "config.packages.type: must be `packages`, not `{}`",
                 shortened(kind)
             )));
         }
-        let lists = [
-            ("apt", &self.apt),
-            ("cargo", &self.cargo),
-            ("gem", &self.gem),
-            ("go", &self.go),
-            ("npm", &self.npm),
-            ("pip", &self.pip),
-        ];
-        match lists
-            .iter()
-            .find(|(_, list)| list.as_ref().is_some_and(|l| !l.is_empty()))
-        {
-            Some((name, _)) => Err(ApiError::invalid(format!(
-                "config.packages.{name}: packages are not supported by this server; install them on the workers' \
-                 hosts, whose system folders the sandboxes see"
-            ))),
-            None => Ok(()),
-        }
+        let mut packages = Packages::default();
+        packages.apt = self.apt.unwrap_or_default();
+        packages.cargo = self.cargo.unwrap_or_default();
+        packages.gem = self.gem.unwrap_or_default();
+        packages.go = self.go.unwrap_or_default();
+        packages.npm = self.npm.unwrap_or_default();
+        packages.pip = self.pip.unwrap_or_default();
+        packages.check().map_err(ApiError::invalid)?;
+        Ok(packages)
     }
-}
-
-/// What is true of every cloud environment in this version.
-fn cloud() -> Value {
-    json!({
-        "type": "cloud",
-        "networking": {
-            "type": "limited",
-            "allowed_hosts": [],
-            "allow_mcp_servers": false,
-            "allow_package_managers": false,
-        },
-        "packages": { "type": "packages", "apt": [], "cargo": [], "gem": [], "go": [], "npm": [], "pip": [] },
-    })
 }
 
 /// An environment as responses show it.
@@ -344,6 +320,8 @@ impl EnvironmentView {
 
 #[cfg(test)]
 mod tests {
+    use outwork_wire::agent::EnvironmentKind;
+
     use super::*;
 
     fn create(value: Value) -> Result<NewEnvironment, String> {
@@ -376,31 +354,47 @@ mod tests {
 
     #[test]
     fn what_a_response_shows_is_taken_back() {
-        assert_eq!(config(cloud()).unwrap().config, cloud());
+        for shown in [
+            json!({
+                "type": "cloud",
+                "networking": {
+                    "type": "limited", "allowed_hosts": ["a.example"], "allow_mcp_servers": true,
+                    "allow_package_managers": true,
+                },
+                "packages": { "type": "packages", "apt": ["jq"], "cargo": [], "gem": [], "go": [], "npm": [], "pip": [] },
+            }),
+            json!({
+                "type": "cloud",
+                "networking": { "type": "unrestricted" },
+                "packages": { "type": "packages", "apt": [], "cargo": [], "gem": [], "go": [], "npm": [], "pip": ["x"] },
+            }),
+        ] {
+            assert_eq!(config(shown.clone()).unwrap().config, shown);
+        }
     }
 
     #[test]
-    fn what_is_not_true_here_is_refused_by_name() {
+    fn what_is_wrong_is_refused_by_name() {
         for (value, place) in [
             (
-                json!({ "type": "cloud", "networking": { "type": "unrestricted" } }),
+                json!({ "type": "cloud", "networking": { "type": "open" } }),
                 "config.networking.type",
             ),
             (
-                json!({ "type": "cloud", "networking": { "type": "limited", "allowed_hosts": ["a.example"] } }),
+                json!({ "type": "cloud", "networking": { "type": "unrestricted", "allowed_hosts": [] } }),
                 "config.networking.allowed_hosts",
             ),
             (
-                json!({ "type": "cloud", "networking": { "type": "limited", "allow_mcp_servers": true } }),
-                "config.networking.allow_mcp_servers",
-            ),
-            (
-                json!({ "type": "cloud", "networking": { "type": "limited", "allow_package_managers": true } }),
-                "config.networking.allow_package_managers",
+                json!({ "type": "cloud", "networking": { "type": "limited", "allowed_hosts": ["a.example", "b/c"] } }),
+                "config.networking.allowed_hosts.1",
             ),
             (
                 json!({ "type": "cloud", "packages": { "pip": ["x"] } }),
-                "config.packages.pip",
+                "config.packages: limited",
+            ),
+            (
+                json!({ "type": "cloud", "networking": { "type": "unrestricted" }, "packages": { "pip": ["-r x"] } }),
+                "config.packages.pip.0",
             ),
             (
                 json!({ "type": "cloud", "packages": { "type": "x" } }),

@@ -7,6 +7,7 @@
 
 mod agents;
 mod body;
+mod boundary;
 mod call;
 mod dispatch;
 mod environments;

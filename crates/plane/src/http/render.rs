@@ -23,6 +23,8 @@ pub(crate) enum Reply {
     Bytes(Body, HeaderMap),
     /// 200 with plain text.
     Text(String),
+    /// 204.
+    Nothing,
 }
 
 impl Reply {
@@ -74,6 +76,11 @@ pub(crate) fn response(result: Result<Reply, ApiError>, request_id: &RequestId) 
             response
                 .headers_mut()
                 .insert(header::CACHE_CONTROL, HeaderValue::from_static(caches));
+            response
+        }
+        Ok(Reply::Nothing) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
             response
         }
         Ok(Reply::Bytes(body, headers)) => {

@@ -205,6 +205,7 @@ operations! {
     OwnEdge             GET    "/v1/outwork/edge"                                      true  TUNNEL_READ;
     OwnWorkAck          POST   "/v1/outwork/work/{work_id}/ack"                        true  OWN_QUEUE;
 
+    SessionBoundary     GET    "/v1/outwork/sessions/{session_id}/boundary"            true  OWN_SESSION;
     SessionMounts       GET    "/v1/outwork/sessions/{session_id}/mounts"              true  OWN_SESSION;
     SessionSecrets      GET    "/v1/outwork/sessions/{session_id}/secrets"             true  OWN_SESSION;
     SessionOutputsAdd   POST   "/v1/outwork/sessions/{session_id}/outputs"             true  OWN_SESSION;

@@ -24,6 +24,7 @@ use rand::Rng;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::changes::Changed;
 use super::model_call::{Outcome, call};
 use super::registry::{Command, LEASE_SECONDS, Reply, Shared};
 use super::tools::{McpRun, News};
@@ -451,6 +452,9 @@ impl Owner {
                         .publish_events(&self.id, append.entries.iter().map(|e| &e.event));
                     if appended.work_enqueued {
                         self.shared.bells.ring(&held.environment);
+                    }
+                    if held.session.status() == Status::Terminated {
+                        self.shared.changes.ring(Changed::Session(self.id.clone()));
                     }
                     if append.entries.iter().any(|e| is_interrupt(&e.event)) {
                         self.requeue_if_silent(&held.environment).await;

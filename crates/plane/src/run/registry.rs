@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::changes::Changes;
 use super::hub::Hub;
 use super::owner::Owner;
 use super::queue::QueueBells;
@@ -71,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) hub: Arc<Hub>,
     pub(crate) bells: Arc<QueueBells>,
+    pub(crate) changes: Arc<Changes>,
     pub(crate) model: Option<Arc<ModelClient>>,
     pub(crate) reach: Arc<Reach>,
     pub(crate) prompt: PromptOptions,

@@ -98,6 +98,7 @@ impl TestBed {
             store: store.clone(),
             hub: Arc::default(),
             bells: Arc::default(),
+            changes: Arc::default(),
             model: model.map(Arc::new),
             reach: Arc::new(reach(&store, dir.path())),
             prompt: PromptOptions::default(),
