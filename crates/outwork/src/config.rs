@@ -19,11 +19,13 @@ use secrecy::SecretString;
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
+mod boundary;
 mod files;
 mod mcp;
 mod private;
 mod settings;
 
+pub(crate) use boundary::BoundaryConfig;
 use private::EdgeFlags;
 pub(crate) use settings::{DEFAULTS, Span};
 use settings::{LimitSettings, LogSettings, ModelSettings, Settings};
@@ -100,6 +102,7 @@ pub(crate) struct WorkerConfig {
     pub(crate) process_limit: u32,
     pub(crate) disk_limit: u64,
     pub(crate) max_idle: Duration,
+    pub(crate) boundary: BoundaryConfig,
 }
 
 /// How the log is written.
@@ -367,6 +370,7 @@ impl Layers {
                 .context(missing("worker.disk_limit"))?
                 .as_u64(),
             max_idle: args.max_idle.or(file.max_idle).context(missing("worker.max_idle"))?.0,
+            boundary: BoundaryConfig::layer(&args.boundary, file),
         };
         if config.concurrency == 0 {
             bail!("a worker with concurrency 0 would never run anything: give at least 1");
@@ -443,7 +447,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 13);
+        assert_eq!(shown.clone().count(), 19);
         let text = DEFAULTS
             .lines()
             .map(|line| {

@@ -80,6 +80,9 @@ pub enum BoundaryError {
     /// It took too long.
     #[error("it was not ready within {0:?}")]
     Deadline(std::time::Duration),
+    /// It is not known any more what holds.
+    #[error("the session's boundary is shut: {0}")]
+    Shut(String),
     /// The worker was told to stop everything.
     #[error("the worker was halted")]
     Halted,

@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
 use super::error::BoundaryError;
+use super::image::Root;
 use super::options::{BoundaryOptions, WorkerSecret};
 use crate::worker::error::WorkerError;
 use crate::worker::hand::Hand;
@@ -30,6 +31,8 @@ pub(crate) struct Machine {
     pub worker: String,
     /// Whether sessions are of environments whose boundary only the server knows.
     pub server_decides: bool,
+    /// What sandboxes stand on.
+    pub root: Root,
     /// What goes on after its session: results that are sent again.
     pub tasks: TaskTracker,
     upstream: OnceLock<Arc<UpstreamTls>>,
@@ -64,6 +67,7 @@ impl Machine {
         state: StateFolder,
         worker: String,
         server_decides: bool,
+        root: Root,
     ) -> Result<Self, WorkerError> {
         if isolation == Isolation::None && (options.policy.is_some() || !options.secrets.is_empty()) {
             return Err(WorkerError::Option {
@@ -82,6 +86,7 @@ impl Machine {
             ledger,
             worker,
             server_decides,
+            root,
             tasks: TaskTracker::new(),
             upstream: OnceLock::new(),
             resolver: OnceLock::new(),
@@ -176,6 +181,18 @@ impl Machine {
         let record = record.actor(actor).reason(reason).decision(Decision::Allowed).stop(stop);
         if let Err(error) = self.ledger.append(record).await {
             tracing::error!(%error, "the halt was not recorded");
+        }
+    }
+
+    /// Writes and signs the records. What is still to be sent is kept in the folder.
+    pub async fn close(&self) {
+        self.tasks.close();
+        let ledger = self.ledger.clone();
+        let closed = tokio::task::spawn_blocking(move || ledger.close()).await;
+        match closed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the worker's ledger was not closed well"),
+            Err(error) => tracing::error!(%error, "the worker's ledger was not closed"),
         }
     }
 

@@ -28,6 +28,8 @@ pub struct BoundaryOptions {
     pub upstream_roots: Vec<Vec<u8>>,
     /// How results are looked at before they are sent.
     pub outputs: OutputOptions,
+    /// The root filesystem of sandboxes; by default the machine's own system folders.
+    pub image: Option<ImageSource>,
     /// Who resolves names; by default the machine's name servers.
     pub resolver: Option<Arc<dyn Resolver>>,
     /// How connections are opened; by default over the machine's own network.
@@ -41,8 +43,20 @@ impl fmt::Debug for BoundaryOptions {
             .field("policy", &self.policy)
             .field("secrets", &names)
             .field("outputs", &self.outputs)
+            .field("image", &self.image)
             .finish_non_exhaustive()
     }
+}
+
+/// Where the root filesystem of sandboxes comes from.
+#[derive(Clone, Debug)]
+pub struct ImageSource {
+    /// A folder, an OCI layout or archive (`/…`, `./…`), or `host/name@sha256:…` of a registry.
+    pub reference: String,
+    /// Whether a registry's image may be named without a digest.
+    pub allow_unpinned: bool,
+    /// Credentials of registries.
+    pub credentials: outwork_image::Credentials,
 }
 
 /// A secret of the worker's own. Sandboxes see a placeholder in the variable of its name.

@@ -5,19 +5,19 @@
 //! server holds from the next connection on; what a standing sandbox cannot be given (another variable, a mount, a network
 //! where it has none) makes the plan stale, and the next call gets a fresh sandbox.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use outwork_client::{BoundaryStop, Client};
 use outwork_egress::secret::SecretSet;
 use outwork_egress::{Egress, Handle, Labels, LedgerEvidence, Options, Policy, SessionAuthority};
-use std::path::PathBuf;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::error::BoundaryError;
-use super::journal::{HOST_SYSTEM, Journal};
+use super::journal::Journal;
 use super::machine::{Machine, Registered};
 use super::outputs::Outputs;
 use super::repository::Repository;
@@ -102,7 +102,7 @@ impl Boundary {
             session: Some(site.session.clone()),
             environment: Some(site.environment),
             worker: Some(machine.worker.clone()),
-            image_digest: Some(HOST_SYSTEM.to_owned()),
+            image_digest: Some(machine.root.digest.clone()),
             ..Labels::default()
         };
         let journal = Arc::new(Journal::new(machine.ledger.clone(), labels));
@@ -223,11 +223,12 @@ impl Boundary {
         Ok(Plan {
             furnishing: Furnishing {
                 network: if fenced { Network::Fenced } else { Network::None },
-                env: secrets.env,
+                image: self.machine.root.image.clone(),
+                // Placeholders over what the image says.
+                env: self.machine.root.env.iter().cloned().chain(secrets.env).collect(),
                 mounts,
                 outputs: said.map(|_| self.outputs.folder().to_path_buf()),
                 ca_pem,
-                ..Furnishing::default()
             },
             rules,
             secrets: secrets.set,
@@ -311,6 +312,19 @@ impl Boundary {
             (Some(reason), _) => Standing::Broken(reason.clone()),
             (None, Some(now)) if now.furnishing == plan.furnishing => Standing::Good,
             (None, _) => Standing::Stale,
+        }
+    }
+
+    /// The session is not served any more. Of one that is over, nothing is kept but what must be sent.
+    pub async fn ended(&self, reason: &str, over: bool) {
+        self.live().follower = None;
+        self.journal.session_ended(reason).await;
+        if over && self.outputs.is_sent() {
+            let folder = self.folder.clone();
+            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(session = self.session, %error, "the worker's folder of the session is left behind");
+            }
         }
     }
 
@@ -413,15 +427,10 @@ async fn follower(boundary: Weak<Boundary>, client: Client, session: String, mut
     }
 }
 
-/// What cannot be kept apart from the machine is not begun.
+/// What cannot be given without isolation is refused. The network is the machine's own then, as was asked for by name.
 fn without_isolation(answers: &Answers, secrets: &SecretSet) -> Result<(), BoundaryError> {
-    let limited = answers
-        .said
-        .as_ref()
-        .is_some_and(|said| matches!(said.networking, Some(outwork_egress::Networking::Limited { .. })));
     let packages = answers.said.as_ref().is_some_and(|said| !said.packages.is_empty());
     for (asked, what) in [
-        (limited, "a limited network"),
         (packages, "packages"),
         (!answers.mounts.is_empty(), "files and repositories"),
         (!secrets.is_empty(), "credentials"),
