@@ -93,8 +93,9 @@ impl Journal {
         if self.marks().policy == Some(policy) {
             return Ok(());
         }
+        self.must(self.record(Kind::PolicyApplied).policy_hash(policy)).await?;
         self.marks().policy = Some(policy);
-        self.must(self.record(Kind::PolicyApplied)).await
+        Ok(())
     }
 
     /// A sandbox begins.
