@@ -71,6 +71,7 @@ pub struct Request<'a> {
     query: Query,
     headers: HeaderMap,
     body: Option<Bytes>,
+    content_type: &'static str,
     timeout: Duration,
     retry: RetryPolicy,
     idempotent: bool,
@@ -93,6 +94,7 @@ impl<'a> Request<'a> {
             query: Query::default(),
             headers,
             body: None,
+            content_type: "application/json",
         }
     }
 
@@ -114,6 +116,13 @@ impl<'a> Request<'a> {
             .map_err(|e| ClientError::Invalid(format!("the body of {} cannot be written as JSON: {e}", self.call())))?;
         self.body = Some(json.into());
         Ok(self)
+    }
+
+    /// With a body of any kind.
+    pub fn bytes(mut self, content_type: &'static str, body: Bytes) -> Self {
+        self.body = Some(body);
+        self.content_type = content_type;
+        self
     }
 
     /// With a header; one that cannot be sent is refused.
@@ -231,7 +240,7 @@ impl<'a> Request<'a> {
             request = request.timeout(timeout);
         }
         if let Some(body) = &self.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+            request = request.header(CONTENT_TYPE, self.content_type).body(body.clone());
         }
         request.send().await.map_err(|e| self.transport_error(&e))
     }

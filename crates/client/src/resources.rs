@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod boundary;
 pub(crate) mod environments;
 pub(crate) mod files;
+pub(crate) mod halt;
 pub(crate) mod keys;
 pub(crate) mod models;
 pub(crate) mod session_files;

@@ -119,6 +119,11 @@ impl Download {
         self.response.content_length()
     }
 
+    /// A header of the answer, if it is there and is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
     /// The next piece; none at the end. An answer that breaks off is an error and not an end.
     pub async fn piece(&mut self) -> Result<Option<Bytes>> {
         let next = tokio::time::timeout(self.silence, self.response.chunk()).await;

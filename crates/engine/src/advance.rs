@@ -173,13 +173,17 @@ impl Session {
         for entry in interrupts {
             self.process(entry, context);
         }
+        self.stopped = None;
         self.rest(IdleReason::EndTurn {}, None, context);
     }
 
-    fn interrupted_result(&self, id: EventId, doer: &Doer) -> EventBody {
-        let content = vec![ContentBlock::text(
-            "The call was interrupted before its result was there. Whether it had an effect is not known; run it again if it is still needed.",
-        )];
+    pub(crate) fn interrupted_result(&self, id: EventId, doer: &Doer) -> EventBody {
+        const INTERRUPTED: &str = "The call was interrupted before its result was there. Whether it had an effect is not known; run it again if it is still needed.";
+        let text = match &self.stopped {
+            Some(why) => format!("{why} Whether the call had an effect is not known."),
+            None => INTERRUPTED.to_owned(),
+        };
+        let content = vec![ContentBlock::text(text)];
         let is_error = Some(true);
         match (doer, self.genesis.environment) {
             (Doer::Owner(_), _) => EventBody::AgentMcpToolResult {

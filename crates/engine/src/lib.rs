@@ -11,6 +11,7 @@
 mod advance;
 mod answer;
 mod apply;
+mod halt;
 mod mcp;
 mod prompt;
 mod retry;

@@ -85,6 +85,8 @@ pub struct Session {
     pub(crate) usage: UsageSnapshot,
     pub(crate) running_since: Option<Time>,
     pub(crate) updated_at: Time,
+    /// Who ordered the interrupt that waits, and why.
+    pub(crate) stopped: Option<String>,
     outbox: Vec<LogEntry>,
 }
 
@@ -199,6 +201,7 @@ impl Session {
             usage: UsageSnapshot::default(),
             running_since: None,
             updated_at: genesis.created_at,
+            stopped: None,
             outbox: Vec::new(),
             genesis,
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outwork_plane::{
-    FederationOptions, FileOptions, IdentityOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+    FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
 };
 use secrecy::SecretString;
 
@@ -21,6 +21,7 @@ use crate::cli::worker::{Isolation, LimitArgs};
 
 mod boundary;
 mod files;
+mod ledger;
 mod mcp;
 mod private;
 mod settings;
@@ -54,6 +55,7 @@ pub(crate) struct PlaneConfig {
     pub(crate) federation: FederationOptions,
     pub(crate) identity: IdentityOptions,
     pub(crate) files: FileOptions,
+    pub(crate) ledger: LedgerOptions,
     pub(crate) drain_timeout: Duration,
     pub(crate) log: LogConfig,
     pub(crate) worker: WorkerConfig,
@@ -175,6 +177,7 @@ pub(crate) fn plane(
             &layers.settings.identity,
         )?,
         files: files::resolve(&layers.settings.files, &layers.settings.blobs)?,
+        ledger: ledger::resolve(&layers.settings.ledger)?,
         drain_timeout: args
             .drain_timeout
             .or(plane.drain_timeout)
@@ -227,6 +230,14 @@ pub(crate) fn data_dir(given: Option<PathBuf>, config: Option<&Path>, environmen
     match given.or(settings::read(config)?.plane.data_dir) {
         Some(folder) => Ok(folder),
         None => default_data_dir(environment),
+    }
+}
+
+/// The folder of the ledger of a server with these flags.
+pub(crate) fn ledger_dir(given: Option<PathBuf>, config: Option<&Path>, environment: Environment<'_>) -> Result<PathBuf> {
+    match ledger::resolve(&settings::read(config)?.ledger)?.dir {
+        Some(folder) => Ok(folder),
+        None => Ok(data_dir(given, config, environment)?.join("ledger")),
     }
 }
 
@@ -447,7 +458,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 19);
+        assert_eq!(shown.clone().count(), 22);
         let text = DEFAULTS
             .lines()
             .map(|line| {

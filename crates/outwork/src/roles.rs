@@ -46,6 +46,7 @@ pub(crate) async fn start_plane(config: &PlaneConfig) -> Result<Plane> {
     options.federation = config.federation.clone();
     options.identity = config.identity.clone();
     options.files = config.files.clone();
+    options.ledger = config.ledger.clone();
     options.drain_timeout = config.drain_timeout;
     Ok(Plane::start(options).await?)
 }

@@ -164,6 +164,17 @@ pub enum PlaneError {
     /// MCP servers cannot be reached at all.
     #[error("MCP servers cannot be reached from here: {0}")]
     Mcp(String),
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] outwork_ledger::Error),
+    /// What workers hand over for evidence cannot be kept.
+    #[error("cannot use the folder {path} for evidence: {source}")]
+    Evidence {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Gateways of tunnels cannot be taken.
     #[error("{0}")]
     Edge(String),

@@ -9,6 +9,7 @@ pub mod app;
 mod auth;
 pub mod edge;
 mod error;
+mod evidence;
 mod federation;
 pub mod http;
 pub mod identity;
@@ -24,6 +25,7 @@ pub mod vault;
 
 pub use auth::{Role, SecretText};
 pub use error::PlaneError;
+pub use evidence::LedgerOptions;
 pub use federation::{FederationOptions, FederationRule, Scope, SubjectPattern};
 pub use mcp::{McpNetworks, McpOptions};
 pub use options::{

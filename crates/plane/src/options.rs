@@ -8,6 +8,7 @@ use outwork_engine::{PromptOptions, RetryPolicy};
 use outwork_store::BlobPlace;
 use secrecy::SecretString;
 
+use crate::evidence::LedgerOptions;
 use crate::federation::FederationOptions;
 use crate::mcp::McpOptions;
 use crate::vault::OnRefreshFailure;
@@ -45,6 +46,8 @@ pub struct PlaneOptions {
     pub identity: IdentityOptions,
     /// Files.
     pub files: FileOptions,
+    /// The ledger.
+    pub ledger: LedgerOptions,
     /// How long requests and model calls may still take after a shutdown was asked for.
     pub drain_timeout: Duration,
 }
@@ -68,6 +71,7 @@ impl PlaneOptions {
             federation: FederationOptions::default(),
             identity: IdentityOptions::default(),
             files: FileOptions::default(),
+            ledger: LedgerOptions::default(),
             drain_timeout: Duration::from_secs(20),
         }
     }

@@ -22,6 +22,7 @@ use crate::auth::{API_KEY_PREFIX, Role, SecretText, WORKER_KEY_PREFIX};
 use crate::edge::live::{self, LiveEdge};
 use crate::edge::{EdgeInfo, NoEdge, TunnelEdge, TunnelGate};
 use crate::error::PlaneError;
+use crate::evidence::Evidence;
 use crate::federation::Federation;
 use crate::http::{self, server::Server};
 use crate::identity::Identity;
@@ -111,6 +112,11 @@ impl Plane {
         let on_failure = options.on_refresh_failure.clone().unwrap_or_else(log_refresh_failure);
         let outbound = Arc::new(Dialled::new(ways.clone()));
         let vaults = Vaults::new(store.clone(), sealer.clone(), outbound, on_failure);
+        let (ledger, data_dir) = (options.ledger, options.data_dir.clone());
+        let evidence = tokio::task::spawn_blocking(move || Evidence::open(&ledger, &data_dir))
+            .await
+            .expect("opening the ledger does not panic")?;
+        let evidence = Arc::new(evidence);
         let worker_key = SecretText::fresh(WORKER_KEY_PREFIX);
         store
             .set_worker_key("local", KeyHash::of(worker_key.expose()), Time::now())
@@ -163,6 +169,7 @@ impl Plane {
             changes: changes.clone(),
             model: model.clone(),
             reach,
+            evidence: evidence.clone(),
             prompt: options.prompt,
             retry: options.retry,
             metrics: metrics.clone(),
@@ -188,6 +195,7 @@ impl Plane {
             tunnels,
             federation,
             identity,
+            evidence,
             closing: closing.clone(),
         });
         let router = http::router(app.clone());
@@ -256,6 +264,10 @@ impl Plane {
             tracing::warn!(%error, "what passed through tunnels in the last seconds was not kept");
         }
         self.app.store.close().await;
+        let evidence = self.app.evidence.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || evidence.close()).await {
+            tracing::error!(%error, "the ledger was not closed well");
+        }
     }
 }
 

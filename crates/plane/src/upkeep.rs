@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outwork_wire::Time;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ const PRUNE: usize = 1000;
 /// Makes rounds until `closing` is cancelled.
 pub(crate) async fn run(app: Arc<App>, closing: CancellationToken) {
     let mut rounds: u64 = 0;
+    let mut pruned: Option<Instant> = None;
     loop {
         report("usage of tunnels", app.tunnels.flush_usage(&app.store).await);
         report("bytes that no file has", files::remove_loose(&app).await);
@@ -33,12 +34,29 @@ pub(crate) async fn run(app: Arc<App>, closing: CancellationToken) {
             );
             turn_keys(&app).await;
             report("files whose time is over", files::expire(&app).await);
+            prune(&app, &mut pruned).await;
         }
         rounds += 1;
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
             () = closing.cancelled() => return,
         }
+    }
+}
+
+/// Removes old records from the ledger, if its retention is due.
+async fn prune(app: &App, last: &mut Option<Instant>) {
+    let Some(every) = app.evidence.prune_every() else {
+        return;
+    };
+    if last.is_some_and(|at| at.elapsed() < every) {
+        return;
+    }
+    *last = Some(Instant::now());
+    let evidence = app.evidence.clone();
+    match tokio::task::spawn_blocking(move || evidence.prune()).await {
+        Ok(outcome) => report("old records of the ledger", outcome),
+        Err(error) => report("old records of the ledger", Err(error)),
     }
 }
 

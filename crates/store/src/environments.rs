@@ -6,7 +6,7 @@
 
 use outwork_wire::Time;
 use outwork_wire::agent::EnvironmentKind;
-use outwork_wire::id::{EnvironmentId, SessionId, WorkspaceId};
+use outwork_wire::id::{EnvironmentId, WorkspaceId};
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde_json::{Map, Value};
 
@@ -211,24 +211,6 @@ impl Store {
             )?
             .execute((id.as_str(), workspace.as_str(), now.as_micros()))?;
             find(conn, &workspace, &id)
-        })
-        .await
-    }
-
-    /// Sessions in an environment that are not terminated, `limit` of them at most.
-    pub async fn live_sessions_in(
-        &self,
-        workspace: &WorkspaceId,
-        id: &EnvironmentId,
-        limit: usize,
-    ) -> Result<Vec<SessionId>, StoreError> {
-        let (workspace, id) = (workspace.clone(), id.clone());
-        self.read(move |conn| {
-            let sessions = conn
-                .prepare_cached(&format!("SELECT s.id {LIVE_SESSIONS} ORDER BY s.number LIMIT ?3"))?
-                .query_map((id.as_str(), workspace.as_str(), limit as i64), |row| parsed(row, 0))?
-                .collect::<rusqlite::Result<_>>()?;
-            Ok(sessions)
         })
         .await
     }

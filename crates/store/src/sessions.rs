@@ -10,7 +10,7 @@ use std::str::FromStr;
 use outwork_wire::Time;
 use outwork_wire::agent::{AgentConfig, EnvironmentKind};
 use outwork_wire::event::UsageSnapshot;
-use outwork_wire::id::{AgentId, EnvironmentId, SessionId, ThreadId, VaultId, WorkId, WorkspaceId};
+use outwork_wire::id::{AgentId, EnvironmentId, EventId, SessionId, ThreadId, VaultId, WorkId, WorkspaceId};
 use outwork_wire::log::{Genesis, LogEntry};
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
@@ -304,6 +304,49 @@ impl Store {
             .page(conn, &page, read, |row| {
                 (row.created_at.as_micros(), row.id.to_string())
             })
+        })
+        .await
+    }
+
+    /// The sessions of a workspace, or of one of its environments, that are not over; without `all` only those that are at
+    /// work or have work for a worker.
+    pub async fn sessions_to_stop(
+        &self,
+        workspace: &WorkspaceId,
+        environment: Option<&EnvironmentId>,
+        all: bool,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let (workspace, environment) = (workspace.clone(), environment.cloned());
+        self.read(move |conn| {
+            let state = if all {
+                "t.status <> 'terminated'"
+            } else {
+                "(t.status IN ('running', 'rescheduling') OR t.needs_worker) AND t.status <> 'terminated'"
+            };
+            let sql = format!(
+                "SELECT s.id FROM sessions s JOIN session_state t ON t.number = s.number \
+                 WHERE s.workspace_id = ?1 AND (?2 IS NULL OR s.environment_id = ?2) AND {state} ORDER BY s.number"
+            );
+            let sessions = conn
+                .prepare_cached(&sql)?
+                .query_map((workspace.as_str(), environment.as_ref().map(EnvironmentId::as_str)), |row| parsed(row, 0))?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(sessions)
+        })
+        .await
+    }
+
+    /// The session that has an event.
+    pub async fn session_of_event(&self, workspace: &WorkspaceId, event: &EventId) -> Result<SessionId, StoreError> {
+        let (workspace, event) = (workspace.clone(), event.clone());
+        self.read(move |conn| {
+            conn.prepare_cached(
+                "SELECT s.id FROM events e JOIN sessions s ON s.number = e.session \
+                 WHERE e.event_id = ?1 AND s.workspace_id = ?2",
+            )?
+            .query_row((event.as_str(), workspace.as_str()), |row| parsed(row, 0))
+            .optional()?
+            .ok_or_else(|| StoreError::not_found("event", &event))
         })
         .await
     }

@@ -2,6 +2,8 @@
 //! outside of it. Only this project's server has these endpoints, and all but the lists want the token of the session's
 //! work item.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use reqwest::multipart::Form;
 use secrecy::SecretString;
@@ -10,6 +12,9 @@ use serde_json::{Value, json};
 
 use super::files::SENDING;
 use crate::{Client, Download, Pages, Query, Result, Upload, path};
+
+/// How long the server may take to make the evidence of a session.
+const MAKING: Duration = Duration::from_secs(600);
 
 /// What belongs to one session.
 pub struct SessionFiles<'a> {
@@ -166,6 +171,21 @@ impl<'a> SessionFiles<'a> {
     /// What was handed over or kept back, newest first.
     pub fn outputs(&self, query: Query) -> Result<Pages<Value>> {
         Ok(self.client.pages(self.path(&["outputs"])?, query))
+    }
+
+    /// The evidence of the session: the records of the server and its workers, the documents, the event log. Needs the key
+    /// of an admin.
+    pub async fn evidence(&self) -> Result<Download> {
+        let request = self.client.request(Method::GET, self.path(&["evidence"])?);
+        request.timeout(MAKING).download().await
+    }
+
+    /// Hands over what belongs to the session's evidence: `records`, a bundle of the worker's own ledger; `policy` and
+    /// `image`, documents that records name. A later bundle of the same ledger replaces the one before.
+    pub async fn add_evidence(&self, part: &str, body: impl Into<bytes::Bytes>) -> Result<Value> {
+        let request = self.client.request(Method::POST, self.path(&["evidence"])?);
+        let request = request.query("part", part).timeout(SENDING);
+        request.bytes("application/octet-stream", body.into()).idempotent().send().await
     }
 
     /// What is known of the session's long results.

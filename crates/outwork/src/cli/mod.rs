@@ -3,6 +3,7 @@
 //! Every command parses into one variant of [`Command`]; unknown flags are refused by the parser. A flag that can
 //! hold a secret shows no value in its help.
 
+pub(crate) mod evidence;
 pub(crate) mod files;
 pub(crate) mod plane;
 pub(crate) mod resources;
@@ -70,6 +71,13 @@ pub(crate) enum Command {
     /// Files: what sessions are given, and what they bring forth
     #[command(subcommand, visible_alias = "file")]
     Files(files::FilesCommand),
+    /// Stop what a call, a session, an environment or a workspace does
+    Halt(evidence::HaltArgs),
+    /// Proof of what a session did: fetch it, verify it, read it
+    Evidence(evidence::EvidenceArgs),
+    /// The server's ledger: one record for each crossing
+    #[command(subcommand)]
+    Ledger(evidence::LedgerCommand),
     /// Vaults: credentials that sessions use, and the key that they are sealed under
     #[command(subcommand, visible_alias = "vault")]
     Vaults(vaults::VaultsCommand),
@@ -159,6 +167,13 @@ mod tests {
             "outwork files upload data.csv --name input.csv --expires-in 24h",
             "outwork files list --session sesn_1",
             "outwork file download file_1 --output -",
+            "outwork halt session sesn_1 --force --reason runaway",
+            "outwork halt call sevt_1",
+            "outwork evidence sesn_1 -o proof.jsonl",
+            "outwork evidence verify proof.jsonl --key ab",
+            "outwork evidence report proof.jsonl --markdown",
+            "outwork ledger verify --ledger /tmp/x --key ab",
+            "outwork ledger export --session sesn_1 --form ocsf",
             "outwork vaults create --name Alice",
             "outwork vaults credentials create vlt_1 --mcp-server https://mcp.example.com/mcp",
             "outwork vaults credentials create vlt_1 --variable API_KEY --host api.example.com --secret-file key",

@@ -4,7 +4,9 @@ pub(crate) mod agents;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod environments;
+pub(crate) mod evidence;
 pub(crate) mod files;
+pub(crate) mod halt;
 pub(crate) mod keys;
 pub(crate) mod models;
 pub(crate) mod rehearsal;
@@ -38,6 +40,9 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Environments(command) => environments::environments(command, look).await,
         Command::Sessions(command) => sessions::sessions(command, look).await,
         Command::Files(command) => files::files(command, look).await,
+        Command::Halt(args) => halt::halt(args).await,
+        Command::Evidence(args) => evidence::evidence(args).await,
+        Command::Ledger(command) => evidence::ledger(&command),
         Command::Vaults(command) => vaults::vaults(command, look).await,
         Command::Tunnels(command) => tunnels::tunnels(command, look).await,
         Command::Tunnel(command) => tunnel::tunnel(command, look).await,

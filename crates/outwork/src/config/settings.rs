@@ -13,6 +13,7 @@ use serde::Deserialize;
 use toml::Table;
 
 use super::boundary::SecretSettings;
+use super::ledger::LedgerSettings;
 use super::mcp::McpSettings;
 use crate::cli::plane::LogFormat;
 use crate::cli::worker::Isolation;
@@ -70,6 +71,7 @@ pub(crate) struct Settings {
     pub(super) federation: FederationSettings,
     pub(super) model: ModelSettings,
     pub(super) mcp: McpSettings,
+    pub(super) ledger: LedgerSettings,
     pub(super) up: UpSettings,
     pub(super) worker: WorkerSettings,
     pub(super) log: LogSettings,

@@ -3,6 +3,7 @@
 //! Errors that the contract has a code for carry it: not found, archived, type change, metadata. An environment is
 //! deleted only when no session is left in it that could wait for its workers.
 
+use outwork_ledger::{Hash, Kind, Record, Scope};
 use outwork_store::{EnvironmentRow, NewEnvironment, Page, PageRequest, StoreError};
 use outwork_wire::Time;
 use outwork_wire::agent::EnvironmentKind;
@@ -15,10 +16,7 @@ use super::fields::merge_metadata;
 use crate::auth::Access;
 use crate::error::{ApiError, ErrorKind};
 use crate::run::changes::Changed;
-use crate::run::registry::Command;
-
-/// How many sessions are terminated side by side.
-const TERMINATED_AT_ONCE: usize = 64;
+use crate::run::registry::Halt;
 
 /// What an update changes; what is absent stays.
 pub(crate) struct EnvironmentChange {
@@ -90,6 +88,15 @@ pub(crate) async fn update(
         other => with_code(other),
     })?;
     app.changes.ring(Changed::Environment(id.clone()));
+    if row.config != stored.config {
+        let record = Record::new(Kind::PolicyChange, Time::now())
+            .workspace(workspace.as_str())
+            .environment(id.as_str())
+            .actor(access.principal().to_string())
+            .input_hash(Hash::of_json(&stored.config))
+            .output_hash(Hash::of_json(&row.config));
+        app.evidence.tell(record).await;
+    }
     Ok(row)
 }
 
@@ -127,39 +134,19 @@ pub(crate) async fn delete(app: &App, access: &Access, id: &EnvironmentId, force
             .archive_environment(workspace, id, Time::now())
             .await
             .map_err(with_code)?;
-        terminate_sessions(app, workspace, id).await?;
+        let order = Halt {
+            actor: access.principal().to_string(),
+            reason: "the environment is deleted".into(),
+            scope: Scope::Environment,
+            call: None,
+            forced: true,
+        };
+        super::halt::all_of_environment(app, workspace, id, &order).await?;
     }
     app.store
         .delete_environment(workspace, id, Time::now())
         .await
         .map_err(with_code)
-}
-
-async fn terminate_sessions(app: &App, workspace: &WorkspaceId, id: &EnvironmentId) -> Result<(), ApiError> {
-    loop {
-        let sessions = app
-            .store
-            .live_sessions_in(workspace, id, TERMINATED_AT_ONCE)
-            .await
-            .map_err(with_code)?;
-        if sessions.is_empty() {
-            return Ok(());
-        }
-        let ends = sessions.iter().map(|session| {
-            app.sessions
-                .ask(workspace, session, |reply| Command::Terminate { reply })
-        });
-        for (session, end) in sessions.iter().zip(futures_util::future::join_all(ends).await) {
-            match end {
-                Err(error) if error.kind == ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!(%session, environment = %id, reason = error.message, "a session could not be terminated");
-                    return Err(error);
-                }
-                Ok(()) => {}
-            }
-        }
-    }
 }
 
 /// The type of an environment on the wire.

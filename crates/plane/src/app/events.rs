@@ -26,7 +26,12 @@ pub(crate) async fn send(
         Submitter::Client
     };
     app.sessions
-        .ask(access.workspace()?, id, |reply| Command::Submit { events, by, reply })
+        .ask(access.workspace()?, id, |reply| Command::Submit {
+            events,
+            by,
+            who: access.principal().to_string(),
+            reply,
+        })
         .await
 }
 

@@ -4,16 +4,19 @@
 //! brought forth it can. A session's worker reads the files that are resources of its session and no others.
 
 use mime_guess::mime;
+use outwork_ledger::{Decision, Kind};
 use outwork_store::{
-    BlobError, BlobReader, BlobWriter, FileRow, NewFile, Page, PageRequest, ResourceSpec, StoreError, WrittenBlob,
+    BlobError, BlobReader, BlobWriter, FileRow, NewFile, Page, PageRequest, ResourceSpec, SessionResourceRow, SessionRow,
+    StoreError, WrittenBlob,
 };
 use outwork_wire::Time;
-use outwork_wire::id::{FileId, SessionId};
+use outwork_wire::id::FileId;
 use serde_json::json;
 
 use super::App;
 use crate::auth::{Access, Principal};
 use crate::error::{ApiError, ErrorKind};
+use crate::evidence::Subject;
 
 /// The longest name of a file, in characters.
 const MAX_NAME: usize = 255;
@@ -103,11 +106,14 @@ pub(crate) async fn delete(app: &App, access: &Access, id: &FileId) -> Result<()
 /// A file's bytes, for a caller who may have them.
 pub(crate) async fn content(app: &App, access: &Access, id: &FileId) -> Result<(FileRow, BlobReader), ApiError> {
     let workspace = access.workspace()?;
+    let mut into_sandbox = None;
     let of_session = match access.principal() {
         Principal::Session { session, .. } => {
-            if !is_resource(app, access, session, id).await? {
+            let row = app.store.session(workspace, session).await?;
+            let Some(path) = place_of(&row, id) else {
                 return Err(ApiError::not_found("file", id.as_str()));
-            }
+            };
+            into_sandbox = Some((Subject::from(&row), path));
             true
         }
         Principal::Anybody
@@ -141,15 +147,24 @@ pub(crate) async fn content(app: &App, access: &Access, id: &FileId) -> Result<(
         }
         other => other?,
     };
+    if let Some((subject, path)) = into_sandbox {
+        let mut record = subject
+            .record(Kind::FileIn)
+            .path(path)
+            .decided(Decision::Allowed, "session resources")
+            .bytes_in(row.size_bytes)
+            .actor(access.principal().to_string());
+        record.input_hash = row.sha256.parse().ok();
+        app.evidence.cross(vec![record]).await?;
+    }
     Ok((row, reader))
 }
 
-async fn is_resource(app: &App, access: &Access, session: &SessionId, id: &FileId) -> Result<bool, ApiError> {
-    let session = app.store.session(access.workspace()?, session).await?;
-    Ok(session
-        .resources
-        .iter()
-        .any(|resource| matches!(&resource.spec, ResourceSpec::File { file_id } if file_id == id)))
+/// Where a session has a file as a resource.
+fn place_of(session: &SessionRow, id: &FileId) -> Option<String> {
+    let has = |resource: &&SessionResourceRow| matches!(&resource.spec, ResourceSpec::File { file_id } if file_id == id);
+    let resource = session.resources.iter().find(has)?;
+    Some(resource.mount_path.clone())
 }
 
 /// Removes bytes that no file has. If that fails, the upkeep does it.

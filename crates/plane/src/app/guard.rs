@@ -66,6 +66,9 @@ impl App {
 
     /// Whether the store can be read and written; asked of it once a second at most.
     pub(crate) async fn healthy(&self) -> Result<(), ApiError> {
+        if let Some(error) = self.evidence.trouble() {
+            return Err(error);
+        }
         let fresh = || {
             let at = *self.guard.healthy_at.lock().unwrap_or_else(PoisonError::into_inner);
             at.is_some_and(|at| at.elapsed() < HEALTH_HOLDS)

@@ -8,10 +8,12 @@ pub(crate) mod boundary;
 pub(crate) mod environment_config;
 pub(crate) mod environments;
 pub(crate) mod events;
+pub(crate) mod evidence;
 pub(crate) mod federation;
 pub(crate) mod fields;
 pub(crate) mod files;
 pub(crate) mod guard;
+pub(crate) mod halt;
 pub(crate) mod keys;
 pub(crate) mod mcp_servers;
 pub(crate) mod model_params;
@@ -37,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Principal, SecretText, unauthenticated};
 use crate::error::{ApiError, ErrorKind};
+use crate::evidence::Evidence;
 use crate::federation::Federation;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
@@ -64,6 +67,7 @@ pub struct App {
     pub(crate) tunnels: tunnels::Tunnels,
     pub(crate) federation: Federation,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) evidence: Arc<Evidence>,
     /// Cancelled when the plane stops taking requests: long polls and streams end then.
     pub(crate) closing: CancellationToken,
 }

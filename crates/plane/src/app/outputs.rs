@@ -1,5 +1,6 @@
 //! Outputs of sessions: handed over by the session's worker, and files from then on; or kept back, with the reason.
 
+use outwork_ledger::{Decision, Hash, Kind, Record};
 use outwork_store::{NewFile, OutputLimits, OutputRow, Page, PageRequest, RefusedOutput};
 use outwork_wire::Time;
 use outwork_wire::id::SessionId;
@@ -9,6 +10,10 @@ use super::files::{Received, discard, media_type, name_of_path};
 use super::sessions::find;
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::evidence::Subject;
+
+/// The folder that outputs are taken from.
+const OUTPUTS: &str = "/mnt/session/outputs";
 
 /// Makes a file of an output. The same bytes at the same path are one output.
 pub(crate) async fn add(
@@ -18,9 +23,18 @@ pub(crate) async fn add(
     path: &str,
     received: Received,
 ) -> Result<OutputRow, ApiError> {
-    find(app, access, session).await?;
+    let subject = Subject::from(&find(app, access, session).await?);
     let filename = name_of_path(path);
     let blob = received.blob.key().to_owned();
+    let out = of_output(&subject, path, Some(received.blob.size), received.blob.sha256.parse().ok())
+        .decided(Decision::Allowed, "outputs")
+        .output_location(received.id.as_str())
+        .actor(access.principal().to_string());
+    if let Err(error) = app.evidence.cross(vec![out]).await {
+        drop(received.blob);
+        discard(app, blob).await;
+        return Err(error);
+    }
     let file = NewFile {
         id: received.id,
         mime_type: media_type(received.media_type, Some(&filename)),
@@ -57,7 +71,13 @@ pub(crate) async fn refuse(
     session: &SessionId,
     refused: RefusedOutput,
 ) -> Result<OutputRow, ApiError> {
-    find(app, access, session).await?;
+    let subject = Subject::from(&find(app, access, session).await?);
+    let hash = refused.sha256.as_deref().and_then(|text| text.parse().ok());
+    let kept_back = of_output(&subject, &refused.path, refused.size_bytes, hash)
+        .decided(Decision::Denied, "outputs")
+        .reason(refused.reason.as_str())
+        .actor(access.principal().to_string());
+    app.evidence.tell(kept_back).await;
     tracing::warn!(event = "session.output_refused", %session, "an output of a session was kept back");
     Ok(app
         .store
@@ -74,6 +94,14 @@ pub(crate) async fn list(
 ) -> Result<Page<OutputRow>, ApiError> {
     find(app, access, session).await?;
     Ok(app.store.list_outputs(access.workspace()?, session, page).await?)
+}
+
+/// The beginning of a record of a file that is taken out of a sandbox, or kept from being.
+fn of_output(subject: &Subject, path: &str, bytes: Option<u64>, hash: Option<Hash>) -> Record {
+    let mut record = subject.record(Kind::FileOut).path(format!("{OUTPUTS}/{path}"));
+    record.bytes_out = bytes;
+    record.output_hash = hash;
+    record
 }
 
 fn limits(app: &App) -> OutputLimits {

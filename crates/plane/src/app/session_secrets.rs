@@ -2,6 +2,8 @@
 //! the values of variables that its vaults hold. Only the token of the session's own work item gets them, and the log
 //! says that it did.
 
+use outwork_ledger::{Credential, Decision, Kind, Record};
+use outwork_store::SessionRow;
 use outwork_wire::id::{ResourceId, SessionId, VaultCredentialId, VaultId};
 use secrecy::SecretString;
 
@@ -10,6 +12,7 @@ use super::resources::TOKEN;
 use super::sessions::find;
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::evidence::Subject;
 use crate::vault::VaultError;
 use crate::vault::auth::{InjectionLocation, Networking, PublicAuth, SECRET_VALUE};
 
@@ -76,6 +79,7 @@ pub(crate) async fn of(app: &App, access: &Access, session: &SessionId) -> Resul
             injection_location,
         });
     }
+    app.evidence.cross(given(&row, access, &repositories, &variables)).await?;
     tracing::info!(
         event = "session.secrets_given", %session, to = %access.principal(), repositories = repositories.len(),
         variables = variables.len(), "the session's worker was given its secrets"
@@ -84,4 +88,29 @@ pub(crate) async fn of(app: &App, access: &Access, session: &SessionId) -> Resul
         repositories,
         variables,
     })
+}
+
+/// The records of secrets that a worker is about to be given: which, and to whom.
+fn given(row: &SessionRow, access: &Access, repositories: &[RepositoryToken], variables: &[Variable]) -> Vec<Record> {
+    let subject = Subject::from(row);
+    let to = access.principal().to_string();
+    let record = |id: &str, name: &str, method: &str| {
+        subject
+            .record(Kind::CredentialUse)
+            .destination(format!("worker of {to}"))
+            .actor(to.as_str())
+            .credential(Credential {
+                id: Some(id.to_owned()),
+                name: Some(name.to_owned()),
+                method: Some(method.to_owned()),
+            })
+            .decided(Decision::Allowed, "session.secrets")
+    };
+    let tokens = repositories
+        .iter()
+        .map(|of| record(of.resource.as_str(), &of.url, "github_repository"));
+    let values = variables
+        .iter()
+        .map(|of| record(of.credential.as_str(), &of.name, "environment_variable"));
+    tokens.chain(values).collect()
 }

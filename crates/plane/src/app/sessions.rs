@@ -1,6 +1,7 @@
 //! Sessions: made, shown, changed, ended.
 
 use outwork_engine::{Session, SessionChange, Submitter, toolset};
+use outwork_ledger::Kind;
 use outwork_store::{AgentRow, NewSession, Page, PageRequest, SessionFilter, SessionRow};
 use outwork_wire::agent::{AgentConfig, EnvironmentKind, McpServer, ModelConfig, Tool};
 use outwork_wire::id::{AgentId, EnvironmentId, SessionId, ThreadId, VaultId, WorkId};
@@ -12,6 +13,7 @@ use super::App;
 use super::resources::{self, ResourceDraft};
 use crate::auth::Access;
 use crate::error::ApiError;
+use crate::evidence::Subject;
 use crate::run::changes::Changed;
 use crate::run::owner::{context, fresh_id, projection};
 use crate::run::registry::Command;
@@ -90,6 +92,11 @@ pub(crate) async fn create(app: &App, access: &Access, draft: SessionDraft) -> R
         // A session of a self-hosted environment is offered to its workers at once, so that one is ready for it.
         enqueue_work: (environment.kind == EnvironmentKind::SelfHosted).then(WorkId::fresh),
     };
+    let genesis = session.genesis();
+    let subject = Subject::new(workspace, &environment.id, &genesis.session_id, &genesis.agent);
+    app.evidence
+        .note(subject.record(Kind::SessionStart).actor(access.principal().to_string()))
+        .await?;
     let row = app.store.create_session(workspace, new).await?;
     if environment.kind == EnvironmentKind::SelfHosted {
         app.bells.ring(&environment.id);

@@ -18,7 +18,7 @@ use super::query::Query;
 use super::render::{Reply, response};
 use super::table::{NOT_SERVED, Operation, Row, TABLE, TOKEN_PATH, Who};
 use super::{
-    agents, body, boundary, environments, events, federation, files, identity, keys, models, outputs, resources, service,
+    agents, body, boundary, environments, events, evidence, federation, files, halt, identity, keys, models, outputs, resources, service,
     sessions, texts, threads, tunnel_certificates, tunnels, vault_credentials, vaults, versions, work,
 };
 use crate::app::App;
@@ -255,6 +255,12 @@ async fn perform(operation: Operation, call: Call) -> Result<Reply, ApiError> {
         Operation::OwnWorkAck => work::ack_own(call).await,
 
         Operation::SessionBoundary => boundary::retrieve(call).await,
+        Operation::SessionEvidence => evidence::retrieve(call).await,
+        Operation::SessionEvidenceAdd => evidence::add(call).await,
+        Operation::CallHalt => halt::call(call).await,
+        Operation::SessionHalt => halt::session(call).await,
+        Operation::EnvironmentHalt => halt::environment(call).await,
+        Operation::WorkspaceHalt => halt::workspace(call).await,
         Operation::SessionMounts => resources::mounts(call).await,
         Operation::SessionSecrets => resources::secrets(call).await,
         Operation::SessionOutputsAdd => outputs::add(call).await,

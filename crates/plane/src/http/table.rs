@@ -44,7 +44,10 @@ pub struct Row {
 impl Row {
     /// Whether its body is read by the operation itself, piece by piece.
     pub(crate) fn streams_body(&self) -> bool {
-        matches!(self.operation, Operation::FilesUpload | Operation::SessionOutputsAdd)
+        matches!(
+            self.operation,
+            Operation::FilesUpload | Operation::SessionOutputsAdd | Operation::SessionEvidenceAdd
+        )
     }
 
     /// The beta header that it needs: each part of the surface has one of its own.
@@ -206,6 +209,12 @@ operations! {
     OwnWorkAck          POST   "/v1/outwork/work/{work_id}/ack"                        true  OWN_QUEUE;
 
     SessionBoundary     GET    "/v1/outwork/sessions/{session_id}/boundary"            true  OWN_SESSION;
+    SessionEvidence     GET    "/v1/outwork/sessions/{session_id}/evidence"            true  ADMIN;
+    SessionEvidenceAdd  POST   "/v1/outwork/sessions/{session_id}/evidence"            true  OWN_SESSION;
+    CallHalt            POST   "/v1/outwork/calls/{event_id}/halt"                     true  WRITE;
+    SessionHalt         POST   "/v1/outwork/sessions/{session_id}/halt"                true  WRITE;
+    EnvironmentHalt     POST   "/v1/outwork/environments/{environment_id}/halt"        true  WRITE;
+    WorkspaceHalt       POST   "/v1/outwork/workspaces/{workspace_id}/halt"            true  ADMIN;
     SessionMounts       GET    "/v1/outwork/sessions/{session_id}/mounts"              true  OWN_SESSION;
     SessionSecrets      GET    "/v1/outwork/sessions/{session_id}/secrets"             true  OWN_SESSION;
     SessionOutputsAdd   POST   "/v1/outwork/sessions/{session_id}/outputs"             true  OWN_SESSION;

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use outwork_engine::ServerFailure;
 use outwork_mcp::dial::SystemResolver;
 use outwork_mcp::{
-    AddressPolicy, ConnectError, ConnectErrorKind, Connection, Connector, Credentials, Dial, Direct, ServerSpec,
+    AddressPolicy, ConnectError, ConnectErrorKind, Connection, Connector, Dial, Direct, ServerSpec,
 };
 use outwork_store::StoreError;
 use outwork_wire::agent::McpServer;
@@ -31,7 +31,7 @@ use self::identity::Signed;
 use self::tunnel::{Through, Tunnelling, Under};
 use crate::error::PlaneError;
 use crate::identity::Identity;
-use crate::vault::Vaults;
+use crate::vault::{McpCredential, Vaults};
 
 /// What a workspace may reach besides public servers over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,6 +155,13 @@ impl Ways {
     }
 }
 
+/// A server that was reached.
+pub(crate) struct Reached {
+    pub(crate) connection: Connection,
+    /// The name of the credential that its requests carry.
+    pub(crate) credential: Option<outwork_ledger::Credential>,
+}
+
 /// Reaches MCP servers.
 pub(crate) struct Reach {
     connector: Connector,
@@ -188,16 +195,26 @@ impl Reach {
         caller: &Caller,
         server: &McpServer,
         cancel: &CancellationToken,
-    ) -> Result<Connection, ServerFailure> {
+    ) -> Result<Reached, ServerFailure> {
         let mut spec = self.spec(caller, server).await?;
-        spec.credentials = self.credentials(caller, server).await?;
+        let credential = match self.credential(caller, server).await? {
+            Some(held) => {
+                let named = held.named().await;
+                spec.credentials = Some(Arc::new(held));
+                Some(named)
+            }
+            None => None,
+        };
         let deadline = Instant::now() + self.connect_timeout;
         let connected = self.connector.connect(spec, deadline, cancel).await;
-        connected.map_err(|ConnectError { kind, message }| ServerFailure {
-            server: server.name().to_owned(),
-            authentication: kind == ConnectErrorKind::Authentication,
-            message,
-        })
+        match connected {
+            Ok(connection) => Ok(Reached { connection, credential }),
+            Err(ConnectError { kind, message }) => Err(ServerFailure {
+                server: server.name().to_owned(),
+                authentication: kind == ConnectErrorKind::Authentication,
+                message,
+            }),
+        }
     }
 
     /// Until when a connection may list its tools.
@@ -207,11 +224,11 @@ impl Reach {
 
     /// The credential for a server from the vaults of the session. One that cannot be used is said before the server is
     /// asked without it.
-    async fn credentials(
+    async fn credential(
         &self,
         caller: &Caller,
         server: &McpServer,
-    ) -> Result<Option<Arc<dyn Credentials>>, ServerFailure> {
+    ) -> Result<Option<McpCredential>, ServerFailure> {
         let failed = |error: &dyn std::error::Error| ServerFailure {
             server: server.name().to_owned(),
             authentication: true,
@@ -226,7 +243,7 @@ impl Reach {
             return Ok(None);
         };
         credential.token().await.map_err(|error| failed(&error))?;
-        Ok(Some(Arc::new(credential)))
+        Ok(Some(credential))
     }
 
     async fn spec(&self, caller: &Caller, server: &McpServer) -> Result<ServerSpec, ServerFailure> {

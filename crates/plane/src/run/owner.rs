@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outwork_engine::{Catalog, Context, Effect, Session, Status, Submitter};
+use outwork_ledger::Kind;
 use outwork_store::{
     Append, LeaseOutcome, ProjectionChange, SessionProfile, SessionProjection, SessionStatus, StoreError,
 };
@@ -26,9 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::changes::Changed;
 use super::model_call::{Outcome, call};
-use super::registry::{Command, LEASE_SECONDS, Reply, Shared};
-use super::tools::{McpRun, News};
+use super::registry::{Command, Halt, LEASE_SECONDS, Reply, Shared};
+use super::tools::{McpRun, News, On};
 use crate::error::{ApiError, ErrorKind};
+use crate::evidence::{Cause, Order, Recorder, Records, Subject, log_hash};
 use crate::mcp::Caller;
 
 /// The task that owns a session.
@@ -50,6 +52,8 @@ struct Held {
     request: Option<Request>,
     wake_at: Option<Time>,
     mcp: McpRun,
+    subject: Subject,
+    recorder: Recorder,
 }
 
 /// A model request under way.
@@ -62,6 +66,7 @@ struct Request {
 /// An answer that waits for the commit.
 enum Answer {
     Events(Reply<Vec<Event>>, Vec<Event>),
+    Halted(Reply<Vec<EventId>>, Vec<EventId>),
     Done(Reply<()>),
 }
 
@@ -69,6 +74,7 @@ impl Answer {
     fn give(self) {
         match self {
             Self::Events(reply, events) => drop(reply.send(Ok(events))),
+            Self::Halted(reply, ended) => drop(reply.send(Ok(ended))),
             Self::Done(reply) => drop(reply.send(Ok(()))),
         }
     }
@@ -76,6 +82,7 @@ impl Answer {
     fn refuse(self, error: ApiError) {
         match self {
             Self::Events(reply, _) => drop(reply.send(Err(error))),
+            Self::Halted(reply, _) => drop(reply.send(Err(error))),
             Self::Done(reply) => drop(reply.send(Err(error))),
         }
     }
@@ -144,7 +151,7 @@ impl Owner {
                 Some((environment, session, last_seq)) => self
                     .lease()
                     .await
-                    .map(|generation| Held::new(environment, session, generation, last_seq)),
+                    .map(|generation| Held::new(&self.workspace, environment, session, generation, last_seq)),
                 None => self.load().await,
             };
             let mut held = match held {
@@ -213,7 +220,7 @@ impl Owner {
                     let mut next = Some(first);
                     while let Some(command) = next {
                         if let Command::Delete { reply } = command {
-                            match self.delete(held.session.status()).await {
+                            match self.delete(held.session.status(), &held.subject).await {
                                 Ok(()) => {
                                     drop(reply.send(Ok(())));
                                     return Leaving::Deleted;
@@ -313,8 +320,15 @@ impl Owner {
             }
             Effect::CallTools(calls) => {
                 let servers: Vec<_> = held.session.mcp_servers().cloned().collect();
-                let (reach, store) = (&self.shared.reach, &self.shared.store);
-                held.mcp.keep(reach, store, &self.caller(held), &servers, calls);
+                let rules = calls.iter().map(|call| held.recorder.rule(&call.id)).collect();
+                let on = On {
+                    reach: self.shared.reach.clone(),
+                    store: self.shared.store.clone(),
+                    evidence: self.shared.evidence.clone(),
+                    subject: held.subject.clone(),
+                    caller: self.caller(held),
+                };
+                held.mcp.keep(&on, &servers, calls, rules);
             }
             Effect::AskModel(request) => self.ask_model(held, *request),
             Effect::CancelModel => {
@@ -340,8 +354,11 @@ impl Owner {
         let mut ids = fresh_id;
         let mut context = context(&mut ids, None);
         match command {
-            Command::Submit { events, by, reply } => match held.session.submit(events, by, &mut context) {
-                Ok(events) => answers.push(Answer::Events(reply, events)),
+            Command::Submit { events, by, who, reply } => match held.session.submit(events, by, &mut context) {
+                Ok(events) => {
+                    held.recorder.caused(&events, &Cause::Sent(who));
+                    answers.push(Answer::Events(reply, events));
+                }
                 Err(refused) => drop(reply.send(Err(refused.into()))),
             },
             Command::Update { change, reply } => match held.session.update(change, &mut context) {
@@ -355,8 +372,8 @@ impl Owner {
                 Ok(()) => answers.push(Answer::Done(reply)),
                 Err(refused) => drop(reply.send(Err(refused.into()))),
             },
-            Command::Terminate { reply } => match self.terminate(held, &mut context) {
-                Ok(()) => answers.push(Answer::Done(reply)),
+            Command::Halt { halt, reply } => match self.halt(held, &halt, &mut context) {
+                Ok(ended) => answers.push(Answer::Halted(reply, ended)),
                 Err(refused) => drop(reply.send(Err(refused))),
             },
             Command::Delete { reply } => drop(reply.send(Err(ApiError::internal(anyhow::anyhow!(
@@ -364,6 +381,45 @@ impl Owner {
             ))))),
             Command::Wake => {}
         }
+    }
+
+    /// Stops what the session does, or one call of it. Gives the calls that this ends.
+    fn halt(&self, held: &mut Held, halt: &Halt, context: &mut Context<'_>) -> Result<Vec<EventId>, ApiError> {
+        if held.session.status() == Status::Terminated {
+            return Ok(Vec::new());
+        }
+        let ended = match &halt.call {
+            Some(call) => {
+                held.session.halt_call(call, halt.words(), context)?;
+                vec![call.clone()]
+            }
+            None => {
+                let open = held.session.open_calls();
+                if let Some(interrupt) = held.session.halt(halt.words(), context)? {
+                    held.recorder.caused(&[interrupt], &Cause::Ordered);
+                }
+                if halt.forced {
+                    self.terminate(held, context)?;
+                }
+                open
+            }
+        };
+        let mut named: Vec<String> = ended.iter().map(ToString::to_string).collect();
+        if halt.call.is_none() {
+            named.insert(0, self.id.to_string());
+        }
+        tracing::warn!(
+            event = "session.halted", session = %self.id, by = halt.actor, reason = halt.reason, forced = halt.forced,
+            ended = ?named, "somebody stopped what a session did"
+        );
+        held.recorder.ordered(Order {
+            actor: halt.actor.clone(),
+            reason: halt.reason.clone(),
+            scope: halt.scope,
+            forced: halt.forced,
+            ended: named,
+        });
+        Ok(ended)
     }
 
     /// Interrupts what is under way and archives: all of it is one commit.
@@ -381,7 +437,8 @@ impl Owner {
             let interrupt = EventParams::UserInterrupt {
                 session_thread_id: None,
             };
-            held.session.submit(vec![interrupt], Submitter::Client, context)?;
+            let interrupts = held.session.submit(vec![interrupt], Submitter::Client, context)?;
+            held.recorder.caused(&interrupts, &Cause::Ordered);
             held.session.advance(false, &self.shared.prompt, context);
         }
         Ok(held.session.archive(context)?)
@@ -427,9 +484,11 @@ impl Owner {
     /// Commits what the machine emitted, then shows it. Nothing is shown that is not durable.
     async fn commit(&mut self, held: &mut Held, answers: &mut Vec<Answer>) -> Result<(), Leaving> {
         let entries = held.session.take_outbox();
-        if entries.is_empty() {
+        if entries.is_empty() && !held.recorder.has_orders() {
             return Ok(());
         }
+        let servers = held.session.agent().mcp_servers.clone();
+        let mut records = Some(held.recorder.records(&held.subject, &servers, &entries));
         let append = Append {
             session_id: self.id.clone(),
             at: Time::now(),
@@ -442,6 +501,30 @@ impl Owner {
         };
         let mut attempt = 0;
         loop {
+            // What is let through is recorded first; once that is done, a commit that is tried again does not repeat it.
+            if let Some(mut due) = records.take()
+                && let Err(error) = self.record(&mut due).await
+            {
+                if !answers.is_empty() {
+                    tracing::warn!(session = %self.id, cause = ?error.cause, "nothing is let through: the ledger cannot be written");
+                    for answer in answers.drain(..) {
+                        answer.refuse(copy(&error));
+                    }
+                    return Err(Leaving::LostTrack);
+                }
+                let wait = COMMIT_RETRY[attempt.min(COMMIT_RETRY.len() - 1)];
+                attempt += 1;
+                tracing::warn!(session = %self.id, cause = ?error.cause, "the ledger cannot be written; trying again");
+                let leave = self.shared.aborting.clone();
+                if !self.refuse_for(wait, &error, &leave).await {
+                    return Err(Leaving::InOrder);
+                }
+                records = Some(due);
+                continue;
+            }
+            if append.entries.is_empty() {
+                return Ok(());
+            }
             match self.shared.store.append(&self.workspace, append.clone()).await {
                 Ok(appended) => {
                     held.last_seq = appended.last_seq;
@@ -459,6 +542,7 @@ impl Owner {
                     if append.entries.iter().any(|e| is_interrupt(&e.event)) {
                         self.requeue_if_silent(&held.environment).await;
                     }
+                    self.record_log(held, &append.entries).await;
                     return Ok(());
                 }
                 // What nobody waits for cannot be refused: it is kept and tried again.
@@ -488,6 +572,32 @@ impl Owner {
         }
     }
 
+    /// Records what a commit lets through, what comes back with it and what it ends.
+    async fn record(&self, due: &mut Records) -> Result<(), ApiError> {
+        let evidence = &self.shared.evidence;
+        for record in std::mem::take(&mut due.tell) {
+            evidence.tell(record).await;
+        }
+        while let Some(record) = due.note.front().cloned() {
+            evidence.note(record).await?;
+            due.note.pop_front();
+        }
+        evidence.cross(due.cross.clone()).await
+    }
+
+    /// Records the hash of the log when the session comes to rest. The log is what it is whether that works or not.
+    async fn record_log(&self, held: &mut Held, entries: &[LogEntry]) {
+        let (store, workspace, id) = (&self.shared.store, &self.workspace, &self.id);
+        let whole = async || log_hash(store, workspace, id).await;
+        match held.recorder.committed(&held.subject, entries, whole).await {
+            Ok(Some(record)) => self.shared.evidence.tell(record).await,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(session = %self.id, cause = ?error.cause, "the hash of a log was not recorded; the next one covers it");
+            }
+        }
+    }
+
     /// An interrupt takes the work item back from a worker that has gone silent, before its lease ends by itself.
     async fn requeue_if_silent(&self, environment: &EnvironmentId) {
         let now = Time::now();
@@ -504,7 +614,7 @@ impl Owner {
         }
     }
 
-    async fn delete(&self, status: Status) -> Result<(), ApiError> {
+    async fn delete(&self, status: Status, subject: &Subject) -> Result<(), ApiError> {
         if matches!(status, Status::Running | Status::Rescheduling) {
             return Err(ApiError::invalid(format!(
                 "the session is {} and cannot be deleted now; send a user.interrupt, wait until it is idle, and try again",
@@ -512,6 +622,12 @@ impl Owner {
             )));
         }
         self.shared.store.delete_session(&self.workspace, &self.id).await?;
+        let evidence = &self.shared.evidence;
+        let end = subject.record(Kind::SessionEnd).reason("deleted, with its log");
+        evidence.tell(end).await;
+        let (evidence, id) = (evidence.clone(), self.id.clone());
+        // What is left after a failure is found by nobody: the session's id is not given out again.
+        drop(tokio::task::spawn_blocking(move || evidence.forget(&id)).await);
         let gone = Event {
             id: EventId::fresh(),
             processed_at: Some(Time::now()),
@@ -569,11 +685,14 @@ impl Owner {
         let row = self.shared.store.session(&self.workspace, &self.id).await?;
         let log = self.shared.store.load(&self.workspace, &self.id).await?;
         let last_seq = log.last_seq;
+        let recorder = Recorder::of_log(log.entries.iter().map(|(_, entry)| entry));
         let mut session = Session::fold(log.genesis, log.entries.iter().map(|(_, entry)| entry))
             .map_err(|error| ApiError::internal(anyhow::anyhow!("the log of {} cannot be folded: {error}", self.id)))?;
         // The owner before this one may have begun them.
         session.lose_mcp_calls(&mut context(&mut { fresh_id }, None));
-        Ok(Held::new(row.environment_id, session, generation, last_seq))
+        let mut held = Held::new(&self.workspace, row.environment_id, session, generation, last_seq);
+        held.recorder = recorder;
+        Ok(held)
     }
 
     fn refuse_waiting(&mut self, error: &ApiError) {
@@ -645,8 +764,16 @@ fn copy(error: &ApiError) -> ApiError {
 }
 
 impl Held {
-    fn new(environment: EnvironmentId, session: Session, generation: u64, last_seq: u64) -> Self {
+    fn new(
+        workspace: &WorkspaceId,
+        environment: EnvironmentId,
+        session: Session,
+        generation: u64,
+        last_seq: u64,
+    ) -> Self {
         Self {
+            subject: Subject::new(workspace, &environment, &session.genesis().session_id, session.agent()),
+            recorder: Recorder::default(),
             environment,
             session,
             generation,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use outwork_engine::{PromptOptions, RetryPolicy, Session, SessionChange, Submitter};
 use outwork_model::ModelClient;
 use outwork_store::{HeldLease, Store};
-use outwork_wire::id::{EnvironmentId, SessionId, WorkspaceId};
+use outwork_ledger::Scope;
+use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkspaceId};
 use outwork_wire::{Event, EventParams};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use super::hub::Hub;
 use super::owner::Owner;
 use super::queue::QueueBells;
 use crate::error::{ApiError, ErrorKind};
+use crate::evidence::Evidence;
 use crate::mcp::Reach;
 use crate::metrics::Metrics;
 
@@ -37,14 +39,15 @@ pub(crate) enum Command {
     Submit {
         events: Vec<EventParams>,
         by: Submitter,
+        who: String,
         reply: Reply<Vec<Event>>,
     },
     /// Change title, metadata or tools.
     Update { change: SessionChange, reply: Reply<()> },
     /// End the session for good.
     Archive { reply: Reply<()> },
-    /// End the session for good, whatever it does: its environment goes.
-    Terminate { reply: Reply<()> },
+    /// Stop what the session does.
+    Halt { halt: Halt, reply: Reply<Vec<EventId>> },
     /// Delete the session.
     Delete { reply: Reply<()> },
     /// Look whether there is something to do.
@@ -56,12 +59,34 @@ impl Command {
     pub(crate) fn refuse(self, error: ApiError) {
         match self {
             Self::Submit { reply, .. } => drop(reply.send(Err(error))),
-            Self::Update { reply, .. }
-            | Self::Archive { reply }
-            | Self::Terminate { reply }
-            | Self::Delete { reply } => drop(reply.send(Err(error))),
+            Self::Halt { reply, .. } => drop(reply.send(Err(error))),
+            Self::Update { reply, .. } | Self::Archive { reply } | Self::Delete { reply } => {
+                drop(reply.send(Err(error)));
+            }
             Self::Wake => {}
         }
+    }
+}
+
+/// An order to stop.
+#[derive(Clone, Debug)]
+pub(crate) struct Halt {
+    /// Who ordered it.
+    pub(crate) actor: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// How far the order reaches; it comes to each session that it reaches.
+    pub(crate) scope: Scope,
+    /// One call, in place of all that the session does.
+    pub(crate) call: Option<EventId>,
+    /// A session is ended for good by it; a call's sandbox is.
+    pub(crate) forced: bool,
+}
+
+impl Halt {
+    /// What the agent is told.
+    pub(crate) fn words(&self) -> String {
+        format!("Stopped by {}: {}.", self.actor, self.reason.trim_end_matches('.'))
     }
 }
 
@@ -75,6 +100,7 @@ pub(crate) struct Shared {
     pub(crate) changes: Arc<Changes>,
     pub(crate) model: Option<Arc<ModelClient>>,
     pub(crate) reach: Arc<Reach>,
+    pub(crate) evidence: Arc<Evidence>,
     pub(crate) prompt: PromptOptions,
     pub(crate) retry: RetryPolicy,
     pub(crate) metrics: Metrics,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::owner::{context, fresh_id, projection};
 use super::registry::{Failing, Registry, Shared};
+use crate::evidence::{Evidence, LedgerOptions};
 use crate::identity::{Identity, MIN_KEY_LIFETIME};
 use crate::mcp::tunnel::Tunnelling;
 use crate::mcp::{McpOptions, Reach, Ways};
@@ -101,6 +102,7 @@ impl TestBed {
             changes: Arc::default(),
             model: model.map(Arc::new),
             reach: Arc::new(reach(&store, dir.path())),
+            evidence: Arc::new(Evidence::open(&LedgerOptions::default(), dir.path()).unwrap()),
             prompt: PromptOptions::default(),
             retry: RetryPolicy::default(),
             metrics: Metrics::new(),

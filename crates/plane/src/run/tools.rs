@@ -9,19 +9,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use outwork_engine::{Catalog, McpCall, McpTool, ServerFailure};
-use outwork_mcp::{CallContext, CallError, CallErrorKind, Connection, oversize};
+use outwork_ledger::{Credential, Decision, Hash, Kind};
+use outwork_mcp::{CallContext, CallError, CallErrorKind, oversize};
 use outwork_store::Store;
 use outwork_wire::ContentBlock;
 use outwork_wire::agent::McpServer;
 use outwork_wire::id::EventId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::long_texts;
-use crate::mcp::{Caller, Reach};
+use crate::error::ApiError;
+use crate::evidence::{Evidence, Subject, at_server};
+use crate::mcp::{Caller, Reach, Reached};
 
 /// The connections of a run, shared with the calls that use them.
-type Connections = Arc<tokio::sync::Mutex<HashMap<String, Arc<Connection>>>>;
+type Connections = Arc<tokio::sync::Mutex<HashMap<String, Arc<Reached>>>>;
 
 /// The MCP servers of one run.
 #[derive(Default)]
@@ -104,14 +108,7 @@ impl McpRun {
     }
 
     /// Has exactly these calls under way: begins those that are missing, and cancels those that nobody wants.
-    pub(crate) fn keep(
-        &mut self,
-        reach: &Arc<Reach>,
-        store: &Store,
-        caller: &Caller,
-        servers: &[McpServer],
-        wanted: Vec<McpCall>,
-    ) {
+    pub(crate) fn keep(&mut self, on: &On, servers: &[McpServer], wanted: Vec<McpCall>, rules: Vec<String>) {
         self.calls.retain(|id, cancel| {
             let keep = wanted.iter().any(|call| call.id == *id);
             if !keep {
@@ -119,7 +116,7 @@ impl McpRun {
             }
             keep
         });
-        for call in wanted {
+        for (call, rule) in wanted.into_iter().zip(rules) {
             if self.calls.contains_key(&call.id) {
                 continue;
             }
@@ -127,10 +124,9 @@ impl McpRun {
             self.calls.insert(call.id.clone(), cancel.clone());
             let server = servers.iter().find(|server| server.name() == call.server).cloned();
             let at = At {
-                reach: reach.clone(),
-                store: store.clone(),
-                caller: caller.clone(),
+                on: on.clone(),
                 server,
+                rule,
                 connections: self.connections.clone(),
                 cancel,
             };
@@ -203,6 +199,7 @@ async fn list(
 ) -> Result<Vec<McpTool>, ServerFailure> {
     let connection = connection(reach, caller, server, connections, cancel).await?;
     let tools = connection
+        .connection
         .tools(reach.list_deadline(), cancel)
         .await
         .map_err(|error| failure(server.name(), &error))?;
@@ -225,9 +222,9 @@ async fn connection(
     server: &McpServer,
     connections: &Connections,
     cancel: &CancellationToken,
-) -> Result<Arc<Connection>, ServerFailure> {
+) -> Result<Arc<Reached>, ServerFailure> {
     if let Some(open) = connections.lock().await.get(server.name())
-        && !open.is_closed()
+        && !open.connection.is_closed()
     {
         return Ok(open.clone());
     }
@@ -236,12 +233,22 @@ async fn connection(
     Ok(fresh)
 }
 
+/// What the calls of a session are made with.
+#[derive(Clone)]
+pub(crate) struct On {
+    pub(crate) reach: Arc<Reach>,
+    pub(crate) store: Store,
+    pub(crate) evidence: Arc<Evidence>,
+    pub(crate) subject: Subject,
+    pub(crate) caller: Caller,
+}
+
 /// What a call is made with.
 struct At {
-    reach: Arc<Reach>,
-    store: Store,
-    caller: Caller,
+    on: On,
     server: Option<McpServer>,
+    /// What let it through.
+    rule: String,
     connections: Connections,
     cancel: CancellationToken,
 }
@@ -255,9 +262,9 @@ impl At {
             );
             return answered(&call, vec![ContentBlock::text(text)], true, None);
         };
-        let deadline = self.reach.call_deadline();
+        let deadline = self.on.reach.call_deadline();
         for last in [false, true] {
-            let connection = match connection(&self.reach, &self.caller, server, &self.connections, &self.cancel).await
+            let connection = match connection(&self.on.reach, &self.on.caller, server, &self.connections, &self.cancel).await
             {
                 Ok(connection) => connection,
                 Err(failure) => {
@@ -265,29 +272,54 @@ impl At {
                     return answered(&call, vec![ContentBlock::text(text)], true, Some(failure));
                 }
             };
+            if let Err(error) = self.record(&call, server, connection.credential.as_ref()).await {
+                tracing::warn!(session = %self.on.caller.session, cause = ?error.cause, "an MCP call was not made: the ledger cannot be written");
+                let text = "The call was not made: the server cannot record it at the moment. Try again later.";
+                return answered(&call, vec![ContentBlock::text(text)], true, None);
+            }
             let context = CallContext {
                 call_id: Some(call.id.to_string()),
                 ..CallContext::default()
             };
             let result = connection
+                .connection
                 .call(&call.tool, call.input.clone(), context, deadline, &self.cancel)
                 .await;
             match result {
                 Ok(result) => {
                     let content = match oversize(&result) {
-                        Some(long) => long_texts::shorten(&self.store, &self.caller, &call.id, &result, long).await,
+                        Some(long) => long_texts::shorten(&self.on.store, &self.on.caller, &call.id, &result, long).await,
                         None => outwork_mcp::content::to_wire(&result),
                     };
                     return answered(&call, content, result.is_error, None);
                 }
                 Err(error) if !last && may_repeat(&call, &error) => {
-                    tracing::info!(session = %self.caller.session, server = call.server, kind = %error.kind, "an MCP call is repeated");
+                    tracing::info!(session = %self.on.caller.session, server = call.server, kind = %error.kind, "an MCP call is repeated");
                     self.connections.lock().await.remove(server.name());
                 }
                 Err(error) => return failed(&call, &error),
             }
         }
         unreachable!("the second attempt returns")
+    }
+}
+
+impl At {
+    /// Records that the call is made. When this returns, it may be.
+    async fn record(&self, call: &McpCall, server: &McpServer, credential: Option<&Credential>) -> Result<(), ApiError> {
+        let input = Hash::of_json(&serde_json::Value::Object(call.input.clone()));
+        let record = self
+            .on
+            .subject
+            .record(Kind::McpCall)
+            .call(call.id.as_str())
+            .tool(call.tool.as_str())
+            .mcp_method("tools/call")
+            .input_hash(input)
+            .decided(Decision::Allowed, self.rule.as_str());
+        let mut record = at_server(record, server.name(), Url::parse(server.url()).ok().as_ref());
+        record.credential = credential.cloned();
+        self.on.evidence.cross(vec![record]).await
     }
 }
 

@@ -165,6 +165,25 @@ impl Vaults {
 }
 
 impl McpCredential {
+    /// Its names, as a ledger keeps them.
+    pub(crate) async fn named(&self) -> outwork_ledger::Credential {
+        let row = self
+            .vaults
+            .inner
+            .store
+            .vault_credential(&self.workspace, &self.vault, &self.id)
+            .await
+            .ok();
+        outwork_ledger::Credential {
+            id: Some(self.id.to_string()),
+            method: row
+                .as_ref()
+                .and_then(|row| PublicAuth::of(row).ok())
+                .map(|auth| auth.kind().to_owned()),
+            name: row.and_then(|row| row.display_name),
+        }
+    }
+
     /// The credential's id.
     pub fn id(&self) -> &VaultCredentialId {
         &self.id

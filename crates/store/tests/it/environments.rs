@@ -89,10 +89,10 @@ async fn an_environment_is_deleted_only_when_no_session_in_it_can_wait_for_a_wor
     refused("2 session(s)", "1 work item(s)").await;
     assert!(store.environment(&bed.ws, &id).await.is_ok());
     assert_eq!(
-        store.live_sessions_in(&bed.ws, &id, 9).await.unwrap(),
+        store.sessions_to_stop(&bed.ws, Some(&id), true).await.unwrap(),
         [busy.clone(), idle.clone()]
     );
-    assert_eq!(store.live_sessions_in(&bed.ws, &id, 1).await.unwrap().len(), 1);
+    assert_eq!(store.sessions_to_stop(&bed.ws, None, true).await.unwrap().len(), 2);
 
     // The append that ends a session stops its item.
     store.append(&bed.ws, ending(&busy, at(3))).await.unwrap();

@@ -8,6 +8,7 @@ mod check;
 mod configuration;
 mod folder;
 mod records;
+pub(crate) use records::{facts as ledger_facts, tell as ledger_tell};
 mod renew;
 mod report;
 mod run;

@@ -139,7 +139,7 @@ fn verified(args: &RecordsArgs, dir: &std::path::Path) -> Result<Exit> {
     Ok(if report.is_sound() { Exit::Done } else { Exit::Failed })
 }
 
-fn facts(report: &Report) -> Value {
+pub(crate) fn facts(report: &Report) -> Value {
     json!({
         "type": "ledger_report",
         "sound": report.is_sound(),
@@ -159,7 +159,7 @@ fn facts(report: &Report) -> Value {
     })
 }
 
-fn tell(report: &Report, any_key: bool) {
+pub(crate) fn tell(report: &Report, any_key: bool) {
     match &report.fault {
         None => println!(
             "sound: {} records, none changed, taken out or reordered; signed up to line {}, {} lines after it are chained \

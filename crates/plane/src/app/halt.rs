@@ -1,0 +1,164 @@
+//! Stops: of a call, a session, an environment, a workspace; gently or by force.
+//!
+//! A gentle stop is an interrupt: open calls end with an error that says who stopped them and why, and the session rests
+//! until somebody speaks to it. A forced stop of a session ends it for good: it is interrupted and archived in one commit,
+//! its work item ends with it, and its worker is told at once to end the sandbox. A forced stop of a call ends the
+//! sandbox under it as well; the session goes on in a fresh one. Every stop is in the log and the ledger.
+
+use futures_util::future::join_all;
+use outwork_ledger::Scope;
+use outwork_store::{StoppedBy, StoreError};
+use outwork_wire::Time;
+use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkspaceId};
+
+use super::{App, environments, sessions};
+use crate::auth::Access;
+use crate::error::{ApiError, ErrorKind};
+use crate::run::changes::Changed;
+use crate::run::registry::{Command, Halt};
+
+/// How many sessions are stopped side by side.
+const AT_ONCE: usize = 64;
+/// The reason if none is given.
+const NO_REASON: &str = "no reason was given";
+
+/// What somebody wants of a stop.
+pub(crate) struct Wish {
+    pub(crate) forced: bool,
+    pub(crate) reason: Option<String>,
+}
+
+/// A session that was stopped, and its calls that this ended.
+pub(crate) struct Halted {
+    pub(crate) session: SessionId,
+    pub(crate) calls: Vec<EventId>,
+}
+
+/// Who ordered what, and why.
+pub(crate) fn order(access: &Access, wish: Wish, scope: Scope, call: Option<EventId>) -> Halt {
+    Halt {
+        actor: access.principal().to_string(),
+        reason: wish.reason.unwrap_or_else(|| NO_REASON.to_owned()),
+        scope,
+        call,
+        forced: wish.forced,
+    }
+}
+
+/// Stops one call.
+pub(crate) async fn call(app: &App, access: &Access, id: &EventId, halt: &Halt) -> Result<Vec<Halted>, ApiError> {
+    let workspace = access.workspace()?;
+    let session = app.store.session_of_event(workspace, id).await?;
+    Ok(vec![one(app, workspace, session, halt.clone()).await?])
+}
+
+/// Stops what a session does.
+pub(crate) async fn session(app: &App, access: &Access, id: &SessionId, halt: &Halt) -> Result<Vec<Halted>, ApiError> {
+    sessions::find(app, access, id).await?;
+    let workspace = access.workspace()?;
+    Ok(vec![one(app, workspace, id.clone(), halt.clone()).await?])
+}
+
+/// Stops what the sessions of an environment do.
+pub(crate) async fn environment(
+    app: &App,
+    access: &Access,
+    id: &EnvironmentId,
+    halt: &Halt,
+) -> Result<Vec<Halted>, ApiError> {
+    let workspace = access.workspace()?;
+    environments::find(app, workspace, id).await?;
+    let sessions = app.store.sessions_to_stop(workspace, Some(id), halt.forced).await?;
+    all(app, workspace, sessions, halt).await
+}
+
+/// Stops what the sessions of the caller's workspace do.
+pub(crate) async fn workspace(
+    app: &App,
+    access: &Access,
+    id: &WorkspaceId,
+    halt: &Halt,
+) -> Result<Vec<Halted>, ApiError> {
+    let own = access.workspace()?;
+    if own != id {
+        return Err(ApiError::not_found("workspace", id.as_str()));
+    }
+    let sessions = app.store.sessions_to_stop(own, None, halt.forced).await?;
+    all(app, own, sessions, halt).await
+}
+
+/// Ends the sessions of an environment that takes no new ones, until there are none.
+pub(super) async fn all_of_environment(
+    app: &App,
+    workspace: &WorkspaceId,
+    id: &EnvironmentId,
+    halt: &Halt,
+) -> Result<(), ApiError> {
+    loop {
+        let sessions = app.store.sessions_to_stop(workspace, Some(id), true).await?;
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        all(app, workspace, sessions, halt).await?;
+    }
+}
+
+/// Stops sessions, as many as can be: one that cannot be stopped does not keep the others from it.
+async fn all(
+    app: &App,
+    workspace: &WorkspaceId,
+    sessions: Vec<SessionId>,
+    halt: &Halt,
+) -> Result<Vec<Halted>, ApiError> {
+    let (mut halted, mut failure) = (Vec::new(), None);
+    for some in sessions.chunks(AT_ONCE) {
+        let stops = some.iter().map(|id| one(app, workspace, id.clone(), halt.clone()));
+        for stopped in join_all(stops).await {
+            match stopped {
+                Ok(one) => halted.push(one),
+                // It was deleted since.
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+    }
+    match failure {
+        None => Ok(halted),
+        Some(error) => {
+            tracing::warn!(reason = error.message, stopped = halted.len(), "not every session could be stopped");
+            Err(error)
+        }
+    }
+}
+
+async fn one(app: &App, workspace: &WorkspaceId, session: SessionId, halt: Halt) -> Result<Halted, ApiError> {
+    let forced = halt.forced;
+    let stopped = app
+        .sessions
+        .ask(workspace, &session, |reply| Command::Halt { halt, reply })
+        .await;
+    // By force the sandbox ends whatever becomes of the log.
+    let released = match (forced, &stopped) {
+        (true, Err(error)) if error.kind == ErrorKind::NotFound => Ok(()),
+        (true, _) => release(app, workspace, &session).await,
+        (false, _) => Ok(()),
+    };
+    let calls = stopped?;
+    released?;
+    Ok(Halted { session, calls })
+}
+
+/// Ends the work item of a session at once, and tells its worker.
+async fn release(app: &App, workspace: &WorkspaceId, session: &SessionId) -> Result<(), StoreError> {
+    let outcome = app
+        .store
+        .stop_work_of_session(workspace, session, true, StoppedBy::Operator, Time::now())
+        .await?;
+    if let Some(outcome) = outcome
+        && outcome.next.is_some()
+    {
+        app.bells.ring(&outcome.work.environment_id);
+    }
+    app.changes.ring(Changed::Session(session.clone()));
+    Ok(())
+}
