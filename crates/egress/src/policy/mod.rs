@@ -97,13 +97,19 @@ impl Policy {
     }
 
     fn of(layers: Vec<Arc<Layer>>) -> Policy {
-        let form: Vec<&str> = layers.iter().map(|layer| layer.canonical.as_str()).collect();
-        let hash = Hash::of(format!("outwork-policy-1\n{}", form.join("\n")).as_bytes());
-        Policy {
+        let mut policy = Policy {
             layers: layers.into(),
-            hash,
+            hash: Hash::ZERO,
             unchecked: false,
-        }
+        };
+        policy.hash = Hash::of(policy.canonical().as_bytes());
+        policy
+    }
+
+    /// The policy in its one form: the text that [`hash`](Policy::hash) is of. Kept with records, it says what they mean.
+    pub fn canonical(&self) -> String {
+        let form: Vec<&str> = self.layers.iter().map(|layer| layer.canonical.as_str()).collect();
+        format!("outwork-policy-1\n{}", form.join("\n"))
     }
 
     /// SHA-256 of the policy in one form.
