@@ -73,6 +73,21 @@ pub(crate) enum SessionEnd {
     Refused(ClientError),
 }
 
+impl SessionEnd {
+    /// For the record of it.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Over => "the session is over",
+            Self::Idle => "it rested",
+            Self::Drained => "the worker ends",
+            Self::Stopped(BoundaryStop::Graceful) | Self::Lease(LeaseEnd::Stopping) => "the server wanted it stopped",
+            Self::Stopped(BoundaryStop::Forced) | Self::Lease(LeaseEnd::Stopped) => "the server stopped it by force",
+            Self::Lease(_) => "the lease was lost",
+            Self::Refused(_) => "the server refuses it",
+        }
+    }
+}
+
 /// Serves the session until there is a reason to end. Its sandbox is gone when this returns.
 pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
     let feed = feed(options.client.clone(), options.session_id.clone());
@@ -420,7 +435,7 @@ impl Runner {
                 );
             }
         }
-        boundary.ended(&format!("{end:?}"), matches!(end, SessionEnd::Over)).await;
+        boundary.ended(end.reason(), matches!(end, SessionEnd::Over), !lost).await;
     }
 
     async fn answer_all(&mut self) {

@@ -2,7 +2,7 @@
 
 use outwork_egress::Document;
 use outwork_egress::secret::Locations;
-use outwork_ledger::{Decision, Kind};
+use outwork_ledger::{Decision, Hash, Kind};
 use outwork_sandbox::worker::{SecretSource, WorkerSecret};
 use serde_json::{Value, json};
 
@@ -54,6 +54,14 @@ async fn an_environment_opens_what_it_names() {
     assert!(said.ends_with(" 000") || said.contains("403"), "{said}");
     assert!(!world.internet.asked.lock().unwrap().contains(&"other.test.example".to_owned()));
     let records = world.records().await;
+    // The server has them, too.
+    let handed = world.plane.script().own.as_ref().unwrap().evidence.clone();
+    let (records_at, policies) = handed.split_last().unwrap();
+    assert!(records_at.0 == "records" && policies.iter().all(|(part, _)| part == "policy"));
+    let report = outwork_ledger::verify_bundle(&records_at.1[..], &outwork_ledger::Expect::any_key()).unwrap();
+    assert!(report.is_sound() && report.records == records.len() as u64);
+    let known: Vec<Hash> = policies.iter().map(|(_, text)| Hash::of(text)).collect();
+    assert!(records.iter().filter_map(|record| record.policy_hash).all(|hash| known.contains(&hash)));
     let agent = records.iter().find_map(|record| record.agent.as_ref()).unwrap();
     assert_eq!((agent.id.as_str(), agent.version), ("agent_1", Some(3)));
     let allowed = of_kind(&records, Kind::Connection);

@@ -23,6 +23,8 @@ pub struct Own {
     pub outputs: Vec<(String, Vec<u8>)>,
     /// Path and reason.
     pub refused: Vec<(String, String)>,
+    /// Part and bytes.
+    pub evidence: Vec<(String, Vec<u8>)>,
     /// Statuses for the next questions for the boundary, and for the next results.
     pub boundary_status: VecDeque<u16>,
     pub output_status: VecDeque<u16>,
@@ -65,6 +67,10 @@ pub async fn answer(script: &Shared, changed: &watch::Sender<u64>, seen: &Seen, 
             Some(bytes) => bytes.clone().into_response(),
             None => fail(404, "no such file"),
         },
+        ("POST", [.., "evidence"]) => {
+            own.evidence.push((seen.query["part"].clone(), body.to_vec()));
+            ok(&json!({"type": "evidence_part"}))
+        }
         ("POST", [.., "outputs"]) => {
             if let Some(status) = own.output_status.pop_front() {
                 return fail(status, "not now");

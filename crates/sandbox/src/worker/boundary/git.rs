@@ -139,6 +139,7 @@ async fn clone(
     let hand = hand.map_err(|error| fail(error.to_string()))?;
     let _registered = boundary.machine.register(&boundary.session, &hand)?;
     let fence = hand.take_fence().ok_or(BoundaryError::NoFence)?;
+    boundary.journal.policy_known(&rules.policy);
     let mut options = boundary.egress_options(fence, rules.policy, authority)?;
     options.secrets = secrets.set;
     let egress = Egress::start(options).map_err(BoundaryError::Egress)?;

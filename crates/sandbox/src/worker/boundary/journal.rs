@@ -3,10 +3,11 @@
 //!
 //! What has to be recorded before it happens is refused if the ledger does not take the record.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outwork_egress::Labels;
+use outwork_egress::{Labels, Policy};
 use outwork_ledger::{Decision, Hash, Kind, Ledger, Record, Scope, Stop};
 use outwork_wire::Time;
 use serde_json::Value;
@@ -23,22 +24,27 @@ pub(crate) struct Journal {
     marks: Mutex<Marks>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Marks {
     labels: Labels,
     policy: Option<Hash>,
+    /// Every policy that records name, in its one form.
+    policies: HashMap<Hash, String>,
 }
 
 impl Journal {
     pub fn new(ledger: Ledger, labels: Labels) -> Self {
         Self {
             ledger,
-            marks: Mutex::new(Marks { labels, policy: None }),
+            marks: Mutex::new(Marks {
+                labels,
+                ..Marks::default()
+            }),
         }
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // Replaced whole, so it is whole even after a panic.
+        // Fields are replaced one by one, each of them whole, so it is whole even after a panic.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -51,7 +57,10 @@ impl Journal {
     }
 
     fn record(&self, kind: Kind) -> Record {
-        let Marks { labels, policy } = self.marks().clone();
+        let (labels, policy) = {
+            let marks = self.marks();
+            (marks.labels.clone(), marks.policy)
+        };
         let mut record = Record::new(kind, Time::now());
         record.workspace = labels.workspace;
         record.environment = labels.environment;
@@ -89,13 +98,26 @@ impl Journal {
     }
 
     /// A policy holds from here on.
-    pub async fn policy_applied(&self, policy: Hash) -> Result<(), BoundaryError> {
-        if self.marks().policy == Some(policy) {
+    pub async fn policy_applied(&self, policy: &Policy) -> Result<(), BoundaryError> {
+        let hash = policy.hash();
+        if self.marks().policy == Some(hash) {
             return Ok(());
         }
-        self.must(self.record(Kind::PolicyApplied).policy_hash(policy)).await?;
-        self.marks().policy = Some(policy);
+        self.policy_known(policy);
+        self.must(self.record(Kind::PolicyApplied).policy_hash(hash)).await?;
+        self.marks().policy = Some(hash);
         Ok(())
+    }
+
+    /// Records are going to name a policy.
+    pub fn policy_known(&self, policy: &Policy) {
+        let mut marks = self.marks();
+        marks.policies.entry(policy.hash()).or_insert_with(|| policy.canonical());
+    }
+
+    /// Every policy that records name, in its one form.
+    pub fn policies(&self) -> Vec<String> {
+        self.marks().policies.values().cloned().collect()
     }
 
     /// A sandbox begins.

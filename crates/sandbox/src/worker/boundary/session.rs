@@ -12,6 +12,7 @@ use std::time::Duration;
 use outwork_client::{BoundaryStop, Client};
 use outwork_egress::secret::SecretSet;
 use outwork_egress::{Egress, Handle, Labels, LedgerEvidence, Options, Policy, SessionAuthority};
+use outwork_ledger::Filter;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -34,6 +35,8 @@ use crate::{Fence, Isolation, Network};
 const PREPARING: Duration = Duration::from_secs(1800);
 /// The shortest time between two questions that the server did not hold.
 const BREATH: Duration = Duration::from_secs(1);
+/// How long the records of a session may take to be handed over.
+const HANDING_OVER: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What a session's boundary is made from.
@@ -248,7 +251,7 @@ impl Boundary {
 
     /// Puts a policy and secrets in force where a sandbox stands. It is recorded before it holds.
     async fn enforce(&self, policy: &Policy, secrets: &SecretSet) -> Result<(), BoundaryError> {
-        self.journal.policy_applied(policy.hash()).await?;
+        self.journal.policy_applied(policy).await?;
         if let Some(egress) = &self.live().egress {
             egress.set_secrets(secrets.clone());
             egress.set_policy(policy.clone());
@@ -316,9 +319,22 @@ impl Boundary {
     }
 
     /// The session is not served any more. Of one that is over, nothing is kept but what must be sent.
-    pub async fn ended(&self, reason: &str, over: bool) {
+    ///
+    /// What the ledger has of it is handed over if the server takes it, and if it may: an item that is another worker's
+    /// is left alone.
+    pub async fn ended(&self, reason: &str, over: bool, may_send: bool) {
         self.live().follower = None;
         self.journal.session_ended(reason).await;
+        let knows = self.live().plan.as_ref().is_some_and(|plan| plan.hash.is_some());
+        if may_send && knows {
+            match tokio::time::timeout(HANDING_OVER, self.hand_over()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => {
+                    tracing::warn!(session = self.session, reason, "records were not handed over; the ledger keeps them");
+                }
+                Err(_) => tracing::warn!(session = self.session, "records were not handed over in time"),
+            }
+        }
         if over && self.outputs.is_sent() {
             let folder = self.folder.clone();
             let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
@@ -326,6 +342,27 @@ impl Boundary {
                 tracing::warn!(session = self.session, %error, "the worker's folder of the session is left behind");
             }
         }
+    }
+
+    async fn hand_over(&self) -> Result<(), String> {
+        let (ledger, session) = (self.machine.ledger.clone(), self.session.clone());
+        let bundle = tokio::task::spawn_blocking(move || {
+            let mut bundle = Vec::new();
+            ledger.export(&Filter::session(session), &mut bundle).map(|_| bundle)
+        });
+        let bundle = bundle.await.map_err(|error| error.to_string())?;
+        let bundle = bundle.map_err(|error| error.to_string())?;
+        let files = self.client.session_files(&self.session);
+        let policies = self.journal.policies().into_iter().map(|policy| ("policy", policy.into_bytes()));
+        for (part, bytes) in policies.chain([("records", bundle)]) {
+            match files.add_evidence(part, bytes).await {
+                Ok(_) => {}
+                // A server that takes none.
+                Err(error) if error.status() == Some(404) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
     }
 
     /// Ends every sandbox of the session at once.
@@ -373,7 +410,7 @@ impl Boundary {
         self.live().broken = Some(reason.to_string());
         let nothing = Policy::nothing();
         // Shut even if it cannot be recorded.
-        let _ = self.journal.policy_applied(nothing.hash()).await;
+        let _ = self.journal.policy_applied(&nothing).await;
         if let Some(egress) = &self.live().egress {
             egress.set_policy(nothing);
             egress.set_secrets(SecretSet::empty());
