@@ -58,7 +58,7 @@ async fn an_environment_opens_what_it_names() {
     let handed = world.plane.script().own.as_ref().unwrap().evidence.clone();
     let (records_at, policies) = handed.split_last().unwrap();
     assert!(records_at.0 == "records" && policies.iter().all(|(part, _)| part == "policy"));
-    let report = outwork_ledger::verify_bundle(&records_at.1[..], &outwork_ledger::Expect::any_key()).unwrap();
+    let report = outwork_ledger::verify_bundle(&records_at.1[..], "records", &outwork_ledger::Expect::any_key(), |_, _| {}).unwrap();
     assert!(report.is_sound() && report.records == records.len() as u64);
     let known: Vec<Hash> = policies.iter().map(|(_, text)| Hash::of(text)).collect();
     assert!(records.iter().filter_map(|record| record.policy_hash).all(|hash| known.contains(&hash)));
