@@ -29,31 +29,31 @@ use internet::Internet;
 use plane::own::Own;
 use plane::{ENVIRONMENT, KEY, Plane};
 
-pub const SESSION: &str = "sesn_1";
+pub(crate) const SESSION: &str = "sesn_1";
 
 /// A server, an internet, and a worker between them.
-pub struct World {
-    pub plane: Plane,
-    pub internet: Arc<Internet>,
-    pub folder: TempDir,
-    pub state: TempDir,
-    pub stop: Stop,
+pub(crate) struct World {
+    pub(crate) plane: Plane,
+    pub(crate) internet: Arc<Internet>,
+    pub(crate) folder: TempDir,
+    pub(crate) state: TempDir,
+    pub(crate) stop: Stop,
     worker: JoinHandle<Result<Summary, WorkerError>>,
     calls: std::sync::atomic::AtomicU32,
 }
 
 /// Only what is named.
-pub fn limited(hosts: &[&str]) -> Value {
+pub(crate) fn limited(hosts: &[&str]) -> Value {
     json!({"type": "limited", "allowed_hosts": hosts, "allow_package_managers": false, "allow_mcp_servers": false})
 }
 
 impl World {
     /// With this project's server.
-    pub async fn new(own: Own) -> Self {
+    pub(crate) async fn new(own: Own) -> Self {
         Self::with(Some(own), |_| {}).await
     }
 
-    pub async fn with(own: Option<Own>, change: impl FnOnce(&mut BoundaryOptions)) -> Self {
+    pub(crate) async fn with(own: Option<Own>, change: impl FnOnce(&mut BoundaryOptions)) -> Self {
         let plane = Plane::start().await;
         plane.script().own = own;
         plane.offer("work_1", SESSION);
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// Starts the worker, the first time or again.
-    pub async fn start(&mut self, change: impl FnOnce(&mut BoundaryOptions)) {
+    pub(crate) async fn start(&mut self, change: impl FnOnce(&mut BoundaryOptions)) {
         self.stop = Stop::default();
         let mut service = ServiceOptions::new(&self.plane.base_url, self.folder.path());
         service.state_dir = Some(self.state.path().to_owned());
@@ -93,7 +93,7 @@ impl World {
     }
 
     /// Asks for a command, and does not wait for it.
-    pub fn ask(&self, command: &str) -> String {
+    pub(crate) fn ask(&self, command: &str) -> String {
         let number = self.calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let id = format!("call_{number}");
         self.plane.emit(
@@ -104,7 +104,7 @@ impl World {
     }
 
     /// What a call was answered with, and whether that is an error.
-    pub async fn answer(&self, id: &str) -> (bool, String) {
+    pub(crate) async fn answer(&self, id: &str) -> (bool, String) {
         let found = |script: &plane::Script| script.results().into_iter().find(|(call, ..)| call == id);
         self.plane.until("the call is answered", |script| found(script).is_some()).await;
         let (_, is_error, text) = found(&self.plane.script()).unwrap();
@@ -112,28 +112,28 @@ impl World {
     }
 
     /// What a command says.
-    pub async fn bash(&self, command: &str) -> String {
+    pub(crate) async fn bash(&self, command: &str) -> String {
         let id = self.ask(command);
         self.answer(&id).await.1
     }
 
     /// What a request says, with its status at the end.
-    pub async fn curl(&self, arguments: &str) -> String {
+    pub(crate) async fn curl(&self, arguments: &str) -> String {
         self.bash(&format!("curl -sS -m 20 -w ' %{{http_code}}' {arguments} 2>&1")).await
     }
 
     /// Changes what the server says of the session.
-    pub fn say(&self, change: impl FnOnce(&mut Own)) {
+    pub(crate) fn say(&self, change: impl FnOnce(&mut Own)) {
         self.plane.set(|script| change(script.own.as_mut().unwrap()));
     }
 
     /// The turn ends.
-    pub fn idle(&self) {
+    pub(crate) fn idle(&self) {
         let event = json!({"type": "session.status_idle", "id": "sevt_idle", "stop_reason": {"type": "end_turn"}});
         self.plane.emit(SESSION, event);
     }
 
-    pub fn until_own<'a>(
+    pub(crate) fn until_own<'a>(
         &'a self,
         what: &'a str,
         holds: impl Fn(&Own) -> bool + 'a,
@@ -143,25 +143,25 @@ impl World {
     }
 
     /// Ends the worker in order.
-    pub async fn end(&mut self) -> Summary {
+    pub(crate) async fn end(&mut self) -> Summary {
         self.stop.drain.cancel();
         self.ended().await
     }
 
     /// Waits for the worker's end.
-    pub async fn ended(&mut self) -> Summary {
+    pub(crate) async fn ended(&mut self) -> Summary {
         let ended = tokio::time::timeout(Duration::from_secs(30), &mut self.worker).await;
         ended.expect("the worker ends").unwrap().unwrap()
     }
 
     /// Ends the worker and gives its records, after they were verified.
-    pub async fn records(&mut self) -> Vec<Record> {
+    pub(crate) async fn records(&mut self) -> Vec<Record> {
         self.end().await;
         self.kept()
     }
 
     /// The records of a worker that has ended.
-    pub fn kept(&self) -> Vec<Record> {
+    pub(crate) fn kept(&self) -> Vec<Record> {
         let folder: PathBuf = self.state.path().join("ledger");
         let mut records = Vec::new();
         outwork_ledger::scan(&folder, &outwork_ledger::Filter::everything(), |_, record| records.push(record.clone())).unwrap();
@@ -173,6 +173,6 @@ impl World {
 }
 
 /// Records of one kind.
-pub fn of_kind(records: &[Record], kind: Kind) -> Vec<&Record> {
+pub(crate) fn of_kind(records: &[Record], kind: Kind) -> Vec<&Record> {
     records.iter().filter(|record| record.kind == kind).collect()
 }

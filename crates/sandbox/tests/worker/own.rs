@@ -30,6 +30,7 @@ pub struct Own {
     pub output_status: VecDeque<u16>,
 }
 
+#[allow(dead_code, reason = "the tests of the worker play another server")]
 impl Own {
     /// A session of an environment of this kind.
     pub fn of(environment: &str, networking: Value) -> Self {

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt};
 use outwork_client::{Client, Mount, MountKind};
 use outwork_ledger::Hash;
@@ -80,7 +81,10 @@ pub(crate) async fn bring(
     for path in [&files, &uploads] {
         make_folder(path).map_err(BoundaryError::folder(path))?;
     }
-    let fetched = wanted.iter().map(|file| fetch(client, journal, &files, file));
+    let mut fetched: Vec<BoxFuture<'_, _>> = Vec::with_capacity(wanted.len());
+    for file in &wanted {
+        fetched.push(Box::pin(fetch(client, journal, &files, file)));
+    }
     let () = futures_util::stream::iter(fetched)
         .buffer_unordered(AT_ONCE)
         .try_collect()

@@ -57,10 +57,16 @@ pub(crate) async fn get(
     how.allow_unpinned = source.allow_unpinned;
     how.credentials = source.credentials.clone();
     how.extra_roots.clone_from(&options.upstream_roots);
-    let images = tokio::task::spawn_blocking(move || Images::open(how)).await;
-    let images = images.map_err(|error| WorkerError::Isolation(error.to_string()))?.map_err(failed)?;
-    let image = images.get(&reference, &CancellationToken::new()).await.map_err(failed)?;
-    tracing::info!(image = %reference, digest = %image.digest, layers = image.layers.len(), "the image is here");
+    let name = reference.to_string();
+    // On a thread of its own: it verifies and unpacks, and nothing else is to be done meanwhile.
+    let runtime = tokio::runtime::Handle::current();
+    let prepare = move || {
+        let images = Images::open(how)?;
+        runtime.block_on(images.get(&reference, &CancellationToken::new()))
+    };
+    let image = tokio::task::spawn_blocking(prepare).await;
+    let image = image.map_err(|error| WorkerError::Isolation(error.to_string()))?.map_err(failed)?;
+    tracing::info!(image = name, digest = %image.digest, layers = image.layers.len(), "the image is here");
     Ok(Root {
         digest: image.digest.to_string(),
         // Here the base comes first.

@@ -22,7 +22,6 @@ mod secrets;
 mod session;
 
 pub use error::BoundaryError;
-pub(crate) use journal::Journal;
 pub(crate) use machine::{Machine, Registered};
 pub use options::{BoundaryOptions, ImageSource, OutputOptions, SecretSource, WorkerSecret};
 pub(crate) use session::{Boundary, Plan, Site, Standing};
