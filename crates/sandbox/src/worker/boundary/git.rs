@@ -132,7 +132,7 @@ async fn clone(
     let furnishing = Furnishing {
         network: Network::Fenced,
         env,
-        ca_pem: Some(authority.certificate_pem().to_owned()),
+        ca_pem: Some(boundary.trusted(&authority)),
         ..Furnishing::default()
     };
     let hand = boundary.provider.launch(workspace, &furnishing).await;

@@ -21,6 +21,11 @@ use crate::worker::hand::Hand;
 use crate::worker::state::StateFolder;
 use crate::{Isolation, trust};
 
+/// Certificates, and nothing that must not be seen inside.
+fn is_public(pem: &str) -> bool {
+    trust::is_pem(pem) && !pem.contains("PRIVATE KEY")
+}
+
 /// Shared by the boundaries of a worker.
 pub(crate) struct Machine {
     pub options: BoundaryOptions,
@@ -35,6 +40,9 @@ pub(crate) struct Machine {
     pub root: Root,
     /// What goes on after its session: results that are sent again.
     pub tasks: TaskTracker,
+    /// The owner's authorities, PEM. Connections that are not opened show their certificates to the sandbox, so it has to
+    /// trust them too.
+    pub upstream_roots: String,
     upstream: OnceLock<Arc<UpstreamTls>>,
     resolver: OnceLock<Arc<dyn Resolver>>,
     standing: Mutex<HashMap<u64, Standing>>,
@@ -77,6 +85,13 @@ impl Machine {
                     .to_owned(),
             });
         }
+        let roots = String::from_utf8(options.upstream_roots.join(&b'\n')).ok();
+        let Some(upstream_roots) = roots.filter(|pem| pem.is_empty() || is_public(pem)) else {
+            return Err(WorkerError::Option {
+                what: "upstream-ca-file",
+                reason: "it must hold certificates in PEM, and no key".to_owned(),
+            });
+        };
         super::outputs::check(&options.outputs)?;
         let ledger = state.ledger()?;
         Ok(Self {
@@ -87,6 +102,7 @@ impl Machine {
             worker,
             server_decides,
             root,
+            upstream_roots,
             tasks: TaskTracker::new(),
             upstream: OnceLock::new(),
             resolver: OnceLock::new(),
@@ -102,7 +118,7 @@ impl Machine {
             return Ok(upstream.clone());
         }
         let mut roots = system_roots();
-        for der in self.options.upstream_roots.iter().flat_map(|pem| trust::certificates(pem)) {
+        for der in trust::certificates(self.upstream_roots.as_bytes()) {
             let added = roots.add(der.into());
             added.map_err(|error| BoundaryError::Egress(outwork_egress::Error::Tls(error)))?;
         }

@@ -220,7 +220,7 @@ impl Boundary {
         }
         let fenced = rules.open || !secrets.set.is_empty();
         let ca_pem = match fenced {
-            true => Some(self.authority()?.certificate_pem().to_owned()),
+            true => Some(self.trusted(&*self.authority()?)),
             false => None,
         };
         Ok(Plan {
@@ -247,6 +247,11 @@ impl Boundary {
         }
         let made = Arc::new(SessionAuthority::make().map_err(BoundaryError::Egress)?);
         Ok(self.live().authority.get_or_insert(made).clone())
+    }
+
+    /// What a sandbox trusts besides its root filesystem's authorities.
+    pub fn trusted(&self, authority: &SessionAuthority) -> String {
+        format!("{}\n{}", authority.certificate_pem(), self.machine.upstream_roots)
     }
 
     /// Puts a policy and secrets in force where a sandbox stands. It is recorded before it holds.
