@@ -12,8 +12,8 @@ use super::error::WorkerError;
 use super::hand::{Furnishing, Hand, HandFuture, Provider};
 use super::options::ServiceOptions;
 use crate::{
-    Fence, Isolation, Launcher, LauncherOptions, Limits, Report, Sandbox, SandboxError, SandboxOptions, ToolCall, ToolOutput,
-    probe,
+    Fence, Isolation, Launcher, LauncherOptions, Limits, Report, Sandbox, SandboxError, SandboxOptions, ToolCall,
+    ToolOutput, probe,
 };
 
 /// The sandboxes of this machine. Refuses where a step of the isolation is missing.

@@ -435,7 +435,9 @@ impl Runner {
                 );
             }
         }
-        boundary.ended(end.reason(), matches!(end, SessionEnd::Over), !lost).await;
+        boundary
+            .ended(end.reason(), matches!(end, SessionEnd::Over), !lost)
+            .await;
     }
 
     async fn answer_all(&mut self) {

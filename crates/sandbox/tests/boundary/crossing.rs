@@ -35,10 +35,21 @@ async fn nothing_leaves_that_nobody_allowed() {
         let said = world.curl("https://api.test.example/").await;
         assert!(said.ends_with(" 000"), "{said}");
         // The cheapest sandbox: not even a name server is named.
-        assert_eq!(world.bash("grep -q nameserver /etc/resolv.conf && echo named || echo none").await, "none");
+        assert_eq!(
+            world
+                .bash("grep -q nameserver /etc/resolv.conf && echo named || echo none")
+                .await,
+            "none"
+        );
         assert!(world.internet.seen().is_empty() && world.internet.asked.lock().unwrap().is_empty());
         let records = world.records().await;
-        for kind in [Kind::SessionStart, Kind::PolicyApplied, Kind::SandboxStart, Kind::SandboxEnd, Kind::SessionEnd] {
+        for kind in [
+            Kind::SessionStart,
+            Kind::PolicyApplied,
+            Kind::SandboxStart,
+            Kind::SandboxEnd,
+            Kind::SessionEnd,
+        ] {
             assert_eq!(of_kind(&records, kind).len(), 1, "{kind:?}");
         }
         assert_eq!(of_kind(&records, Kind::ToolCall).len(), 4, "before and after each call");
@@ -52,23 +63,46 @@ async fn an_environment_opens_what_it_names() {
     assert_eq!(said, "GET /one authorization= body= 200");
     let said = world.curl("https://other.test.example/").await;
     assert!(said.ends_with(" 000") || said.contains("403"), "{said}");
-    assert!(!world.internet.asked.lock().unwrap().contains(&"other.test.example".to_owned()));
+    assert!(
+        !world
+            .internet
+            .asked
+            .lock()
+            .unwrap()
+            .contains(&"other.test.example".to_owned())
+    );
     let records = world.records().await;
     // The server has them, too.
     let handed = world.plane.script().own.as_ref().unwrap().evidence.clone();
     let (records_at, policies) = handed.split_last().unwrap();
     assert!(records_at.0 == "records" && policies.iter().all(|(part, _)| part == "policy"));
-    let report = outwork_ledger::verify_bundle(&records_at.1[..], "records", &outwork_ledger::Expect::any_key(), |_, _| {}).unwrap();
+    let report = outwork_ledger::verify_bundle(
+        &records_at.1[..],
+        "records",
+        &outwork_ledger::Expect::any_key(),
+        |_, _| {},
+    )
+    .unwrap();
     assert!(report.is_sound() && report.records == records.len() as u64);
     let known: Vec<Hash> = policies.iter().map(|(_, text)| Hash::of(text)).collect();
-    assert!(records.iter().filter_map(|record| record.policy_hash).all(|hash| known.contains(&hash)));
+    assert!(
+        records
+            .iter()
+            .filter_map(|record| record.policy_hash)
+            .all(|hash| known.contains(&hash))
+    );
     let agent = records.iter().find_map(|record| record.agent.as_ref()).unwrap();
     assert_eq!((agent.id.as_str(), agent.version), ("agent_1", Some(3)));
     let allowed = of_kind(&records, Kind::Connection);
     assert!(allowed.iter().any(|record| record.decision == Some(Decision::Allowed)
         && record.destination.as_deref() == Some("api.test.example:443")));
-    assert!(records.iter().any(|record| record.decision == Some(Decision::Denied)
-        && record.destination.as_deref().is_some_and(|to| to.starts_with("other.test.example"))));
+    assert!(records.iter().any(|record| {
+        record.decision == Some(Decision::Denied)
+            && record
+                .destination
+                .as_deref()
+                .is_some_and(|to| to.starts_with("other.test.example"))
+    }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +129,9 @@ async fn a_credential_works_without_being_inside() {
     let mut own = Own::of("cloud", limited(&["api.test.example", "other.test.example"]));
     own.secrets["variables"] = json!([variable("API_KEY", VALUE, &["api.test.example"])]);
     let mut world = World::new(own).await;
-    let said = world.curl("-H \"Authorization: Bearer $API_KEY\" https://api.test.example/").await;
+    let said = world
+        .curl("-H \"Authorization: Bearer $API_KEY\" https://api.test.example/")
+        .await;
     let placeholder = world.bash("echo $API_KEY").await;
     assert_eq!(placeholder.len(), VALUE.len());
     assert!(placeholder != VALUE && placeholder.starts_with("sk-"), "{placeholder}");
@@ -106,17 +142,28 @@ async fn a_credential_works_without_being_inside() {
         format!("Bearer {VALUE}")
     );
     // Not to another host, not in a body.
-    let said = world.curl("-H \"Authorization: Bearer $API_KEY\" https://other.test.example/").await;
+    let said = world
+        .curl("-H \"Authorization: Bearer $API_KEY\" https://other.test.example/")
+        .await;
     assert!(said.contains("403") || said.contains("401"), "{said}");
     let said = world.curl("-d \"$API_KEY\" https://api.test.example/").await;
     assert!(said.ends_with("403"), "{said}");
     assert_eq!(world.internet.seen().len(), 1);
-    let found = world.bash(&format!("env | grep -c {VALUE}; grep -rl {VALUE} /proc/*/environ /workspace /tmp /etc 2>/dev/null")).await;
+    let found = world
+        .bash(&format!(
+            "env | grep -c {VALUE}; grep -rl {VALUE} /proc/*/environ /workspace /tmp /etc 2>/dev/null"
+        ))
+        .await;
     assert_eq!(found.trim(), "0");
     let records = world.records().await;
     let used = of_kind(&records, Kind::CredentialUse);
-    assert!(used.iter().any(|record| record.decision == Some(Decision::Allowed)
-        && record.credential.as_ref().is_some_and(|credential| credential.name.as_deref() == Some("API_KEY"))));
+    assert!(used.iter().any(|record| {
+        record.decision == Some(Decision::Allowed)
+            && record
+                .credential
+                .as_ref()
+                .is_some_and(|credential| credential.name.as_deref() == Some("API_KEY"))
+    }));
     assert!(!format!("{records:?}").contains(VALUE));
     let results = world.plane.results();
     assert!(!format!("{results:?}").contains(VALUE));
@@ -137,11 +184,16 @@ async fn the_workers_own_secrets_work_with_any_server() {
         boundary.policy = policy("[[allow]]\nhost = \"api.test.example\"\n");
         boundary.secrets = vec![
             secret("FROM_FILE", SecretSource::File(file.clone())),
-            secret("FROM_COMMAND", SecretSource::Command("printf 'command-%s' 0123456789".into())),
+            secret(
+                "FROM_COMMAND",
+                SecretSource::Command("printf 'command-%s' 0123456789".into()),
+            ),
         ];
     })
     .await;
-    world.curl("-H \"X-One: $FROM_FILE\" -H \"X-Two: $FROM_COMMAND\" https://api.test.example/").await;
+    world
+        .curl("-H \"X-One: $FROM_FILE\" -H \"X-Two: $FROM_COMMAND\" https://api.test.example/")
+        .await;
     let seen = world.internet.seen();
     assert_eq!(seen[0].headers["x-one"], "own-token-0123456789abcdef");
     assert_eq!(seen[0].headers["x-two"], "command-0123456789");
@@ -173,7 +225,9 @@ async fn a_change_holds_at_the_next_request() {
     let other = VALUE.replace("sk-live", "sk-next");
     world.say(|own| own.secrets["variables"] = json!([variable("API_KEY", &other, &["api.test.example"])]));
     for _ in 0..200 {
-        world.curl("-H \"Authorization: Bearer $API_KEY\" https://api.test.example/").await;
+        world
+            .curl("-H \"Authorization: Bearer $API_KEY\" https://api.test.example/")
+            .await;
         if world.internet.got(&other) {
             break;
         }
@@ -198,9 +252,15 @@ async fn a_network_can_come_to_a_session_that_had_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_runs_without_a_boundary() {
     for (what, own) in [
-        ("the network of the environment", Own::of("cloud", limited(&["https://not-a-host/"]))),
+        (
+            "the network of the environment",
+            Own::of("cloud", limited(&["https://not-a-host/"])),
+        ),
         ("environment: other", Own::of("other", Value::Null)),
-        ("networking", Own::of("cloud", json!({"type": "limited", "unknown": true}))),
+        (
+            "networking",
+            Own::of("cloud", json!({"type": "limited", "unknown": true})),
+        ),
         ("the credentials", {
             let mut own = Own::of("cloud", limited(&[]));
             own.secrets["variables"] = json!([variable("API_KEY", "short", &["api.test.example"])]);
@@ -215,7 +275,10 @@ async fn nothing_runs_without_a_boundary() {
         let world = World::new(own).await;
         let call = world.ask("touch ran");
         let (is_error, text) = world.answer(&call).await;
-        assert!(is_error && text.contains("nothing was run") && text.contains(what), "{what}: {text}");
+        assert!(
+            is_error && text.contains("nothing was run") && text.contains(what),
+            "{what}: {text}"
+        );
         assert!(!world.folder.path().join("ran").exists());
     }
 }

@@ -45,7 +45,9 @@ async fn files_are_where_they_belong_and_stay_as_they_are() {
         own.files.insert(id.to_owned(), bytes.to_vec());
     }
     let mut world = World::new(own).await;
-    let said = world.bash("cat /mnt/session/uploads/file_1 /workspace/data/two.txt /opt/three; ls /opt").await;
+    let said = world
+        .bash("cat /mnt/session/uploads/file_1 /workspace/data/two.txt /opt/three; ls /opt")
+        .await;
     assert_eq!(said, "one\ntwo\nthree\nthree");
     let said = world
         .bash("for f in /mnt/session/uploads/file_1 /workspace/data/two.txt /opt/three; do (echo x >> $f) 2>/dev/null && echo BREACH; rm -f $f 2>/dev/null; done; cat data/two.txt")
@@ -55,7 +57,8 @@ async fn files_are_where_they_belong_and_stay_as_they_are() {
     world.bash("X=1").await;
     world.say(|own| {
         own.files.insert("file_5".into(), b"five\n".to_vec());
-        own.mounts.push(file("file_5", "/mnt/session/uploads/file_5", b"five\n"));
+        own.mounts
+            .push(file("file_5", "/mnt/session/uploads/file_5", b"five\n"));
     });
     let said = world
         .bash("for i in $(seq 400); do [ -e /mnt/session/uploads/file_5 ] && break; sleep 0.05; done; cat /mnt/session/uploads/file_5; echo $X")
@@ -78,7 +81,10 @@ async fn a_file_with_other_bytes_is_not_used() {
     let world = World::new(own).await;
     let call = world.ask("touch ran");
     let (is_error, text) = world.answer(&call).await;
-    assert!(is_error && text.contains("/opt/one") && text.contains("other bytes"), "{text}");
+    assert!(
+        is_error && text.contains("/opt/one") && text.contains("other bytes"),
+        "{text}"
+    );
     assert!(!world.folder.path().join("ran").exists());
 }
 
@@ -86,7 +92,9 @@ async fn a_file_with_other_bytes_is_not_used() {
 async fn a_repository_is_cloned_and_pushed_without_its_token_inside() {
     let mut world = World::new(with_repository("/workspace/name", Value::Null)).await;
     let first = world.internet.repository("team/name");
-    let said = world.bash("cat name/read.me; git -C name rev-parse HEAD; git -C name branch --show-current").await;
+    let said = world
+        .bash("cat name/read.me; git -C name rev-parse HEAD; git -C name branch --show-current")
+        .await;
     assert_eq!(said, format!("on main\n{first}\nmain"));
     let said = world
         .bash("cd name && echo more > more && git add more && git -c user.name=a -c user.email=a@test.example commit -qm more && git push -q origin HEAD:pushed && git ls-remote origin pushed | cut -f2; cd ..")
@@ -101,7 +109,9 @@ async fn a_repository_is_cloned_and_pushed_without_its_token_inside() {
     assert_eq!(found.trim(), "0");
     // The rest of the host is closed.
     world.internet.repository("team/other");
-    let said = world.bash("git ls-remote https://git.test.example/team/other 2>&1 || true").await;
+    let said = world
+        .bash("git ls-remote https://git.test.example/team/other 2>&1 || true")
+        .await;
     assert!(!said.contains("refs/"), "{said}");
     let records = world.records().await;
     assert!(!format!("{records:?}").contains(GIT_TOKEN));
@@ -110,7 +120,11 @@ async fn a_repository_is_cloned_and_pushed_without_its_token_inside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn branches_and_commits_are_checked_out() {
-    let world = World::new(with_repository("/workspace/a/b", json!({"type": "branch", "name": "other"}))).await;
+    let world = World::new(with_repository(
+        "/workspace/a/b",
+        json!({"type": "branch", "name": "other"}),
+    ))
+    .await;
     world.internet.repository("team/name");
     assert_eq!(world.bash("cat a/b/read.me").await, "on other");
 
@@ -125,7 +139,12 @@ async fn branches_and_commits_are_checked_out() {
     // Outside of the workspace it can only be read.
     let world = World::new(with_repository("/opt/name", Value::Null)).await;
     world.internet.repository("team/name");
-    assert_eq!(world.bash("cat /opt/name/read.me; (: > /opt/name/x) 2>/dev/null || echo closed").await, "on main\nclosed");
+    assert_eq!(
+        world
+            .bash("cat /opt/name/read.me; (: > /opt/name/x) 2>/dev/null || echo closed")
+            .await,
+        "on main\nclosed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,12 +50,19 @@ impl Internet {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Its name must not be the servers' one, or theirs look like their own issuer's.
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "authority of the test");
         let authority = params.self_signed(&key).unwrap();
         let authority_pem = authority.pem();
         let issuer = Issuer::new(params, key);
         let names: Vec<String> = NAMES.iter().map(|(name, _)| (*name).to_owned()).collect();
         let leaf_key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(names).unwrap().signed_by(&leaf_key, &issuer).unwrap();
+        let leaf = CertificateParams::new(names)
+            .unwrap()
+            .signed_by(&leaf_key, &issuer)
+            .unwrap();
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialized_der().to_vec()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -79,7 +86,9 @@ impl Internet {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (acceptor, weak) = (acceptor.clone(), weak.clone());
                 tokio::spawn(async move {
-                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
                     let Some(internet) = weak.upgrade() else { return };
                     let Some(request) = read(&mut stream).await else { return };
                     let answer = internet.answer(request).await;
@@ -151,7 +160,10 @@ impl Internet {
         git(work.path(), &["checkout", "--quiet", "-b", "other"]);
         std::fs::write(work.path().join("read.me"), "on other\n").unwrap();
         git(work.path(), &["commit", "--quiet", "-am", "second"]);
-        git(work.path(), &["push", "--quiet", folder.to_str().unwrap(), "main", "other"]);
+        git(
+            work.path(),
+            &["push", "--quiet", folder.to_str().unwrap(), "main", "other"],
+        );
         first
     }
 }
@@ -175,7 +187,10 @@ async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<(Seen, Vec<u8>
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     let mut body = bytes.split_off(head + 4);
-    if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+    if headers
+        .get("transfer-encoding")
+        .is_some_and(|coding| coding == "chunked")
+    {
         while !body.ends_with(b"0\r\n\r\n") {
             if stream.read_buf(&mut body).await.ok()? == 0 {
                 return None;
@@ -183,7 +198,9 @@ async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<(Seen, Vec<u8>
         }
         body = unchunked(&body);
     }
-    let length: usize = headers.get("content-length").map_or(body.len(), |length| length.parse().unwrap());
+    let length: usize = headers
+        .get("content-length")
+        .map_or(body.len(), |length| length.parse().unwrap());
     while body.len() < length {
         if stream.read_buf(&mut body).await.ok()? == 0 {
             return None;
@@ -251,7 +268,11 @@ async fn git(root: &Path, seen: &Seen, body: &[u8]) -> (String, String, Vec<u8>)
             .find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned))
     };
     let status = field("Status").unwrap_or_else(|| "200 OK".to_owned());
-    (status, field("Content-Type").unwrap_or_default(), output[end + 4..].to_vec())
+    (
+        status,
+        field("Content-Type").unwrap_or_default(),
+        output[end + 4..].to_vec(),
+    )
 }
 
 impl Resolver for Internet {

@@ -106,7 +106,9 @@ impl World {
     /// What a call was answered with, and whether that is an error.
     pub(crate) async fn answer(&self, id: &str) -> (bool, String) {
         let found = |script: &plane::Script| script.results().into_iter().find(|(call, ..)| call == id);
-        self.plane.until("the call is answered", |script| found(script).is_some()).await;
+        self.plane
+            .until("the call is answered", |script| found(script).is_some())
+            .await;
         let (_, is_error, text) = found(&self.plane.script()).unwrap();
         (is_error, text)
     }
@@ -119,7 +121,8 @@ impl World {
 
     /// What a request says, with its status at the end.
     pub(crate) async fn curl(&self, arguments: &str) -> String {
-        self.bash(&format!("curl -sS -m 20 -w ' %{{http_code}}' {arguments} 2>&1")).await
+        self.bash(&format!("curl -sS -m 20 -w ' %{{http_code}}' {arguments} 2>&1"))
+            .await
     }
 
     /// Changes what the server says of the session.
@@ -164,7 +167,10 @@ impl World {
     pub(crate) fn kept(&self) -> Vec<Record> {
         let folder: PathBuf = self.state.path().join("ledger");
         let mut records = Vec::new();
-        outwork_ledger::scan(&folder, &outwork_ledger::Filter::everything(), |_, record| records.push(record.clone())).unwrap();
+        outwork_ledger::scan(&folder, &outwork_ledger::Filter::everything(), |_, record| {
+            records.push(record.clone())
+        })
+        .unwrap();
         for record in &records {
             assert!(record.missing().is_empty(), "{record:?}");
         }

@@ -12,9 +12,14 @@ const VALUE: &str = "sk-live-0123456789abcdefghijklmnop";
 async fn results_are_handed_over_when_a_turn_ends() {
     let mut world = World::new(Own::of("self_hosted", Value::Null)).await;
     world.bash("mkdir -p /mnt/session/outputs/deep; echo one > /mnt/session/outputs/one; echo two > /mnt/session/outputs/deep/two; ln -s /etc/passwd /mnt/session/outputs/link").await;
-    assert!(world.plane.script().own.as_ref().unwrap().outputs.is_empty(), "not before");
+    assert!(
+        world.plane.script().own.as_ref().unwrap().outputs.is_empty(),
+        "not before"
+    );
     world.idle();
-    world.until_own("both are there", |own| own.outputs.len() == 2 && own.refused.len() == 1).await;
+    world
+        .until_own("both are there", |own| own.outputs.len() == 2 && own.refused.len() == 1)
+        .await;
     {
         let script = world.plane.script();
         let own = script.own.as_ref().unwrap();
@@ -78,7 +83,13 @@ async fn what_may_not_leave_is_kept_back_with_the_reason() {
     }
     assert_eq!(refused.len(), 4);
     let denied = of_kind(&records, Kind::FileOut);
-    assert_eq!(denied.iter().filter(|record| record.decision == Some(Decision::Denied)).count(), 4);
+    assert_eq!(
+        denied
+            .iter()
+            .filter(|record| record.decision == Some(Decision::Denied))
+            .count(),
+        4
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +99,9 @@ async fn what_cannot_be_sent_is_kept_and_sent_later() {
     let mut world = World::new(own).await;
     world.bash("echo one > /mnt/session/outputs/one").await;
     world.idle();
-    world.until_own("it was sent after all", |own| own.outputs.len() == 1).await;
+    world
+        .until_own("it was sent after all", |own| own.outputs.len() == 1)
+        .await;
     // A worker that ends in the meantime: the next one sends it.
     world.say(|own| own.output_status.extend([503; 50]));
     world.bash("echo two > /mnt/session/outputs/two").await;
@@ -98,6 +111,10 @@ async fn what_cannot_be_sent_is_kept_and_sent_later() {
     world.say(|own| own.output_status.clear());
     world.plane.offer("work_2", crate::SESSION);
     world.start(|_| {}).await;
-    world.until_own("the next worker sends it", |own| own.outputs.iter().any(|(path, _)| path == "two")).await;
+    world
+        .until_own("the next worker sends it", |own| {
+            own.outputs.iter().any(|(path, _)| path == "two")
+        })
+        .await;
     world.end().await;
 }

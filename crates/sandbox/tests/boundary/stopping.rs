@@ -13,14 +13,18 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// Starts a call with a process whose command line is its own mark, and waits until it runs.
 async fn running(world: &World, mark: &str) -> String {
-    let call = world.ask(&format!("(exec -a {mark} sleep 1000) & setsid bash -c 'exec -a {mark} sleep 1001' & touch began; wait"));
+    let call = world.ask(&format!(
+        "(exec -a {mark} sleep 1000) & setsid bash -c 'exec -a {mark} sleep 1001' & touch began; wait"
+    ));
     let began = world.folder.path().join("began");
     let wait = async {
         while !began.exists() || count(mark) < 2 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the command begins");
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .expect("the command begins");
     call
 }
 
@@ -54,7 +58,10 @@ async fn a_halt_kills_every_sandbox_and_says_so() {
     let records = world.kept();
     let stops = of_kind(&records, Kind::Stop);
     let stop = stops[0].stop.as_ref().unwrap();
-    assert!(stop.forced && stop.scope == Scope::Worker && stop.ended == ["sesn_1"], "{stop:?}");
+    assert!(
+        stop.forced && stop.scope == Scope::Worker && stop.ended == ["sesn_1"],
+        "{stop:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,11 +73,17 @@ async fn the_server_stops_a_session_by_force() {
     let took = gone("force-mark", begun).await;
     println!("stop took {took:?}");
     assert!(took < AT_ONCE * 4, "{took:?}: even on a busy machine");
-    world.plane.until("the item is let go", |script| script.count("POST", "/stop") > 0).await;
+    world
+        .plane
+        .until("the item is let go", |script| script.count("POST", "/stop") > 0)
+        .await;
     let records = world.records().await;
     let stops = of_kind(&records, Kind::Stop);
     let stop = stops[0].stop.as_ref().unwrap();
-    assert!(stop.forced && stop.scope == Scope::Session && stop.ended == ["call_0", "sesn_1"], "{stop:?}");
+    assert!(
+        stop.forced && stop.scope == Scope::Session && stop.ended == ["call_0", "sesn_1"],
+        "{stop:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -156,7 +156,11 @@ async fn fetch(client: &Client, journal: &Journal, files: &Path, file: &Wanted<'
         return Ok(());
     }
     journal.file_in(file.place, Some(hash)).await?;
-    let mut from = client.files().download(file.id).await.map_err(|error| fail(error.to_string()))?;
+    let mut from = client
+        .files()
+        .download(file.id)
+        .await
+        .map_err(|error| fail(error.to_string()))?;
     let mut part = tempfile::Builder::new()
         .prefix("part-")
         .tempfile_in(files)
@@ -179,6 +183,11 @@ async fn fetch(client: &Client, journal: &Journal, files: &Path, file: &Wanted<'
         .set_permissions(readable)
         .and_then(|()| part.persist(&path).map_err(|error| error.error));
     placed.map_err(|error| fail(error.to_string()))?;
-    tracing::info!(file = file.id, place = file.place, bytes = file.size, "a file of the session is here");
+    tracing::info!(
+        file = file.id,
+        place = file.place,
+        bytes = file.size,
+        "a file of the session is here"
+    );
     Ok(())
 }

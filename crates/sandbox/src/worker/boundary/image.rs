@@ -65,7 +65,9 @@ pub(crate) async fn get(
         runtime.block_on(images.get(&reference, &CancellationToken::new()))
     };
     let image = tokio::task::spawn_blocking(prepare).await;
-    let image = image.map_err(|error| WorkerError::Isolation(error.to_string()))?.map_err(failed)?;
+    let image = image
+        .map_err(|error| WorkerError::Isolation(error.to_string()))?
+        .map_err(failed)?;
     tracing::info!(image = name, digest = %image.digest, layers = image.layers.len(), "the image is here");
     Ok(Root {
         digest: image.digest.to_string(),

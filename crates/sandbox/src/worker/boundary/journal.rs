@@ -112,7 +112,10 @@ impl Journal {
     /// Records are going to name a policy.
     pub fn policy_known(&self, policy: &Policy) {
         let mut marks = self.marks();
-        marks.policies.entry(policy.hash()).or_insert_with(|| policy.canonical());
+        marks
+            .policies
+            .entry(policy.hash())
+            .or_insert_with(|| policy.canonical());
     }
 
     /// Every policy that records name, in its one form.

@@ -194,7 +194,11 @@ impl Machine {
             processes: None,
         };
         let record = Record::new(Kind::Stop, Time::now()).worker(&self.worker);
-        let record = record.actor(actor).reason(reason).decision(Decision::Allowed).stop(stop);
+        let record = record
+            .actor(actor)
+            .reason(reason)
+            .decision(Decision::Allowed)
+            .stop(stop);
         if let Err(error) = self.ledger.append(record).await {
             tracing::error!(%error, "the halt was not recorded");
         }

@@ -101,7 +101,10 @@ impl WorkerSecret {
             }
             SecretSource::Command(line) => {
                 let mut command = tokio::process::Command::new("/bin/sh");
-                command.args(["-c", line]).stdin(std::process::Stdio::null()).kill_on_drop(true);
+                command
+                    .args(["-c", line])
+                    .stdin(std::process::Stdio::null())
+                    .kill_on_drop(true);
                 let output = tokio::time::timeout(COMMAND, command.output())
                     .await
                     .map_err(|_| fail(format!("its command took longer than {COMMAND:?}")))?

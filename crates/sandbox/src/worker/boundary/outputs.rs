@@ -147,7 +147,10 @@ impl Outputs {
                 reason: left.reason.clone(),
             };
             if seen.get(&left.path) != Some(&news) {
-                boundary.journal.file_kept_back(&left.path, None, "limits", &left.reason).await;
+                boundary
+                    .journal
+                    .file_kept_back(&left.path, None, "limits", &left.reason)
+                    .await;
                 self.put(&refusal(&left.path, None, left.reason))?;
                 seen.insert(left.path, news);
             }
@@ -169,13 +172,19 @@ impl Outputs {
         let path = file.path.clone();
         if self.allowed.as_ref().is_some_and(|allowed| !allowed.is_match(&path)) {
             let reason = "no pattern of the worker's outputs.allowed fits its path";
-            boundary.journal.file_kept_back(&path, None, "outputs.allowed", reason).await;
+            boundary
+                .journal
+                .file_kept_back(&path, None, "outputs.allowed", reason)
+                .await;
             return self.put(&refusal(&path, Some(file.size), reason.to_owned()));
         }
         let failed = || BoundaryError::folder(&self.spool);
         let (spool, secrets) = (self.spool.clone(), boundary.secrets());
         let copied = tokio::task::spawn_blocking(move || copy(file, &spool, &secrets)).await;
-        let copied = copied.map_err(std::io::Error::other).and_then(|copied| copied).map_err(failed())?;
+        let copied = copied
+            .map_err(std::io::Error::other)
+            .and_then(|copied| copied)
+            .map_err(failed())?;
         let hash = Hash::from_bytes(copied.sha256);
         let refused = match &copied.secret {
             Some(name) => Some(("secrets", format!("it contains the value of the credential {name}"))),
@@ -220,7 +229,14 @@ impl Outputs {
             return None;
         }
         let said = String::from_utf8_lossy(&output.stdout);
-        let first: String = said.lines().next().unwrap_or_default().trim().chars().take(SAID).collect();
+        let first: String = said
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .chars()
+            .take(SAID)
+            .collect();
         Some(match first.as_str() {
             "" => format!("the scan refused it ({})", output.status),
             first => format!("the scan refused it ({}): {first}", output.status),
@@ -228,7 +244,10 @@ impl Outputs {
     }
 
     fn put(&self, entry: &Entry) -> Result<(), BoundaryError> {
-        let name = tempfile::Builder::new().prefix("refused-").suffix(".name").tempfile_in(&self.spool);
+        let name = tempfile::Builder::new()
+            .prefix("refused-")
+            .suffix(".name")
+            .tempfile_in(&self.spool);
         let failed = || BoundaryError::folder(&self.spool);
         let name = name.map_err(failed())?;
         let name = name.path().file_name().map(PathBuf::from).unwrap_or_default();
@@ -241,7 +260,12 @@ impl Outputs {
         let (session, journal) = (boundary.session.clone(), boundary.journal.clone());
         boundary.machine.tasks.spawn(async move {
             for attempt in 1.. {
-                tokio::time::sleep(backoff::half_to_full(backoff::doubling(FIRST_WAIT, attempt, LONGEST_WAIT))).await;
+                tokio::time::sleep(backoff::half_to_full(backoff::doubling(
+                    FIRST_WAIT,
+                    attempt,
+                    LONGEST_WAIT,
+                )))
+                .await;
                 match send_all(&spool, &client, &session, &journal).await {
                     Ok(()) => return,
                     Err(error) if error.is_permanent() => {
@@ -286,7 +310,10 @@ struct Copied {
 fn copy(file: OutputFile, spool: &Path, secrets: &SecretSet) -> std::io::Result<Copied> {
     let (size, path) = (file.size, file.path.clone());
     let mut from = file.into_file().take(size + 1);
-    let mut data = tempfile::Builder::new().prefix("output-").suffix(".data").tempfile_in(spool)?;
+    let mut data = tempfile::Builder::new()
+        .prefix("output-")
+        .suffix(".data")
+        .tempfile_in(spool)?;
     let mut scrubber = secrets
         .scrubber("", Fit::Exact, &Limits::default())
         .map_err(std::io::Error::other)?;
@@ -386,11 +413,20 @@ async fn send(
     let name = entry.path.rsplit('/').next().unwrap_or(&entry.path);
     let upload = Upload::file(data).await?.named(name);
     let answer = files.add_output(&entry.path, sha256, upload).await?;
-    let place = answer["file_id"].as_str().or(answer["id"].as_str()).unwrap_or("the server");
+    let place = answer["file_id"]
+        .as_str()
+        .or(answer["id"].as_str())
+        .unwrap_or("the server");
     if let Ok(hash) = sha256.parse() {
         journal.file_is_out(&entry.path, hash, place).await;
     }
-    tracing::info!(session, path = entry.path, size = entry.size, place, "a result was handed over");
+    tracing::info!(
+        session,
+        path = entry.path,
+        size = entry.size,
+        place,
+        "a result was handed over"
+    );
     Ok(())
 }
 

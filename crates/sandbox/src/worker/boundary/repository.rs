@@ -99,7 +99,8 @@ impl Repository {
             Some(checkout) => {
                 let text = |name: &str| {
                     let text = checkout[name].as_str().filter(|text| plain(text) && !text.is_empty());
-                    text.map(str::to_owned).ok_or_else(|| wrong("its checkout is not known"))
+                    text.map(str::to_owned)
+                        .ok_or_else(|| wrong("its checkout is not known"))
                 };
                 match checkout["type"].as_str() {
                     Some("branch") => Checkout::Branch(text("name")?),
@@ -188,7 +189,8 @@ mod tests {
 
     #[test]
     fn what_is_checked_out() {
-        let read = |checkout: Value| Repository::read("r", "https://g.example/a", "/workspace/x", Some(&checkout), false);
+        let read =
+            |checkout: Value| Repository::read("r", "https://g.example/a", "/workspace/x", Some(&checkout), false);
         let of = |checkout| read(checkout).map(|repository| repository.checkout).ok();
         assert_eq!(of(Value::Null), Some(Checkout::Default));
         let branch = of(json!({"type": "branch", "name": "main"}));

@@ -1,9 +1,9 @@
 //! Which policy holds for a session: what its environment says and what the worker's owner says, and never more than
 //! either.
 
+use outwork_egress::policy::HostPattern;
 use outwork_egress::policy::document::RuleText;
 use outwork_egress::policy::text::Ports;
-use outwork_egress::policy::HostPattern;
 use outwork_egress::{Document, Policy, narrower};
 
 use super::error::BoundaryError;
@@ -48,19 +48,28 @@ impl Rules {
 
 /// The policy of a session's sandbox. A session of a `cloud` environment may reach what that says, and its own
 /// repositories; any other what the worker's owner allows, which is nothing if there is no policy.
+///
+/// If the session has secrets, TLS is opened for every host: a placeholder on its way to one that it is not for is then
+/// seen, blocked and recorded.
 pub(crate) fn of_session(
     said: Option<&Said>,
     own: Option<&Document>,
     repositories: &[Repository],
+    has_secrets: bool,
 ) -> Result<Rules, BoundaryError> {
     let mcp = said.map_or(&[][..], |said| &said.mcp_hosts);
-    let own = own.map(|document| Rules::of("worker", document, mcp));
+    let own = own.map(|document| {
+        let mut document = document.clone();
+        document.inspect |= has_secrets;
+        Rules::of("worker", &document, mcp)
+    });
     match said {
         Some(said) if said.kind == Kind::Cloud => {
             let mut document = match &said.networking {
                 Some(networking) => networking.document().map_err(BoundaryError::Policy)?,
                 None => Document::default(),
             };
+            document.inspect |= has_secrets;
             document.allow.extend(repositories.iter().map(rule));
             Ok(Rules::of("environment", &document, mcp).narrower(own))
         }
@@ -87,7 +96,11 @@ pub(crate) fn of_repository(said: Option<&Said>, own: Option<&Document>, reposit
 fn rule(repository: &Repository) -> RuleText {
     let name = format!("repository {}", repository.id);
     let mut rule = RuleText::hosts(name, vec![repository.host.clone()], vec![Ports::one(repository.port)]);
-    rule.paths = repository.paths().iter().map(|path| format!("{}/**", literal(path))).collect();
+    rule.paths = repository
+        .paths()
+        .iter()
+        .map(|path| format!("{}/**", literal(path)))
+        .collect();
     rule
 }
 
@@ -144,8 +157,8 @@ mod tests {
     fn the_narrower_wins_and_nothing_is_what_nobody_said() {
         let cloud = said(Kind::Cloud, limited(&["a.example", "b.example"], true));
         let policy = own("[[allow]]\nhost = [\"a.example\", \"c.example\"]");
-        let both = of_session(Some(&cloud), Some(&policy), &[]).unwrap();
-        let alone = of_session(Some(&cloud), None, &[]).unwrap();
+        let both = of_session(Some(&cloud), Some(&policy), &[], false).unwrap();
+        let alone = of_session(Some(&cloud), None, &[], false).unwrap();
         for (host, port, by_both, by_one) in [
             ("a.example", 443, true, true),
             ("b.example", 443, false, true),
@@ -156,15 +169,15 @@ mod tests {
             assert_eq!(allows(&alone, host, port, "/"), by_one, "{host}");
         }
         assert!(both.open && alone.open);
-        let hosted = of_session(Some(&said(Kind::SelfHosted, None)), None, &[]).unwrap();
+        let hosted = of_session(Some(&said(Kind::SelfHosted, None)), None, &[], false).unwrap();
         assert!(!hosted.open && !allows(&hosted, "a.example", 443, "/"));
-        let unknown = of_session(None, Some(&policy), &[]).unwrap();
+        let unknown = of_session(None, Some(&policy), &[], false).unwrap();
         assert!(unknown.open && allows(&unknown, "c.example", 443, "/"));
         for closed in [
-            of_session(None, None, &[]).unwrap(),
-            of_session(Some(&said(Kind::Cloud, None)), None, &[]).unwrap(),
-            of_session(Some(&said(Kind::Cloud, limited(&[], false))), None, &[]).unwrap(),
-            of_session(Some(&cloud), Some(&Document::default()), &[]).unwrap(),
+            of_session(None, None, &[], false).unwrap(),
+            of_session(Some(&said(Kind::Cloud, None)), None, &[], false).unwrap(),
+            of_session(Some(&said(Kind::Cloud, limited(&[], false))), None, &[], false).unwrap(),
+            of_session(Some(&cloud), Some(&Document::default()), &[], false).unwrap(),
         ] {
             assert!(!closed.open && !allows(&closed, "a.example", 443, "/"));
         }
@@ -172,11 +185,17 @@ mod tests {
 
     #[test]
     fn a_repository_opens_its_own_part_of_its_host() {
-        let repository = Repository::read("sesrsc_1", "https://git.example/team/na[m]e", "/workspace/name", None, true);
+        let repository = Repository::read(
+            "sesrsc_1",
+            "https://git.example/team/na[m]e",
+            "/workspace/name",
+            None,
+            true,
+        );
         let repository = repository.unwrap();
         let cloud = said(Kind::Cloud, limited(&[], false));
         for rules in [
-            of_session(Some(&cloud), None, std::slice::from_ref(&repository)).unwrap(),
+            of_session(Some(&cloud), None, std::slice::from_ref(&repository), true).unwrap(),
             of_repository(Some(&cloud), None, &repository),
         ] {
             assert!(rules.open);

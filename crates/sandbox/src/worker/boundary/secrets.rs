@@ -97,10 +97,7 @@ pub(crate) fn of_one_repository(
         None => (Vec::new(), Vec::new()),
     };
     let set = SecretSet::new(specs).map_err(|error| BoundaryError::Secrets(error.to_string()))?;
-    Ok(Secrets {
-        set,
-        env: git_env(git),
-    })
+    Ok(Secrets { set, env: git_env(git) })
 }
 
 fn of_variable(variable: &SessionVariable, placeholders: &mut Placeholders) -> Result<SecretSpec, BoundaryError> {
@@ -143,7 +140,10 @@ fn of_repository(
     let placeholder = placeholders.of(&name, &token.token);
     let host = repository.host.to_string();
     let settings = repository.git_settings(&placeholder);
-    Some((SecretSpec::new(name, token.token.clone(), placeholder, vec![host]), settings))
+    Some((
+        SecretSpec::new(name, token.token.clone(), placeholder, vec![host]),
+        settings,
+    ))
 }
 
 /// Settings as git takes them from its environment: nothing is written anywhere.
@@ -201,7 +201,11 @@ mod tests {
         let names: Vec<&str> = made.env.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[..3], ["API_KEY", "OWN", "GIT_CONFIG_COUNT"]);
         let text = format!("{:?}", made.env);
-        for value in ["sk-live-0123456789abcdef", "own-value-0123456789", "ghp_abcdefghijklmnop"] {
+        for value in [
+            "sk-live-0123456789abcdef",
+            "own-value-0123456789",
+            "ghp_abcdefghijklmnop",
+        ] {
             assert_eq!(made.set.scrub_text(&text).1, 0);
             assert!(!text.contains(value));
         }

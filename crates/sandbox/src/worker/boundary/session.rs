@@ -140,7 +140,9 @@ impl Boundary {
     /// The secrets of the moment, to look for them in what leaves.
     pub fn secrets(&self) -> SecretSet {
         let live = self.live();
-        live.plan.as_ref().map_or_else(SecretSet::empty, |plan| plan.secrets.clone())
+        live.plan
+            .as_ref()
+            .map_or_else(SecretSet::empty, |plan| plan.secrets.clone())
     }
 
     /// Whether the server takes outputs.
@@ -190,7 +192,7 @@ impl Boundary {
         let repositories = Repository::among(&answers.mounts)?;
         let own_secrets = self.machine.own_secrets().await?;
         let secrets = secrets::of_session(given, &own_secrets, &repositories, placeholders)?;
-        let rules = rules::of_session(said, own, &repositories)?;
+        let rules = rules::of_session(said, own, &repositories, !secrets.set.is_empty())?;
         if self.machine.isolation == Isolation::None {
             without_isolation(answers, &secrets.set)?;
             return Ok(Plan {
@@ -335,7 +337,11 @@ impl Boundary {
             match tokio::time::timeout(HANDING_OVER, self.hand_over()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => {
-                    tracing::warn!(session = self.session, reason, "records were not handed over; the ledger keeps them");
+                    tracing::warn!(
+                        session = self.session,
+                        reason,
+                        "records were not handed over; the ledger keeps them"
+                    );
                 }
                 Err(_) => tracing::warn!(session = self.session, "records were not handed over in time"),
             }
@@ -358,7 +364,11 @@ impl Boundary {
         let bundle = bundle.await.map_err(|error| error.to_string())?;
         let bundle = bundle.map_err(|error| error.to_string())?;
         let files = self.client.session_files(&self.session);
-        let policies = self.journal.policies().into_iter().map(|policy| ("policy", policy.into_bytes()));
+        let policies = self
+            .journal
+            .policies()
+            .into_iter()
+            .map(|policy| ("policy", policy.into_bytes()));
         for (part, bytes) in policies.chain([("records", bundle)]) {
             match files.add_evidence(part, bytes).await {
                 Ok(_) => {}
@@ -400,7 +410,9 @@ impl Boundary {
         let known = self.live().plan.clone();
         if let Some(known) = known {
             // The policy holds at once; the rest is asked for.
-            let rules = rules::of_session(Some(&said), self.machine.options.policy.as_ref(), &known.repositories)?;
+            let own = self.machine.options.policy.as_ref();
+            let has_secrets = !known.secrets.is_empty();
+            let rules = rules::of_session(Some(&said), own, &known.repositories, has_secrets)?;
             if rules.policy.hash() != known.rules.policy.hash() {
                 self.enforce(&rules.policy, &known.secrets).await?;
             }
