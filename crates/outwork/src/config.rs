@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outwork_plane::{
-    FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, PromptOptions, RetryPolicy, TunnelOptions,
+    FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, PromptOptions, RetryPolicy,
+    TunnelOptions,
 };
 use secrecy::SecretString;
 
@@ -234,7 +235,11 @@ pub(crate) fn data_dir(given: Option<PathBuf>, config: Option<&Path>, environmen
 }
 
 /// The folder of the ledger of a server with these flags.
-pub(crate) fn ledger_dir(given: Option<PathBuf>, config: Option<&Path>, environment: Environment<'_>) -> Result<PathBuf> {
+pub(crate) fn ledger_dir(
+    given: Option<PathBuf>,
+    config: Option<&Path>,
+    environment: Environment<'_>,
+) -> Result<PathBuf> {
     match ledger::resolve(&settings::read(config)?.ledger)?.dir {
         Some(folder) => Ok(folder),
         None => Ok(data_dir(given, config, environment)?.join("ledger")),

@@ -29,14 +29,19 @@ pub(crate) async fn evidence(args: EvidenceArgs) -> Result<Exit> {
 async fn fetch(args: EvidenceArgs) -> Result<Exit> {
     let session = args.session.context("name a session")?;
     let client = connection::client(&args.common.connection, &process_environment)?;
-    let to = args.file.unwrap_or_else(|| PathBuf::from(format!("{session}.evidence.jsonl")));
+    let to = args
+        .file
+        .unwrap_or_else(|| PathBuf::from(format!("{session}.evidence.jsonl")));
     if to.as_os_str() == "-" {
         let made = client.session_files(session).evidence().await?;
         made.write_to(&mut tokio::io::stdout()).await?;
         return Ok(Exit::Done);
     }
     if !args.force && to.exists() {
-        bail!("{} is there already: give --force to replace it, or --output", to.display());
+        bail!(
+            "{} is there already: give --force to replace it, or --output",
+            to.display()
+        );
     }
     let made = client.session_files(session.as_str()).evidence().await?;
     let key = made.header("outwork-ledger-key").map(str::to_owned);
@@ -147,7 +152,10 @@ fn tell(found: &Evidence, any_key: bool) {
     for part in &found.ledgers {
         println!("ledger {}: {} records", part.name, part.records);
     }
-    println!("{} events, {} calls the same in the log and in a ledger", found.events, found.calls_matched);
+    println!(
+        "{} events, {} calls the same in the log and in a ledger",
+        found.events, found.calls_matched
+    );
     for finding in &found.findings {
         println!("finding: {finding}");
     }
@@ -220,7 +228,10 @@ fn folder(place: &LedgerPlace) -> Result<PathBuf> {
         None => config::ledger_dir(place.data_dir.clone(), place.config.as_deref(), &process_environment)?,
     };
     if !folder.is_dir() {
-        bail!("there is no ledger in {}: the server makes it when it starts", folder.display());
+        bail!(
+            "there is no ledger in {}: the server makes it when it starts",
+            folder.display()
+        );
     }
     Ok(folder)
 }

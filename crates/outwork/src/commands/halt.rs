@@ -35,7 +35,10 @@ pub(crate) async fn halt(args: HaltArgs) -> Result<Exit> {
             (_, false) => "interrupted",
         };
         let id = sanitize::line(&text(session, "/session_id"));
-        println!("{id}: {how}, with {calls} open call{}", if calls == 1 { "" } else { "s" });
+        println!(
+            "{id}: {how}, with {calls} open call{}",
+            if calls == 1 { "" } else { "s" }
+        );
     }
     let by = answer.get("by").and_then(Value::as_str).unwrap_or_default();
     println!("recorded as ordered by {}", sanitize::line(by));

@@ -75,13 +75,21 @@ impl BoundaryConfig {
         let roots = self.upstream_ca_file.as_ref().map(|path| {
             std::fs::read(path).with_context(|| format!("could not read the authorities in {}", path.display()))
         });
-        let credentials = self.registry_credentials.as_deref().map(Credentials::from_file).transpose()?;
+        let credentials = self
+            .registry_credentials
+            .as_deref()
+            .map(Credentials::from_file)
+            .transpose()?;
         let image = self.image.as_ref().map(|reference| ImageSource {
             reference: reference.clone(),
             allow_unpinned: self.unpinned_image,
             credentials: credentials.unwrap_or_default(),
         });
-        if self.scan_command.as_ref().is_some_and(|command| command.trim().is_empty()) {
+        if self
+            .scan_command
+            .as_ref()
+            .is_some_and(|command| command.trim().is_empty())
+        {
             bail!("the scan command is empty; give a command line, or leave it out");
         }
         Ok(BoundaryOptions {
@@ -177,10 +185,19 @@ mod tests {
         assert!(key.locations.query && key.locations.body && !key.locations.header && !key.locations.basic);
         for (wrong, says) in [
             ("name = \"A\"\nhosts = [\"a.example\"]", "one of value_env"),
-            ("name = \"A\"\nvalue_env = \"B\"\nvalue_file = \"C\"\nhosts = [\"a.example\"]", "one of value_env"),
+            (
+                "name = \"A\"\nvalue_env = \"B\"\nvalue_file = \"C\"\nhosts = [\"a.example\"]",
+                "one of value_env",
+            ),
             ("name = \"A\"\nvalue_env = \"B\"\nhosts = []", "no hosts"),
-            ("name = \"1A\"\nvalue_env = \"B\"\nhosts = [\"a.example\"]", "name of a variable"),
-            ("name = \"A\"\nvalue = \"B\"\nhosts = [\"a.example\"]", "unknown field `value`"),
+            (
+                "name = \"1A\"\nvalue_env = \"B\"\nhosts = [\"a.example\"]",
+                "name of a variable",
+            ),
+            (
+                "name = \"A\"\nvalue = \"B\"\nhosts = [\"a.example\"]",
+                "unknown field `value`",
+            ),
         ] {
             let error = config(&format!("[[worker.secrets]]\n{wrong}\n")).err().unwrap();
             assert!(format!("{error:#}").contains(says), "{error:#}");
@@ -191,8 +208,14 @@ mod tests {
     fn a_wrong_policy_is_refused_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy.toml");
-        std::fs::write(&path, "[[allow]]\nhost = \"a.example\"\n\n[[allow]]\nhots = \"b.example\"\n").unwrap();
-        let error = config(&format!("[worker]\npolicy = \"{}\"\n", path.display())).err().unwrap();
+        std::fs::write(
+            &path,
+            "[[allow]]\nhost = \"a.example\"\n\n[[allow]]\nhots = \"b.example\"\n",
+        )
+        .unwrap();
+        let error = config(&format!("[worker]\npolicy = \"{}\"\n", path.display()))
+            .err()
+            .unwrap();
         let error = format!("{error:#}");
         assert!(error.contains("policy.toml:") && error.contains("hots"), "{error}");
     }

@@ -89,7 +89,11 @@ pub(super) fn resolve(settings: &LedgerSettings) -> Result<LedgerOptions> {
         if exports.iter().any(|other| other.name == export.name) {
             bail!("ledger.exports: two have the name `{}`", export.name);
         }
-        exports.push(export.resolve().with_context(|| format!("the export `{}` of the ledger", export.name))?);
+        exports.push(
+            export
+                .resolve()
+                .with_context(|| format!("the export `{}` of the ledger", export.name))?,
+        );
     }
     Ok(LedgerOptions {
         dir: settings.dir.clone(),
@@ -113,7 +117,10 @@ impl ExportSettings {
             },
             ExportType::Otlp => Target::Otlp(self.endpoint()?),
             ExportType::Syslog => Target::Syslog(Syslog {
-                address: self.address.clone().context("`address` is missing: the receiver as host:port")?,
+                address: self
+                    .address
+                    .clone()
+                    .context("`address` is missing: the receiver as host:port")?,
                 transport: match self.transport.unwrap_or(TransportSetting::Tls) {
                     TransportSetting::Udp => Transport::Udp,
                     TransportSetting::Tcp => Transport::Tcp,
@@ -144,9 +151,16 @@ impl ExportSettings {
             ("address", self.address.is_some(), &[Syslog]),
             ("transport", self.transport.is_some(), &[Syslog]),
             ("ca_file", self.ca_file.is_some(), secured),
-            ("client_cert", self.client_cert.is_some() || self.client_key.is_some(), secured),
+            (
+                "client_cert",
+                self.client_cert.is_some() || self.client_key.is_some(),
+                secured,
+            ),
         ];
-        match fields.iter().find(|(_, given, kinds)| *given && !kinds.contains(&self.kind)) {
+        match fields
+            .iter()
+            .find(|(_, given, kinds)| *given && !kinds.contains(&self.kind))
+        {
             Some((name, ..)) => bail!("`{name}` says nothing for an export of this type; leave it out"),
             None => Ok(()),
         }
@@ -163,7 +177,12 @@ impl ExportSettings {
     fn endpoint(&self) -> Result<Endpoint> {
         Ok(Endpoint {
             url: self.url.clone().context("`url` is missing: where to post to")?,
-            headers: self.headers_file.as_deref().map(headers).transpose()?.unwrap_or_default(),
+            headers: self
+                .headers_file
+                .as_deref()
+                .map(headers)
+                .transpose()?
+                .unwrap_or_default(),
             tls: self.tls()?,
         })
     }
@@ -183,7 +202,8 @@ impl ExportSettings {
 
 /// Headers from a file of lines `name: value`, since what authenticates is no setting.
 fn headers(path: &Path) -> Result<Vec<(String, SecretString)>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("could not read the headers in {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("could not read the headers in {}", path.display()))?;
     let mut headers = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let Some((name, value)) = line.split_once(':') else {
@@ -226,10 +246,16 @@ mod tests {
         "#;
         let options = of(text).unwrap();
         assert_eq!(options.exports.len(), 4);
-        assert!(matches!(options.exports[0].target, Target::File { form: Form::Lines, .. }));
+        assert!(matches!(
+            options.exports[0].target,
+            Target::File { form: Form::Lines, .. }
+        ));
         assert!(matches!(&options.exports[1].target, Target::Syslog(s) if matches!(s.transport, Transport::Tls(_))));
         assert_eq!(options.exports[1].start, Start::Now);
-        assert!(matches!(options.exports[3].target, Target::Http { form: Form::Ocsf, .. }));
+        assert!(matches!(
+            options.exports[3].target,
+            Target::Http { form: Form::Ocsf, .. }
+        ));
         assert_eq!(options.keep_bytes, Some(10 << 30));
     }
 
@@ -240,9 +266,15 @@ mod tests {
             ("[ledger]\nmax_size = \"1MB\"", "64MiB"),
             ("[[ledger.exports]]\nname = \"a\"\ntype = \"file\"", "path"),
             ("[[ledger.exports]]\nname = \"a\"\ntype = \"pigeon\"", "pigeon"),
-            ("[[ledger.exports]]\nname = \"a\"\ntype = \"file\"\npath = \"/x\"\nurl = \"http://x\"", "url"),
+            (
+                "[[ledger.exports]]\nname = \"a\"\ntype = \"file\"\npath = \"/x\"\nurl = \"http://x\"",
+                "url",
+            ),
             ("[[ledger.exports]]\nname = \"a\"\ntype = \"otlp\"", "url"),
-            ("[[ledger.exports]]\nname = \"a\"\ntype = \"http\"\nurl = \"http://x\"\nclient_key = \"k\"", "client_cert"),
+            (
+                "[[ledger.exports]]\nname = \"a\"\ntype = \"http\"\nurl = \"http://x\"\nclient_key = \"k\"",
+                "client_cert",
+            ),
             (
                 "[ledger]\nexports = [{ name = \"a\", type = \"file\", path = \"/x\" }, { name = \"a\", type = \"file\", path = \"/y\" }]",
                 "two",

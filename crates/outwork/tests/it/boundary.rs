@@ -49,7 +49,9 @@ async fn the_boundary_of_a_cloud_session_follows_its_environment() {
     let session = api.session(&agent, &environment).await;
     api.send_events(
         &session,
-        &[script_message(json!([{ "tool": { "name": "bash", "input": { "command": "true" } } }]))],
+        &[script_message(
+            json!([{ "tool": { "name": "bash", "input": { "command": "true" } } }]),
+        )],
     )
     .await;
     let own = server.api().with_bearer(WORKER_KEY);
@@ -122,7 +124,10 @@ async fn a_wait_ends_when_resources_credentials_or_the_work_item_change() {
     let file = id(&api.upload("a.csv", "a").await.ok());
     let resources = format!("/v1/sessions/{session}/resources");
     let added = json!({ "type": "file", "file_id": file, "mount_path": "/workspace/a.csv" });
-    known = woken_by(&worker, &session, &known, async { api.post(&resources, added).await.ok() }).await;
+    known = woken_by(&worker, &session, &known, async {
+        api.post(&resources, added).await.ok()
+    })
+    .await;
     assert_eq!(known["resources"][0]["mount_path"], "/workspace/a.csv");
 
     let secret = "value-that-nobody-sees";
@@ -133,7 +138,10 @@ async fn a_wait_ends_when_resources_credentials_or_the_work_item_change() {
             "networking": { "type": "limited", "allowed_hosts": ["api.example.com"] },
         } })
     };
-    known = woken_by(&worker, &session, &known, async { api.post(&credentials, variable(secret)).await.ok() }).await;
+    known = woken_by(&worker, &session, &known, async {
+        api.post(&credentials, variable(secret)).await.ok()
+    })
+    .await;
     let shown = &known["variables"][0];
     assert_eq!(shown["name"], "API_KEY");
     assert_eq!(shown["networking"]["allowed_hosts"], json!(["api.example.com"]));
@@ -146,13 +154,22 @@ async fn a_wait_ends_when_resources_credentials_or_the_work_item_change() {
     })
     .await;
     assert_eq!(known["variables"][0]["credential_id"], credential.as_str());
-    known = woken_by(&worker, &session, &known, async { api.delete(&format!("/v1/vaults/{vault}")).await.ok() }).await;
+    known = woken_by(&worker, &session, &known, async {
+        api.delete(&format!("/v1/vaults/{vault}")).await.ok()
+    })
+    .await;
     assert_eq!(known["variables"], json!([]));
 
     // A gentle stop, then a forced one.
     let stop = format!("/v1/environments/{environment}/work/{work}/stop");
-    known = woken_by(&worker, &session, &known, async { api.post(&stop, json!({})).await.ok() }).await;
+    known = woken_by(&worker, &session, &known, async {
+        api.post(&stop, json!({})).await.ok()
+    })
+    .await;
     assert_eq!(known["stop"], "graceful");
-    known = woken_by(&worker, &session, &known, async { api.post(&stop, json!({ "force": true })).await.ok() }).await;
+    known = woken_by(&worker, &session, &known, async {
+        api.post(&stop, json!({ "force": true })).await.ok()
+    })
+    .await;
     assert_eq!(known["stop"], "forced");
 }

@@ -6,6 +6,7 @@
 
 mod crossing;
 mod files;
+mod images;
 mod internet;
 mod outputs;
 #[path = "../worker/plane.rs"]
