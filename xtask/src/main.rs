@@ -13,6 +13,8 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod contract;
+mod deploy;
+mod fuzz;
 mod licences;
 mod metadata;
 mod parity;

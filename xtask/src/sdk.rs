@@ -42,12 +42,17 @@ impl Python {
 
 /// Installs what the Python suite needs, or finds it installed.
 pub(crate) fn python(workspace: &Workspace, verbose: bool) -> Result<Python> {
-    let requirements = workspace.root.join("tests/sdk/python/requirements.txt");
+    packages(workspace, "tests/sdk/python/requirements.txt", "sdk/python", verbose)
+}
+
+/// Installs the Python packages that `requirements` pins into a folder under the build folder, or finds them there.
+pub(crate) fn packages(workspace: &Workspace, requirements: &str, kept: &str, verbose: bool) -> Result<Python> {
+    let requirements = workspace.root.join(requirements);
     let wanted = read(&requirements)?;
     let system = OsString::from("python3");
-    let version = version_of(&system, &["--version"])
-        .context("Python 3 is needed for the SDK suites; install the package python3")?;
-    let folder = workspace.kept("sdk")?.join("python");
+    let version =
+        version_of(&system, &["--version"]).context("Python 3 is needed for this step; install the package python3")?;
+    let folder = workspace.kept(kept)?;
     let environment = folder.join("environment");
     let packages = folder.join("packages");
     let stamp = format!("{version}\n{wanted}");

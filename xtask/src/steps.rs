@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{self, Bounds};
 use crate::workspace::Workspace;
-use crate::{licences, parity, rooms, sdk};
+use crate::{deploy, fuzz, licences, parity, rooms, sdk};
 
 /// What `cargo xtask test` takes.
 #[derive(clap::Args)]
@@ -36,9 +36,10 @@ struct Step {
     run: fn(&Run) -> Result<()>,
 }
 
-struct Run {
-    workspace: Workspace,
-    verbose: bool,
+/// What a step knows.
+pub(crate) struct Run {
+    pub(crate) workspace: Workspace,
+    pub(crate) verbose: bool,
 }
 
 const BUILD: Step = Step {
@@ -78,6 +79,18 @@ const STEPS: &[Step] = &[
         what: "cargo test over the workspace",
         needs_binary: false,
         run: rust,
+    },
+    Step {
+        name: "fuzz",
+        what: "every fuzz target, from its seeds on, for some seconds",
+        needs_binary: false,
+        run: fuzz::check,
+    },
+    Step {
+        name: "deploy",
+        what: "the Helm chart, Compose files, units and Dockerfile of deploy/",
+        needs_binary: false,
+        run: deploy::check,
     },
     BUILD,
     Step {
@@ -174,7 +187,8 @@ fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
 }
 
 impl Run {
-    fn run(&self, name: &str, command: Command, minutes: u64) -> Result<()> {
+    /// Runs a program; its output is kept under the step's name, and its end shown if it fails.
+    pub(crate) fn run(&self, name: &str, command: Command, minutes: u64) -> Result<()> {
         let log = self.workspace.kept("xtask")?.join(format!("{name}.log"));
         let bounds = Bounds {
             deadline: Duration::from_secs(minutes * 60),
@@ -183,7 +197,8 @@ impl Run {
         process::run(command, &log, bounds)
     }
 
-    fn cargo(&self, arguments: &[&str]) -> Command {
+    /// The cargo that runs this.
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(arguments).current_dir(&self.workspace.root);
         // The variables that cargo gives to what it runs would rebuild crates that read them.

@@ -20,12 +20,14 @@ use secrecy::SecretString;
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
 use crate::cli::worker::{Isolation, LimitArgs};
 
+mod boundary;
 mod files;
 mod ledger;
 mod mcp;
 mod private;
 mod settings;
 
+pub(crate) use boundary::BoundaryConfig;
 use private::EdgeFlags;
 pub(crate) use settings::{DEFAULTS, Span};
 use settings::{LimitSettings, LogSettings, ModelSettings, Settings};
@@ -103,6 +105,7 @@ pub(crate) struct WorkerConfig {
     pub(crate) process_limit: u32,
     pub(crate) disk_limit: u64,
     pub(crate) max_idle: Duration,
+    pub(crate) boundary: BoundaryConfig,
 }
 
 /// How the log is written.
@@ -383,6 +386,7 @@ impl Layers {
                 .context(missing("worker.disk_limit"))?
                 .as_u64(),
             max_idle: args.max_idle.or(file.max_idle).context(missing("worker.max_idle"))?.0,
+            boundary: BoundaryConfig::layer(&args.boundary, file),
         };
         if config.concurrency == 0 {
             bail!("a worker with concurrency 0 would never run anything: give at least 1");
@@ -459,7 +463,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 16);
+        assert_eq!(shown.clone().count(), 22);
         let text = DEFAULTS
             .lines()
             .map(|line| {

@@ -103,6 +103,9 @@ pub(crate) fn service_options(
     options.max_idle = config.max_idle;
     options.isolation = isolation(config.isolation);
     options.limits = limits(config);
+    options.boundary = config.boundary.options()?;
+    let apart = options.layout == Layout::PerSession;
+    options.state_dir = config.boundary.state_dir(workdir, apart)?;
     Ok(options)
 }
 

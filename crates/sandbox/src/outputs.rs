@@ -63,6 +63,11 @@ impl OutputFile {
         Ok(bytes)
     }
 
+    /// What the system says of the open file now.
+    pub fn metadata(&self) -> io::Result<std::fs::Metadata> {
+        self.file.metadata()
+    }
+
     /// The open file, at its start.
     pub fn into_file(self) -> File {
         self.file

@@ -8,7 +8,7 @@ use super::table::{Row, Summary};
 /// Cold start to exit of a static program beside bwrap, and calls in a running sandbox.
 pub(crate) fn sandbox(setting: &Setting) -> Result<Vec<Row>> {
     let rounds = setting.times(200).to_string();
-    let printed = super::example(setting, "outwork-sandbox", "bench_sandbox", &[rounds])?;
+    let printed = super::example(setting, "outwork-sandbox", "bench_sandbox", &[rounds], 5)?;
     let lines: Vec<(String, Summary)> = printed.lines().filter_map(figures).collect();
     let mut rows = Vec::new();
     let mut peer = None;

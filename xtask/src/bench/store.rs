@@ -10,7 +10,7 @@ use super::table::{Row, Summary};
 pub(crate) fn append(setting: &Setting) -> Result<Vec<Row>> {
     let folder = setting.workspace.kept("bench")?.display().to_string();
     let arguments = ["64".to_owned(), setting.times(2000).to_string(), folder];
-    let printed = super::example(setting, "outwork-store", "append", &arguments)?;
+    let printed = super::example(setting, "outwork-store", "append", &arguments, 5)?;
     let figures: Value = printed
         .lines()
         .rev()

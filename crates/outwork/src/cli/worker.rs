@@ -16,7 +16,8 @@ Variables, where a flag is not given (the first that is set):
   --base-url         OUTWORK_BASE_URL, ANTHROPIC_BASE_URL
 
 SIGTERM drains: the running call is ended, its result is posted, the sessions are
-released. A second signal ends at once.";
+released. A second signal ends at once. SIGUSR1 kills every sandbox at once, which
+is recorded, and then drains.";
 
 /// `outwork worker`
 #[derive(Debug, Args)]
@@ -125,6 +126,29 @@ pub(crate) struct LimitArgs {
     /// Temporary files of a sandbox, and its largest single file [default: 4GiB]
     #[arg(long, value_name = "SIZE", help_heading = "Sandboxes")]
     pub(crate) disk_limit: Option<ByteSize>,
+    #[command(flatten)]
+    pub(crate) boundary: BoundaryArgs,
+}
+
+/// What sandboxes may reach, what they stand on, and what is kept of it.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct BoundaryArgs {
+    /// What sandboxes may reach at most, TOML or JSON [default: what a cloud environment says, and nothing otherwise]
+    #[arg(long, value_name = "FILE", help_heading = "Boundary")]
+    pub(crate) policy: Option<PathBuf>,
+    /// The root filesystem: a folder, an OCI layout or archive, or HOST/NAME@sha256:… of a registry
+    /// [default: this machine's system folders]
+    #[arg(long, value_name = "IMAGE", help_heading = "Boundary")]
+    pub(crate) image: Option<String>,
+    /// Take a registry's image by its tag, whatever it is today
+    #[arg(long, help_heading = "Boundary")]
+    pub(crate) unpinned_image: bool,
+    /// A command that looks at each result before it is sent, as `$1`; ending with an error, it keeps the file back
+    #[arg(long, value_name = "COMMAND", help_heading = "Boundary")]
+    pub(crate) scan_command: Option<String>,
+    /// Where records, cached files and unsent results are kept; not in a workspace
+    #[arg(long, value_name = "FOLDER", help_heading = "Boundary")]
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 /// Whether tools are kept apart from the machine.

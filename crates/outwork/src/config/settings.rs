@@ -12,6 +12,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Table;
 
+use super::boundary::SecretSettings;
 use super::ledger::LedgerSettings;
 use super::mcp::McpSettings;
 use crate::cli::plane::LogFormat;
@@ -185,6 +186,16 @@ pub(super) struct WorkerSettings {
     pub(super) process_limit: Option<u32>,
     pub(super) disk_limit: Option<ByteSize>,
     pub(super) max_idle: Option<Span>,
+    pub(super) policy: Option<PathBuf>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) upstream_ca_file: Option<PathBuf>,
+    pub(super) image: Option<String>,
+    pub(super) unpinned_image: Option<bool>,
+    pub(super) registry_credentials: Option<PathBuf>,
+    pub(super) scan_command: Option<String>,
+    pub(super) outputs_allowed: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) secrets: Vec<SecretSettings>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -35,6 +35,17 @@ pub enum WorkerError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The worker's own folder cannot be used.
+    #[error("the folder {path} for the worker's own state cannot be used: {source}")]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The worker's ledger cannot be used.
+    #[error("the worker's ledger: {0}")]
+    Ledger(outwork_ledger::Error),
     /// The client cannot be made.
     #[error(transparent)]
     Client(#[from] ClientError),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::attempts::Attempts;
+use super::boundary::{Boundary, Machine, Site};
 use super::hand::Provider;
 use super::lease::{self, LeaseEnd, LeaseState};
 use super::options::Layout;
@@ -22,6 +23,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Service {
     pub provider: Arc<dyn Provider>,
+    pub machine: Arc<Machine>,
     pub workdir: PathBuf,
     pub layout: Layout,
     pub max_idle: Duration,
@@ -75,10 +77,30 @@ impl Service {
             self.desired_ttl,
             state,
         )));
+        let boundary = Boundary::begin(
+            Arc::clone(&self.machine),
+            Site {
+                client: client.clone(),
+                session: ids.session.clone(),
+                environment: ids.environment.clone(),
+                workspace: workspace.clone(),
+                provider: Arc::clone(&self.provider),
+                lease: lease.clone(),
+            },
+        );
+        let boundary = match boundary.await {
+            Ok(boundary) => boundary,
+            Err(error) => {
+                tracing::error!(work = ids.work, session = ids.session, %error, "item cannot be served");
+                force_stop(&client, &ids.environment, &ids.work).await;
+                return ItemEnd::Failed;
+            }
+        };
         let end = session::serve(SessionOptions {
             client: client.clone(),
             session_id: ids.session.clone(),
             workspace,
+            boundary,
             provider: Arc::clone(&self.provider),
             max_idle: self.max_idle,
             call_timeout: self.call_timeout,
@@ -106,7 +128,11 @@ impl Service {
                 ItemEnd::Failed
             }
             SessionEnd::Lease(LeaseEnd::Rejected) => ItemEnd::Failed,
-            SessionEnd::Over | SessionEnd::Idle | SessionEnd::Drained | SessionEnd::Lease(_) => {
+            SessionEnd::Over
+            | SessionEnd::Idle
+            | SessionEnd::Drained
+            | SessionEnd::Stopped(_)
+            | SessionEnd::Lease(_) => {
                 tracing::info!(work = ids.work, session = ids.session, ?end, "served");
                 ItemEnd::Served
             }
@@ -142,7 +168,7 @@ pub(crate) fn make_folder(path: &Path) -> std::io::Result<()> {
 }
 
 /// The id comes from the server: it must not lead out of the folder.
-fn folder_name(session_id: &str) -> Result<&str, String> {
+pub(crate) fn folder_name(session_id: &str) -> Result<&str, String> {
     let plain = session_id.len() <= 128
         && !session_id.is_empty()
         && session_id

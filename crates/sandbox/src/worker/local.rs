@@ -9,11 +9,11 @@ use futures_util::future::join;
 use tokio_util::sync::CancellationToken;
 
 use super::error::WorkerError;
-use super::hand::{Hand, HandFuture, Provider};
+use super::hand::{Furnishing, Hand, HandFuture, Provider};
 use super::options::ServiceOptions;
 use crate::{
-    Isolation, Launcher, LauncherOptions, Limits, Report, Sandbox, SandboxError, SandboxOptions, ToolCall, ToolOutput,
-    probe,
+    Fence, Isolation, Launcher, LauncherOptions, Limits, Report, Sandbox, SandboxError, SandboxOptions, ToolCall,
+    ToolOutput, probe,
 };
 
 /// The sandboxes of this machine. Refuses where a step of the isolation is missing.
@@ -68,9 +68,18 @@ impl LocalSandboxes {
         self.launcher.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn launch_in(&self, workspace: &Path) -> Result<Sandbox, SandboxError> {
-        let mut options = SandboxOptions::new(workspace);
-        options.limits = self.limits.clone();
+    async fn launch_in(&self, workspace: &Path, furnishing: &Furnishing) -> Result<Sandbox, SandboxError> {
+        let furnishing = furnishing.clone();
+        let options = SandboxOptions {
+            limits: self.limits.clone(),
+            image: furnishing.image,
+            network: furnishing.network,
+            env: furnishing.env,
+            mounts: furnishing.mounts,
+            outputs: furnishing.outputs,
+            ca_pem: furnishing.ca_pem,
+            ..SandboxOptions::new(workspace)
+        };
         match self.launcher().launch(options.clone()).await {
             Err(SandboxError::LauncherGone(reason)) => {
                 tracing::error!(reason, "the sandbox launcher has ended; starting it again");
@@ -84,9 +93,13 @@ impl LocalSandboxes {
 }
 
 impl Provider for LocalSandboxes {
-    fn launch<'a>(&'a self, workspace: &'a Path) -> HandFuture<'a, Result<Arc<dyn Hand>, SandboxError>> {
+    fn launch<'a>(
+        &'a self,
+        workspace: &'a Path,
+        furnishing: &'a Furnishing,
+    ) -> HandFuture<'a, Result<Arc<dyn Hand>, SandboxError>> {
         Box::pin(async move {
-            let sandbox = self.launch_in(workspace).await?;
+            let sandbox = self.launch_in(workspace, furnishing).await?;
             Ok(Arc::new(sandbox) as Arc<dyn Hand>)
         })
     }
@@ -107,6 +120,10 @@ impl Hand for Sandbox {
                 () = cancel.cancelled() => join(call, self.interrupt()).await.0,
             }
         })
+    }
+
+    fn take_fence(&self) -> Option<Fence> {
+        Sandbox::take_fence(self)
     }
 
     fn has_ended(&self) -> bool {

@@ -12,10 +12,12 @@
 mod attempts;
 mod backoff;
 mod bench;
+mod boundary;
 mod calls;
 mod command;
 mod error;
 mod feed;
+mod halt;
 mod hand;
 mod item;
 mod lease;
@@ -25,6 +27,7 @@ mod outbox;
 mod poll;
 mod post;
 mod session;
+mod state;
 mod stop;
 mod texts;
 
@@ -34,9 +37,10 @@ use outwork_client::{Client, Credential, Options};
 use outwork_wire::work::WorkSecret;
 use secrecy::{ExposeSecret, SecretString};
 
+pub use boundary::{BoundaryError, BoundaryOptions, ImageSource, OutputOptions, SecretSource, WorkerSecret};
 pub use command::EXIT_LEASE_LOST;
 pub use error::WorkerError;
-pub use hand::{Hand, HandFuture, Provider};
+pub use hand::{Furnishing, Hand, HandFuture, Provider};
 pub use item::ItemEnd;
 pub use local::LocalSandboxes;
 pub use options::{ItemOptions, Layout, Queue, ServiceOptions, WorkerOptions};
@@ -44,7 +48,9 @@ pub use poll::Summary;
 pub use stop::Stop;
 
 use attempts::Attempts;
+use boundary::{Machine, image};
 use item::{ItemIds, Service};
+use state::StateFolder;
 
 /// A worker for the queue of an environment.
 pub struct Worker {
@@ -76,13 +82,22 @@ impl Worker {
 
     /// Serves the queue until it is told to stop, or the queue is empty and [`WorkerOptions::drain`] is set, or the
     /// server refuses the polls for good. Every item is released when this returns.
-    pub async fn run(self, stop: impl Into<Stop>) -> Result<Summary, WorkerError> {
+    pub async fn run(mut self, stop: impl Into<Stop>) -> Result<Summary, WorkerError> {
+        let stop = stop.into();
+        let worker_id = self.options.worker_id.get_or_insert_with(poll::worker_id).clone();
         let service = if self.options.on_work.is_some() {
             None
         } else {
-            Some(service(&self.options.service, self.provider).await?)
+            let server_decides = self.options.queue == Queue::Cloud;
+            Some(service(&self.options.service, self.provider, worker_id, server_decides).await?)
         };
-        poll::run(self.options, self.client, service, stop.into()).await
+        let machine = service.as_ref().map(|service| Arc::clone(&service.machine));
+        let _halt = halt::on_word(machine.clone(), &stop);
+        let summary = poll::run(self.options, self.client, service, stop).await;
+        if let Some(machine) = machine {
+            machine.close().await;
+        }
+        summary
     }
 }
 
@@ -118,16 +133,20 @@ pub async fn run_item_with(
         reason: "it is not set, and ANTHROPIC_WORK_SECRET holds no sessions token; set one of both".to_owned(),
     })?;
     let client = client(&options, credential.expose_secret())?;
-    let service = service(&options, provider).await?;
+    let service = service(&options, provider, poll::worker_id(), false).await?;
+    let machine = Arc::clone(&service.machine);
+    let _halt = halt::on_word(Some(Arc::clone(&machine)), &stop);
     let ids = ItemIds {
         work: item.work_id,
         environment: item.environment_id,
         session: item.session_id,
     };
-    tokio::select! {
-        end = service.serve(client, &ids, stop.drain.clone()) => Ok(end),
-        () = stop.now.cancelled() => Ok(ItemEnd::Failed),
-    }
+    let end = tokio::select! {
+        end = service.serve(client, &ids, stop.drain.clone()) => end,
+        () = stop.now.cancelled() => ItemEnd::Failed,
+    };
+    machine.close().await;
+    Ok(end)
 }
 
 fn client(options: &ServiceOptions, token: &str) -> Result<Client, WorkerError> {
@@ -137,7 +156,12 @@ fn client(options: &ServiceOptions, token: &str) -> Result<Client, WorkerError> 
     Ok(Client::new(client)?)
 }
 
-async fn service(options: &ServiceOptions, provider: Option<Arc<dyn Provider>>) -> Result<Service, WorkerError> {
+async fn service(
+    options: &ServiceOptions,
+    provider: Option<Arc<dyn Provider>>,
+    worker: String,
+    server_decides: bool,
+) -> Result<Service, WorkerError> {
     item::make_folder(&options.workdir).map_err(|source| WorkerError::Workdir {
         path: options.workdir.clone(),
         source,
@@ -146,12 +170,19 @@ async fn service(options: &ServiceOptions, provider: Option<Arc<dyn Provider>>) 
         path: options.workdir.clone(),
         source,
     })?;
+    let state = StateFolder::open(options, &workdir)?;
+    let (boundary, isolation) = (options.boundary.clone(), options.isolation);
+    let image = image::get(&boundary, isolation, &state).await?;
+    let machine = move || Machine::new(boundary, isolation, state, worker, server_decides, image);
+    let machine = tokio::task::spawn_blocking(machine).await;
+    let machine = machine.map_err(|error| WorkerError::Isolation(error.to_string()))??;
     let provider = match provider {
         Some(provider) => provider,
         None => local::provider(options).await?,
     };
     Ok(Service {
         provider,
+        machine: Arc::new(machine),
         workdir,
         layout: options.layout,
         max_idle: options.max_idle,

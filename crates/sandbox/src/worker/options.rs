@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::boundary::BoundaryOptions;
 use super::error::WorkerError;
 use crate::{Isolation, Limits, ToolCall};
 
@@ -49,6 +50,11 @@ pub struct ServiceOptions {
     pub read_only_paths: Vec<PathBuf>,
     /// The longest that one call may take.
     pub call_timeout: Duration,
+    /// The worker's own folder: its ledger, cached files, results that were not sent yet. It must not be in a workspace.
+    /// Without it: `.outwork-worker` in `workdir` where each session has a folder of its own; else a temporary one.
+    pub state_dir: Option<PathBuf>,
+    /// What the worker's owner says about the boundary of its sessions.
+    pub boundary: BoundaryOptions,
 }
 
 impl ServiceOptions {
@@ -65,6 +71,8 @@ impl ServiceOptions {
             limits: Limits::default(),
             read_only_paths: Vec::new(),
             call_timeout: ToolCall::DEFAULT_TIMEOUT,
+            state_dir: None,
+            boundary: BoundaryOptions::default(),
         }
     }
 }

@@ -356,7 +356,7 @@ fn failure_wait(failures: u32, error: &ClientError) -> Duration {
 }
 
 /// Unique for each process, and still readable.
-fn worker_id() -> String {
+pub(crate) fn worker_id() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host: String = host.chars().filter(char::is_ascii_graphic).take(64).collect();
     format!("{host}-{}", Alphanumeric.sample_string(&mut rand::rng(), 12))

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use outwork_client::{Client, ClientError, ObservedEvent};
+use outwork_client::{BoundaryStop, Client, ClientError, ObservedEvent};
+use outwork_ledger::Scope;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Attempt, Attempts, Begin};
 use super::bench::{Bench, INTERRUPTED, error_result};
+use super::boundary::Boundary;
 use super::calls::{Call, Calls, Effect, leaves_idle_alone};
 use super::feed::{Feed, feed};
 use super::hand::Provider;
@@ -31,6 +33,8 @@ use super::texts;
 const LETTING_GO: Duration = Duration::from_secs(10);
 /// How long a stopped call whose result is not wanted may take to end, before its sandbox is killed under it.
 const STOPPING: Duration = Duration::from_secs(2);
+/// How long the results that a session leaves behind may take to be collected and sent.
+const COLLECTING: Duration = Duration::from_secs(15);
 const SHUTTING_DOWN: &str =
     "The worker is shutting down; this call was not run. Another worker can run it when it is made again.";
 /// After how long it is looked again whether a call that another item runs has ended.
@@ -43,6 +47,7 @@ pub(crate) struct SessionOptions {
     pub client: Client,
     pub session_id: String,
     pub workspace: PathBuf,
+    pub boundary: Arc<Boundary>,
     pub provider: Arc<dyn Provider>,
     pub max_idle: Duration,
     pub call_timeout: Duration,
@@ -60,10 +65,27 @@ pub(crate) enum SessionEnd {
     Idle,
     /// The worker shuts down.
     Drained,
+    /// The server wants the session stopped.
+    Stopped(BoundaryStop),
     /// The lease ended.
     Lease(LeaseEnd),
     /// The server refuses to show the session, or takes no answer to one of its calls.
     Refused(ClientError),
+}
+
+impl SessionEnd {
+    /// For the record of it.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Over => "the session is over",
+            Self::Idle => "it rested",
+            Self::Drained => "the worker ends",
+            Self::Stopped(BoundaryStop::Graceful) | Self::Lease(LeaseEnd::Stopping) => "the server wanted it stopped",
+            Self::Stopped(BoundaryStop::Forced) | Self::Lease(LeaseEnd::Stopped) => "the server stopped it by force",
+            Self::Lease(_) => "the lease was lost",
+            Self::Refused(_) => "the server refuses it",
+        }
+    }
 }
 
 /// Serves the session until there is a reason to end. Its sandbox is gone when this returns.
@@ -71,6 +93,7 @@ pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
     let feed = feed(options.client.clone(), options.session_id.clone());
     let mut feed = pin!(feed);
     let mut lease = options.lease.clone();
+    let mut stops = options.boundary.stops();
     let mut runner = Runner::new(options);
     let end = loop {
         let state = *lease.borrow_and_update();
@@ -79,6 +102,7 @@ pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
         }
         if state.held {
             runner.start_next();
+            runner.collect();
         }
         let deadline = runner.idle_deadline();
         tokio::select! {
@@ -89,6 +113,7 @@ pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
                     break SessionEnd::Lease(LeaseEnd::AssumedLost);
                 }
             }
+            stop = stopped(&mut stops) => break SessionEnd::Stopped(stop),
             () = runner.options.drain.cancelled() => break SessionEnd::Drained,
             (bench, result) = ended(&mut runner.running) => runner.call_ended(bench, result),
             (call_id, posted) = runner.outbox.ended() => {
@@ -116,6 +141,7 @@ pub(crate) async fn serve(options: SessionOptions) -> SessionEnd {
                 Some(Feed::Over) | None => break SessionEnd::Over,
             },
             () = at(runner.look_again) => runner.look_again = None,
+            () = collected(&mut runner.collecting) => runner.collecting = None,
             () = at(deadline) => break SessionEnd::Idle,
         }
     };
@@ -134,6 +160,9 @@ struct Runner {
     /// When to try again to begin a call that runs elsewhere.
     look_again: Option<Instant>,
     busy_until: Instant,
+    /// Results are collected when a turn has ended.
+    collecting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    to_collect: bool,
 }
 
 struct Running {
@@ -148,7 +177,11 @@ struct Running {
 
 impl Runner {
     fn new(options: SessionOptions) -> Self {
-        let bench = Bench::launch(Arc::clone(&options.provider), options.workspace.clone());
+        let bench = Bench::launch(
+            Arc::clone(&options.provider),
+            options.workspace.clone(),
+            Arc::clone(&options.boundary),
+        );
         let outbox = Outbox::new(options.client.clone(), options.session_id.clone());
         Self {
             options,
@@ -159,6 +192,21 @@ impl Runner {
             turn_ended: None,
             look_again: None,
             busy_until: Instant::now(),
+            collecting: None,
+            to_collect: false,
+        }
+    }
+
+    /// Collects results once a turn has ended and nothing runs. Then the lease is held, so they may be sent.
+    fn collect(&mut self) {
+        if !self.to_collect || self.collecting.is_some() || self.calls.is_busy() || !self.outbox.is_empty() {
+            return;
+        }
+        let boundary = Arc::clone(&self.options.boundary);
+        // It is known once the sandbox was prepared.
+        if boundary.has_outputs() {
+            self.to_collect = false;
+            self.collecting = Some(Box::pin(async move { boundary.outputs.pass(&boundary).await }));
         }
     }
 
@@ -318,11 +366,12 @@ impl Runner {
 
     fn note_turn(&mut self, ended: bool) {
         self.turn_ended = ended.then(Instant::now);
+        self.to_collect = ended;
     }
 
     /// When to end for want of work: never while a call or a result is open.
     fn idle_deadline(&self) -> Option<Instant> {
-        if self.calls.is_busy() || !self.outbox.is_empty() {
+        if self.calls.is_busy() || !self.outbox.is_empty() || self.collecting.is_some() {
             return None;
         }
         Some(self.turn_ended?.max(self.busy_until) + self.options.max_idle)
@@ -330,10 +379,33 @@ impl Runner {
 
     /// Stops what runs, answers what is ours to answer, and ends the sandbox.
     async fn let_go(mut self, end: &SessionEnd) {
+        let boundary = Arc::clone(&self.options.boundary);
+        let forced = matches!(
+            end,
+            SessionEnd::Stopped(BoundaryStop::Forced) | SessionEnd::Lease(LeaseEnd::Stopped)
+        );
+        let graceful = matches!(
+            end,
+            SessionEnd::Stopped(BoundaryStop::Graceful) | SessionEnd::Lease(LeaseEnd::Stopping)
+        );
+        let call = self.running.as_ref().map(|running| running.call_id.clone());
+        if forced {
+            boundary.kill().await;
+        }
         self.cancel_running();
+        if forced || graceful {
+            let ended = call.into_iter().chain([self.options.session_id.clone()]).collect();
+            let how = if forced { "stopped by force" } else { "to be stopped" };
+            let reason = format!("the server says that the session's work is {how}");
+            boundary
+                .journal
+                .stopped(Scope::Session, forced, "the server", &reason, ended)
+                .await;
+        }
         let answers = match end {
-            SessionEnd::Drained | SessionEnd::Lease(LeaseEnd::Stopping) => true,
-            SessionEnd::Idle | SessionEnd::Over | SessionEnd::Refused(_) | SessionEnd::Lease(_) => false,
+            SessionEnd::Drained => true,
+            SessionEnd::Stopped(_) | SessionEnd::Lease(_) => graceful,
+            SessionEnd::Idle | SessionEnd::Over | SessionEnd::Refused(_) => false,
         };
         if answers && self.options.lease.borrow().held {
             let last = timeout(LETTING_GO, self.answer_all()).await;
@@ -351,6 +423,21 @@ impl Runner {
         if let Some(bench) = self.bench.take() {
             bench.end().await;
         }
+        drop(self.collecting.take());
+        let lost = self.options.lease.borrow().end.is_some_and(LeaseEnd::is_lost);
+        if !lost && boundary.has_outputs() {
+            // What it does not come to is collected when the session is served again.
+            let last = timeout(COLLECTING, boundary.outputs.pass(&boundary)).await;
+            if last.is_err() {
+                tracing::warn!(
+                    session = self.options.session_id,
+                    "not all results were collected within {COLLECTING:?}; they are kept"
+                );
+            }
+        }
+        boundary
+            .ended(end.reason(), matches!(end, SessionEnd::Over), !lost)
+            .await;
     }
 
     async fn answer_all(&mut self) {
@@ -383,6 +470,25 @@ impl Runner {
 async fn ended(running: &mut Option<Running>) -> (Bench, Value) {
     match running {
         Some(running) => running.future.as_mut().await,
+        None => pending().await,
+    }
+}
+
+/// Waits until the server wants the session stopped.
+async fn stopped(stops: &mut watch::Receiver<Option<BoundaryStop>>) -> BoundaryStop {
+    loop {
+        if let Some(stop) = *stops.borrow_and_update() {
+            return stop;
+        }
+        if stops.changed().await.is_err() {
+            return pending().await;
+        }
+    }
+}
+
+async fn collected(collecting: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match collecting {
+        Some(collecting) => collecting.as_mut().await,
         None => pending().await,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outwork_sandbox::worker::{Hand, HandFuture, Provider};
+use outwork_sandbox::worker::{Furnishing, Hand, HandFuture, Provider};
 use outwork_sandbox::{ContentBlock, SandboxError, ToolCall, ToolOutput};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +61,11 @@ impl Record {
 struct Played(Arc<Record>);
 
 impl Provider for Hands {
-    fn launch<'a>(&'a self, workspace: &'a Path) -> HandFuture<'a, Result<Arc<dyn Hand>, SandboxError>> {
+    fn launch<'a>(
+        &'a self,
+        workspace: &'a Path,
+        _: &'a Furnishing,
+    ) -> HandFuture<'a, Result<Arc<dyn Hand>, SandboxError>> {
         Box::pin(async move {
             assert!(workspace.is_dir(), "the workspace exists before the sandbox");
             self.0.launched.lock().unwrap().push(workspace.to_owned());

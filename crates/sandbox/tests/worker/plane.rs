@@ -1,5 +1,8 @@
 //! A small server with the worker's part of the contract, on loopback, that a test can script and look into.
 
+#[path = "own.rs"]
+pub mod own;
+
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -68,6 +71,8 @@ pub struct Script {
     /// Sends are not answered while this is set.
     pub hold_sends: bool,
     pub session_status: String,
+    /// What only this project's server has; without it, it is another one.
+    pub own: Option<own::Own>,
 }
 
 #[derive(Clone)]
@@ -97,6 +102,7 @@ impl Plane {
             largest_page: usize::MAX,
             hold_sends: false,
             session_status: "running".to_owned(),
+            own: None,
         }));
         let changed = watch::Sender::new(0);
         let state = (Arc::clone(&script), changed.clone());
@@ -231,7 +237,7 @@ impl Script {
     }
 }
 
-type Shared = Arc<Mutex<Script>>;
+pub type Shared = Arc<Mutex<Script>>;
 
 async fn answer(
     script: Shared,
@@ -275,7 +281,7 @@ async fn answer(
         ("GET", ["v1", "sessions", id, "events", "stream"]) => open_stream(&script, id),
         ("GET", ["v1", "sessions", id, "events"]) => list(&script, id, &seen),
         ("POST", ["v1", "sessions", id, "events"]) => send(&script, &changed, id, &seen.body).await,
-        _ => fail(404, "no such path"),
+        _ => own::answer(&script, &changed, &seen, &body).await,
     };
     changed.send_modify(|n| *n += 1);
     response
@@ -389,11 +395,11 @@ async fn send(script: &Shared, changed: &watch::Sender<u64>, session_id: &str, b
     ok(&json!({"data": []}))
 }
 
-fn ok(body: &Value) -> Response {
+pub fn ok(body: &Value) -> Response {
     (StatusCode::OK, [("content-type", "application/json")], body.to_string()).into_response()
 }
 
-fn fail(status: u16, message: &str) -> Response {
+pub fn fail(status: u16, message: &str) -> Response {
     let body = json!({"type": "error", "error": {"type": "some_error", "message": message}, "request_id": "req_1"});
     (
         StatusCode::from_u16(status).unwrap(),

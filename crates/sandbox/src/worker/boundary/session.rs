@@ -1,0 +1,497 @@
+//! The boundary of one session: made before its sandbox, changed while it stands, ended with it.
+//!
+//! [`Boundary::prepare`] asks the server, brings what the sandbox is furnished with, and gives a [`Plan`];
+//! [`Boundary::raise`] takes the sandbox's fence and stands in it. If either fails, nothing runs. What changes on the
+//! server holds from the next connection on; what a standing sandbox cannot be given (another variable, a mount, a network
+//! where it has none) makes the plan stale, and the next call gets a fresh sandbox.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use outwork_client::{BoundaryStop, Client};
+use outwork_egress::secret::SecretSet;
+use outwork_egress::{Egress, Handle, Labels, LedgerEvidence, Options, Policy, SessionAuthority};
+use outwork_ledger::Filter;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::error::BoundaryError;
+use super::journal::Journal;
+use super::machine::{Machine, Registered};
+use super::outputs::Outputs;
+use super::repository::Repository;
+use super::rules::{self, Rules};
+use super::said::{self, Answers, Said};
+use super::secrets::{self, Placeholders};
+use super::{files, git};
+use crate::worker::backoff;
+use crate::worker::hand::{Furnishing, Hand, Provider};
+use crate::worker::lease::LeaseState;
+use crate::{Fence, Isolation, Network};
+
+/// How long all that a sandbox is furnished with may take to come.
+const PREPARING: Duration = Duration::from_secs(1800);
+/// The shortest time between two questions that the server did not hold.
+const BREATH: Duration = Duration::from_secs(1);
+/// How long the records of a session may take to be handed over.
+const HANDING_OVER: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// What a session's boundary is made from.
+pub(crate) struct Site {
+    pub client: Client,
+    pub session: String,
+    pub environment: String,
+    pub workspace: PathBuf,
+    pub provider: Arc<dyn Provider>,
+    pub lease: watch::Receiver<LeaseState>,
+}
+
+/// The boundary of one session.
+pub(crate) struct Boundary {
+    pub machine: Arc<Machine>,
+    pub client: Client,
+    pub session: String,
+    pub workspace: PathBuf,
+    /// The worker's own folder for this session.
+    pub folder: PathBuf,
+    pub provider: Arc<dyn Provider>,
+    pub journal: Arc<Journal>,
+    pub outputs: Outputs,
+    lease: watch::Receiver<LeaseState>,
+    live: Mutex<Live>,
+    /// One plan is made at a time.
+    building: tokio::sync::Mutex<Placeholders>,
+    stop: watch::Sender<Option<BoundaryStop>>,
+}
+
+#[derive(Default)]
+struct Live {
+    plan: Option<Arc<Plan>>,
+    /// Why nothing may run any more.
+    broken: Option<String>,
+    egress: Option<Handle>,
+    authority: Option<Arc<SessionAuthority>>,
+    follower: Option<AbortOnDropHandle<()>>,
+}
+
+/// What holds for a session, and what its sandbox is launched with.
+pub(crate) struct Plan {
+    pub furnishing: Furnishing,
+    rules: Rules,
+    secrets: SecretSet,
+    repositories: Vec<Repository>,
+    hash: Option<String>,
+}
+
+/// Whether a sandbox that stands may take a call.
+pub(crate) enum Standing {
+    /// It may.
+    Good,
+    /// A fresh one has to be made.
+    Stale,
+    /// No sandbox may.
+    Broken(String),
+}
+
+impl Boundary {
+    /// Begins the session's records; nothing is asked or made yet.
+    pub async fn begin(machine: Arc<Machine>, site: Site) -> Result<Arc<Self>, BoundaryError> {
+        let folder = machine.state.session(&site.session);
+        let folder = folder.map_err(BoundaryError::folder(&site.session))?;
+        let labels = Labels {
+            session: Some(site.session.clone()),
+            environment: Some(site.environment),
+            worker: Some(machine.worker.clone()),
+            image_digest: Some(machine.root.digest.clone()),
+            ..Labels::default()
+        };
+        let journal = Arc::new(Journal::new(machine.ledger.clone(), labels));
+        journal.session_begins().await?;
+        let outputs = Outputs::new(&folder, &machine.options.outputs)?;
+        Ok(Arc::new(Self {
+            client: site.client,
+            session: site.session,
+            workspace: site.workspace,
+            folder,
+            provider: site.provider,
+            journal,
+            outputs,
+            lease: site.lease,
+            live: Mutex::default(),
+            building: tokio::sync::Mutex::default(),
+            stop: watch::Sender::new(None),
+            machine,
+        }))
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // Fields are replaced one by one, each of them whole, so it is whole even after a panic.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the server wants stopped.
+    pub fn stops(&self) -> watch::Receiver<Option<BoundaryStop>> {
+        self.stop.subscribe()
+    }
+
+    /// The secrets of the moment, to look for them in what leaves.
+    pub fn secrets(&self) -> SecretSet {
+        let live = self.live();
+        live.plan
+            .as_ref()
+            .map_or_else(SecretSet::empty, |plan| plan.secrets.clone())
+    }
+
+    /// Whether the server takes outputs.
+    pub fn has_outputs(&self) -> bool {
+        let live = self.live();
+        live.plan.as_ref().is_some_and(|plan| plan.furnishing.outputs.is_some())
+    }
+
+    /// Waits until the item is known to be this worker's, or not.
+    pub async fn until_held(&self) {
+        let mut lease = self.lease.clone();
+        // If nobody beats any more, the session ends.
+        let _ = lease.wait_for(|state| state.held || state.end.is_some()).await;
+    }
+
+    /// Asks the server, brings what belongs into the sandbox, and puts the policy in force.
+    pub async fn prepare(self: &Arc<Self>) -> Result<Arc<Plan>, BoundaryError> {
+        let prepared = tokio::time::timeout(PREPARING, self.build()).await;
+        let plan = prepared.map_err(|_| BoundaryError::Deadline(PREPARING))??;
+        self.follow(&plan);
+        Ok(plan)
+    }
+
+    async fn build(&self) -> Result<Arc<Plan>, BoundaryError> {
+        let mut placeholders = self.building.lock().await;
+        let answers = said::ask(&self.client, &self.session).await?;
+        if answers.said.is_none() && self.machine.server_decides {
+            return Err(BoundaryError::Unknown);
+        }
+        let plan = Arc::new(self.plan(&answers, &mut placeholders).await?);
+        self.enforce(&plan.rules.policy, &plan.secrets).await?;
+        let mut live = self.live();
+        live.plan = Some(Arc::clone(&plan));
+        live.broken = None;
+        Ok(plan)
+    }
+
+    async fn plan(&self, answers: &Answers, placeholders: &mut Placeholders) -> Result<Plan, BoundaryError> {
+        let said = answers.said.as_ref();
+        if let Some(said) = said {
+            let mut labels = self.journal.labels();
+            said.label(&mut labels);
+            self.journal.set_labels(labels);
+        }
+        let given = answers.secrets.as_ref();
+        let own = self.machine.options.policy.as_ref();
+        let repositories = Repository::among(&answers.mounts)?;
+        let own_secrets = self.machine.own_secrets().await?;
+        let secrets = secrets::of_session(given, &own_secrets, &repositories, placeholders)?;
+        let rules = rules::of_session(said, own, &repositories, !secrets.set.is_empty())?;
+        if self.machine.isolation == Isolation::None {
+            without_isolation(answers, &secrets.set)?;
+            return Ok(Plan {
+                furnishing: Furnishing::default(),
+                rules,
+                secrets: secrets.set,
+                repositories,
+                hash: said.map(|said| said.hash.clone()),
+            });
+        }
+        if let Some(said) = said
+            && !said.packages.is_empty()
+        {
+            return Err(BoundaryError::Packages(
+                "this worker installs none; put them into its image, or below /usr of its machine".to_owned(),
+            ));
+        }
+        // What is taken away holds before what is brought, which may take a while.
+        if self.live().egress.is_some() {
+            self.enforce(&rules.policy, &secrets.set).await?;
+        }
+        let mut mounts = files::bring(&self.client, &self.journal, &self.folder, &answers.mounts).await?;
+        for repository in &repositories {
+            let token = secrets::of_one_repository(given, repository, placeholders)?;
+            let rules = rules::of_repository(said, own, repository);
+            mounts.extend(git::bring(self, repository, rules, token).await?);
+        }
+        let fenced = rules.open || !secrets.set.is_empty();
+        let ca_pem = match fenced {
+            true => Some(self.trusted(&*self.authority()?)),
+            false => None,
+        };
+        Ok(Plan {
+            furnishing: Furnishing {
+                network: if fenced { Network::Fenced } else { Network::None },
+                image: self.machine.root.image.clone(),
+                // Placeholders over what the image says.
+                env: self.machine.root.env.iter().cloned().chain(secrets.env).collect(),
+                mounts,
+                outputs: said.map(|_| self.outputs.folder().to_path_buf()),
+                ca_pem,
+            },
+            rules,
+            secrets: secrets.set,
+            repositories,
+            hash: said.map(|said| said.hash.clone()),
+        })
+    }
+
+    /// The session's authority, made when it is first needed.
+    fn authority(&self) -> Result<Arc<SessionAuthority>, BoundaryError> {
+        if let Some(authority) = &self.live().authority {
+            return Ok(Arc::clone(authority));
+        }
+        let made = Arc::new(SessionAuthority::make().map_err(BoundaryError::Egress)?);
+        Ok(self.live().authority.get_or_insert(made).clone())
+    }
+
+    /// What a sandbox trusts besides its root filesystem's authorities.
+    pub fn trusted(&self, authority: &SessionAuthority) -> String {
+        format!("{}\n{}", authority.certificate_pem(), self.machine.upstream_roots)
+    }
+
+    /// Puts a policy and secrets in force where a sandbox stands. It is recorded before it holds.
+    async fn enforce(&self, policy: &Policy, secrets: &SecretSet) -> Result<(), BoundaryError> {
+        self.journal.policy_applied(policy).await?;
+        if let Some(egress) = &self.live().egress {
+            egress.set_secrets(secrets.clone());
+            egress.set_policy(policy.clone());
+        }
+        Ok(())
+    }
+
+    /// Options of a proxy in a fence, with all that the worker's sandboxes share.
+    pub fn egress_options(
+        &self,
+        fence: Fence,
+        policy: Policy,
+        authority: Arc<SessionAuthority>,
+    ) -> Result<Options, BoundaryError> {
+        let mut options = Options::new(
+            (fence.tcp, fence.dns),
+            policy,
+            authority,
+            Arc::new(LedgerEvidence::queued(self.machine.ledger.clone())),
+            self.machine.resolver()?,
+            self.machine.upstream()?,
+        );
+        options.connector = self.machine.connector();
+        options.labels = self.journal.labels();
+        Ok(options)
+    }
+
+    /// Stands in a new sandbox's fence. Until this returned, the sandbox takes no call.
+    pub async fn raise(&self, plan: &Plan, hand: &Arc<dyn Hand>) -> Result<Registered, BoundaryError> {
+        let registered = self.machine.register(&self.session, hand)?;
+        let egress = match plan.furnishing.network {
+            Network::None => None,
+            Network::Fenced => {
+                let fence = hand.take_fence().ok_or(BoundaryError::NoFence)?;
+                let mut options = self.egress_options(fence, plan.rules.policy.clone(), self.authority()?)?;
+                options.secrets = plan.secrets.clone();
+                Some(Egress::start(options).map_err(BoundaryError::Egress)?)
+            }
+        };
+        self.journal.sandbox_begins().await?;
+        let mut live = self.live();
+        // It may have changed while the sandbox was made.
+        if let (Some(egress), Some(now)) = (&egress, &live.plan) {
+            egress.set_secrets(now.secrets.clone());
+            egress.set_policy(now.rules.policy.clone());
+        }
+        live.egress = egress;
+        Ok(registered)
+    }
+
+    /// The sandbox has ended.
+    pub async fn lower(&self, reason: &str) {
+        self.live().egress = None;
+        self.journal.sandbox_ended(reason).await;
+    }
+
+    /// Whether a sandbox that was launched with this plan may take a call.
+    pub fn standing(&self, plan: &Arc<Plan>) -> Standing {
+        let live = self.live();
+        match (&live.broken, &live.plan) {
+            (Some(reason), _) => Standing::Broken(reason.clone()),
+            (None, Some(now)) if now.furnishing == plan.furnishing => Standing::Good,
+            (None, _) => Standing::Stale,
+        }
+    }
+
+    /// The session is not served any more. Of one that is over, nothing is kept but what must be sent.
+    ///
+    /// What the ledger has of it is handed over if the server takes it, and if it may: an item that is another worker's
+    /// is left alone.
+    pub async fn ended(&self, reason: &str, over: bool, may_send: bool) {
+        self.live().follower = None;
+        self.journal.session_ended(reason).await;
+        let knows = self.live().plan.as_ref().is_some_and(|plan| plan.hash.is_some());
+        if may_send && knows {
+            match tokio::time::timeout(HANDING_OVER, self.hand_over()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => {
+                    tracing::warn!(
+                        session = self.session,
+                        reason,
+                        "records were not handed over; the ledger keeps them"
+                    );
+                }
+                Err(_) => tracing::warn!(session = self.session, "records were not handed over in time"),
+            }
+        }
+        if over && self.outputs.is_sent() {
+            let folder = self.folder.clone();
+            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(session = self.session, %error, "the worker's folder of the session is left behind");
+            }
+        }
+    }
+
+    async fn hand_over(&self) -> Result<(), String> {
+        let (ledger, session) = (self.machine.ledger.clone(), self.session.clone());
+        let bundle = tokio::task::spawn_blocking(move || {
+            let mut bundle = Vec::new();
+            ledger.export(&Filter::session(session), &mut bundle).map(|_| bundle)
+        });
+        let bundle = bundle.await.map_err(|error| error.to_string())?;
+        let bundle = bundle.map_err(|error| error.to_string())?;
+        let files = self.client.session_files(&self.session);
+        let policies = self
+            .journal
+            .policies()
+            .into_iter()
+            .map(|policy| ("policy", policy.into_bytes()));
+        for (part, bytes) in policies.chain([("records", bundle)]) {
+            match files.add_evidence(part, bytes).await {
+                Ok(_) => {}
+                // A server that takes none.
+                Err(error) if error.status() == Some(404) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every sandbox of the session at once.
+    pub async fn kill(&self) {
+        let begun = Instant::now();
+        let ended = self.machine.kill(&self.session).await;
+        tracing::warn!(session = self.session, ended, took = ?begun.elapsed(), "sandboxes were ended by force");
+    }
+
+    /// Keeps up with the server from now on, if it can say what changes.
+    fn follow(self: &Arc<Self>, plan: &Plan) {
+        let Some(hash) = plan.hash.clone() else { return };
+        let mut live = self.live();
+        if live.follower.is_none() {
+            let follower = follower(Arc::downgrade(self), self.client.clone(), self.session.clone(), hash);
+            live.follower = Some(AbortOnDropHandle::new(tokio::spawn(follower)));
+        }
+    }
+
+    /// Something changed. An error says that it has to be tried again; meanwhile nothing crosses.
+    async fn changed(&self, said: Said) -> Result<(), BoundaryError> {
+        self.stop.send_if_modified(|stop| {
+            let is_news = *stop != said.stop;
+            *stop = said.stop;
+            is_news
+        });
+        if said.stop.is_some() {
+            return Ok(());
+        }
+        let known = self.live().plan.clone();
+        if let Some(known) = known {
+            // The policy holds at once; the rest is asked for.
+            let own = self.machine.options.policy.as_ref();
+            let has_secrets = !known.secrets.is_empty();
+            let rules = rules::of_session(Some(&said), own, &known.repositories, has_secrets)?;
+            if rules.policy.hash() != known.rules.policy.hash() {
+                self.enforce(&rules.policy, &known.secrets).await?;
+            }
+        }
+        let built = tokio::time::timeout(PREPARING, self.build()).await;
+        built.map_err(|_| BoundaryError::Deadline(PREPARING))?.map(drop)
+    }
+
+    /// Nothing crosses, and no call runs, until it is known again what holds.
+    async fn shut(&self, reason: &BoundaryError) {
+        tracing::error!(session = self.session, %reason, "the session's boundary is shut");
+        self.live().broken = Some(reason.to_string());
+        let nothing = Policy::nothing();
+        // Shut even if it cannot be recorded.
+        let _ = self.journal.policy_applied(&nothing).await;
+        if let Some(egress) = &self.live().egress {
+            egress.set_policy(nothing);
+            egress.set_secrets(SecretSet::empty());
+        }
+    }
+}
+
+/// Asks the server for changes until the session is gone.
+async fn follower(boundary: Weak<Boundary>, client: Client, session: String, mut hash: String) {
+    let mut failures = 0;
+    loop {
+        let asked = Instant::now();
+        let wait = match said::changed(&client, &session, &hash).await {
+            Ok(None) => {
+                failures = 0;
+                BREATH.saturating_sub(asked.elapsed())
+            }
+            Ok(Some(news)) => {
+                let Some(boundary) = boundary.upgrade() else { return };
+                let news_hash = news.hash.clone();
+                let changed = match Said::read(news) {
+                    Ok(said) => boundary.changed(said).await,
+                    Err(error) => Err(error),
+                };
+                match changed {
+                    Ok(()) => {
+                        hash = news_hash;
+                        failures = 0;
+                        Duration::ZERO
+                    }
+                    Err(error) => {
+                        boundary.shut(&error).await;
+                        failures += 1;
+                        backoff::doubling(BREATH, failures, LONGEST_WAIT)
+                    }
+                }
+            }
+            // The item or the session is not this worker's any more; the lease will say so.
+            Err(error) if error.is_permanent() => {
+                tracing::debug!(session, %error, "the server says nothing more about the session's boundary");
+                return;
+            }
+            Err(error) => {
+                failures += 1;
+                let wait = backoff::half_to_full(backoff::doubling(BREATH, failures, LONGEST_WAIT));
+                tracing::warn!(session, ?wait, %error, "changes of the session's boundary cannot be asked for");
+                wait
+            }
+        };
+        sleep(wait).await;
+    }
+}
+
+/// What cannot be given without isolation is refused. The network is the machine's own then, as was asked for by name.
+fn without_isolation(answers: &Answers, secrets: &SecretSet) -> Result<(), BoundaryError> {
+    let packages = answers.said.as_ref().is_some_and(|said| !said.packages.is_empty());
+    for (asked, what) in [
+        (packages, "packages"),
+        (!answers.mounts.is_empty(), "files and repositories"),
+        (!secrets.is_empty(), "credentials"),
+    ] {
+        if asked {
+            return Err(BoundaryError::NoIsolation(what));
+        }
+    }
+    Ok(())
+}
