@@ -155,6 +155,7 @@ class Plane(Program):
         config: str | None = None,
         command: str = "serve",
         environment: Mapping[str, str] | None = None,
+        flags: Iterable[str] = (),
     ) -> None:
         self._own = tempfile.TemporaryDirectory(prefix="outwork-suite-data-") if data_dir is None else None
         self.data_dir = Path(self._own.name) if self._own is not None else data_dir
@@ -167,6 +168,7 @@ class Plane(Program):
             self._config.write(config)
             self._config.flush()
             arguments += ["--config", self._config.name]
+        arguments += flags
         super().__init__(arguments, settings)
         self.url = self.wait_for_line(r"outwork: listening on (https?://\S+)")[1]
 

@@ -260,3 +260,64 @@ async fn uploads_that_no_rule_reads_stream() {
     assert_eq!(server.seen()[0].body.len(), 1000);
     assert_eq!(world.records(2).await[0].bytes_in, 1000);
 }
+
+/// A caller may leave a stream of events when it has its response: the call is complete. Before, it is not.
+#[tokio::test]
+async fn a_caller_that_has_its_response_may_leave() {
+    let notice = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"id": 7, "result": {}}});
+    let response =
+        json!({"jsonrpc": "2.0", "id": 7, "result": {"content": [{"type": "text", "text": "AKIAIOSFODNN7EXAMPLE"}]}});
+    for (rules, events, decision, rule) in [
+        ("", vec![&notice, &response], Decision::Allowed, None),
+        ("", vec![&response, &notice], Decision::Allowed, None),
+        ("", vec![&notice], Decision::Cut, Some("caller.left")),
+        (
+            "redact: [{detector: aws_key, action: redact}]",
+            vec![&response],
+            Decision::Allowed,
+            None,
+        ),
+        (
+            "redact: [{detector: aws_key, action: block}]",
+            vec![&notice, &response],
+            Decision::Refused,
+            Some("redact.aws_key"),
+        ),
+    ] {
+        let kept: Arc<Mutex<Vec<tokio::sync::mpsc::Sender<Bytes>>>> = Arc::default();
+        let (senders, text) = (
+            kept.clone(),
+            events
+                .iter()
+                .map(|event| format!("event: message\ndata: {event}\n\n"))
+                .collect::<String>(),
+        );
+        let server = Server::with(move |_| {
+            let (senders, text) = (senders.clone(), text.clone());
+            Box::pin(async move {
+                // The server keeps the stream open.
+                let (sender, answer) = pieces("text/event-stream");
+                sender.send(Bytes::from(text)).await.unwrap();
+                senders.lock().await.push(sender);
+                answer
+            })
+        })
+        .await;
+        let world = Plan::wiki(&server, rules).start();
+        let mut caller = world.caller("wiki").await;
+        let request = caller.message(&call("echo", json!({})), &[]);
+        let mut body = caller.open(request).await.unwrap().into_body();
+        let mut seen = Vec::new();
+        while seen.windows(2).filter(|pair| pair == b"\n\n").count() < events.len() {
+            seen.extend_from_slice(&soon(body.frame()).await.unwrap().unwrap().into_data().unwrap());
+        }
+        drop((body, caller));
+        let record = world.records(1).await.remove(0);
+        assert_eq!(
+            (record.decision, record.rule.as_deref()),
+            (decision, rule),
+            "{rules} {events:?}"
+        );
+        assert_eq!(record.status, Some(200));
+    }
+}
