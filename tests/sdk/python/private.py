@@ -29,20 +29,19 @@ def outwork(plane_url: str, *words: str | Path, through: Sequence[str] = ()) -> 
 class Gateway(Program):
     """`outwork tunnel run` on a folder that `outwork tunnel setup` wrote, connected to the plane."""
 
-    def __init__(self, office: Office, through: Sequence[str] = (), connected: bool = True) -> None:
-        self.office = office
-        super().__init__([*through, BINARY, "tunnel", "run", "--folder", office.path])
+    def __init__(self, office: Office, folder: Path | None = None, through: Sequence[str] = ()) -> None:
+        self.folder = folder or office.path
+        before = len(office.connections())
+        super().__init__([*through, BINARY, "tunnel", "run", "--folder", self.folder])
         self.wait_for_line(r"gateway of")
-        if connected:
-            wait_for("two connections of the gateway", lambda: len(office.connections()) == 2)
+        wait_for("two connections of the gateway", lambda: len(office.connections()) == before + 2)
 
 
 class Office:
     """A tunnel and the folder of its gateway, with these routes."""
 
     def __init__(self, plane: Plane, *flags: str, through: Sequence[str] = (), **routes: str) -> None:
-        self.plane = plane
-        self._client = plane.client()
+        self.at(plane)
         self._folder = tempfile.TemporaryDirectory(prefix="outwork-suite-office-")
         self.path = Path(self._folder.name) / "gateway"
         words = ["setup", "--folder", str(self.path), "--name", fresh("office"), "--json", *flags]
@@ -52,6 +51,11 @@ class Office:
         self.tunnel_id: str = made["tunnel_id"]
         self.domain: str = made["domain"]
 
+    def at(self, plane: Plane) -> None:
+        """The plane is this one now: it was restarted."""
+        self.plane = plane
+        self._client = plane.client()
+
     def url(self, label: str, path: str = "/mcp") -> str:
         return f"https://{label}.{self.domain}{path}"
 
@@ -60,9 +64,9 @@ class Office:
         answer: Any = self._client.get(f"/v1/tunnels/{self.tunnel_id}/connections", cast_to=object, options=options)
         return list(answer["data"])
 
-    def records(self, **wanted: Any) -> list[dict[str, Any]]:
+    def records(self, folder: Path | None = None, **wanted: Any) -> list[dict[str, Any]]:
         """The gateway's records, oldest first, whose fields are these."""
-        text = outwork(self.plane.url, "records", "--folder", self.path, "--json")
+        text = outwork(self.plane.url, "records", "--folder", folder or self.path, "--json")
         records = [json.loads(line) for line in text.splitlines()]
         return [record for record in records if all(record.get(name) == value for name, value in wanted.items())]
 
