@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use outwork_gateway::record::Decision;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 
 use crate::world::caller::{call, raw, tls};
@@ -320,4 +321,36 @@ async fn a_caller_that_has_its_response_may_leave() {
         );
         assert_eq!(record.status, Some(200));
     }
+}
+
+/// What is cut on its way is not taken for the whole, with a farewell of TLS or without.
+#[tokio::test]
+async fn a_request_that_is_cut_reaches_nobody() {
+    let server = Server::mcp().await;
+    for rules in ["", "tools: {allow: [echo]}"] {
+        let world = Plan::wiki(&server, rules).start();
+        let body = call("echo", json!({"all": true})).to_string();
+        for (index, farewell) in [true, false].into_iter().enumerate() {
+            let mut stream = tls(&world, "wiki.t.example", "wiki.t.example").await.unwrap();
+            let head = format!(
+                "POST /mcp HTTP/1.1\r\nHost: wiki.t.example\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len() + 1
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // All of the message, and not all that was announced.
+            stream.write_all(body.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            if farewell {
+                stream.shutdown().await.unwrap();
+            } else {
+                stream.get_mut().0.shutdown().await.unwrap();
+            }
+            let mut answer = Vec::new();
+            // It may end either way; what matters is that the call did not happen.
+            let _ = soon(stream.read_to_end(&mut answer)).await;
+            let record = world.records(index + 1).await.remove(index);
+            assert_ne!(record.decision, Decision::Allowed, "{rules} {record:?}");
+        }
+    }
+    assert!(server.seen().is_empty(), "{:?}", server.seen());
 }
