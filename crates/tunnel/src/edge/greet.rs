@@ -362,17 +362,13 @@ async fn live_quic(
     if let Err(error) = write_frame(&mut send, &greeter.welcome(admitted)).await {
         return lost(error);
     }
-    // The library's idle timer is the judge of silence here; see `control`.
     let heartbeat = greeter.shared.options.heartbeat;
-    let heartbeat = Heartbeat {
-        silence: heartbeat.silence * 2,
-        ..heartbeat
-    };
     let control = tokio::io::join(receive, send);
     let end = tokio::select! {
         // The connection knows better why its streams fail.
         biased;
         error = connection.closed() => quic_end(&error),
+        never = control::listen(connection, activity) => match never {},
         end = work(greeter, admitted, control, heartbeat, activity) => end,
     };
     match (end.0, connection.close_reason()) {
