@@ -3,11 +3,12 @@
 //! with the same server reached through a tunnel.
 //!
 //! ```text
-//! entry http://127.0.0.1:3001 [quic|http2]
+//! entry http://127.0.0.1:3001 [quic|tcp [RULE...]]
 //! ```
 //!
-//! It prints `entry: listening on http://ADDRESS` and runs until its standard input ends. A `Host` header that names the
-//! door becomes the name of the route; every other one stays, so that a server's own checks can be tested.
+//! Each rule is a line of the route's mapping in the gateway's configuration, such as `tools: {read_only: true}`. It prints
+//! `entry: listening on http://ADDRESS` and runs until its standard input ends. A `Host` header that names the door becomes
+//! the name of the route; every other one stays, so that a server's own checks can be tested.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -106,6 +107,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .next()
         .ok_or("give the upstream's address, such as http://127.0.0.1:3001")?;
     let transport = arguments.next().unwrap_or_else(|| "quic".into());
+    let rules: String = arguments.map(|rule| format!("    {rule}\n")).collect();
     let folder = tempfile::tempdir()?;
     let identity = Identity::self_signed(&folder.path().join("edge"), &["127.0.0.1".to_owned()])?;
     let fingerprint = identity.fingerprint().ok_or("no fingerprint")?.to_owned();
@@ -125,7 +127,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             "tunnel_domain: {DOMAIN}\ntunnel_id: {TUNNEL}\ntoken_file: token\n\
              tls: {{cert_file: tls.crt, key_file: tls.key}}\nupstream: {{allowed_ips: [127.0.0.1/32]}}\n\
              edge: {{addresses: ['{}'], fingerprint: '{fingerprint}', transport: {transport}}}\n\
-             health: {{listen_addr: '127.0.0.1:0'}}\nledger: {{dir: ledger}}\nroutes:\n  server:\n    url: {upstream}\n",
+             health: {{listen_addr: '127.0.0.1:0'}}\nledger: {{dir: ledger}}\nroutes:\n  server:\n    url: {upstream}\n{rules}",
             edge.address()
         ),
     )?;

@@ -501,7 +501,7 @@ async fn files_survive_a_sandbox(setting: &Setting) {
         .expect("a sandbox");
     let said = bash(
         &again,
-        "cat link; sha256sum < data | cmp - sum && echo same; stat -c %a src; test -s ticks && echo new >> src/main.rs && tail -1 src/main.rs",
+        "cat link; sha256sum < data | cmp - sum && echo same; stat -c %a src; test -e ticks && echo new >> src/main.rs && tail -1 src/main.rs",
     )
     .await;
     assert_eq!(said.text(), "fn main() {}\nsame\n750\nnew");

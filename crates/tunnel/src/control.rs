@@ -1,8 +1,8 @@
 //! The control stream of a connection: pings, and the word that a side drains.
 //!
-//! Every byte that arrives on a TCP connection counts as a sign of life, so a bulk transfer that delays a ping does not
-//! kill its connection; over QUIC the library's idle timer does the same with packets, and the silence that counts here
-//! is twice as long.
+//! Every byte that arrives on a TCP connection counts as a sign of life, and every packet of a QUIC connection, so a bulk
+//! transfer that delays a ping does not kill its connection. QUIC's own idle timer does not do: it begins anew with the
+//! first packet that is sent into the silence.
 
 use std::convert::Infallible;
 use std::io;
@@ -53,6 +53,24 @@ impl Activity {
             }
             // A millisecond more than needed, since the note is rounded down to one.
             tokio::time::sleep(limit - idle + Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// How often it is looked whether packets arrived: what a lost connection may be noticed late by.
+const SAMPLE: Duration = Duration::from_millis(100);
+
+/// Notes the packets of a QUIC connection as signs of life. Never ends.
+pub(crate) async fn listen(connection: &quinn::Connection, activity: &Activity) -> Infallible {
+    let mut tick = tokio::time::interval(SAMPLE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = connection.stats().udp_rx.datagrams;
+    loop {
+        tick.tick().await;
+        let now = connection.stats().udp_rx.datagrams;
+        if now != seen {
+            seen = now;
+            activity.touch();
         }
     }
 }

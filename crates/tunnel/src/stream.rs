@@ -1,7 +1,7 @@
 //! A byte stream inside a tunnel connection, whatever carries it.
 //!
-//! `shutdown` ends the sending half and leaves the other open; dropping a stream whose halves have not both ended resets
-//! it on the other side. A reset by the other side is an error of kind `ConnectionReset`, never an end of file.
+//! `shutdown` ends the sending half and leaves the other open; it is no error where the other side has left. Dropping a
+//! stream whose halves have not both ended resets it on the other side. A reset by the other side is an error of kind `ConnectionReset`, never an end of file.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -213,7 +213,12 @@ impl AsyncWrite for Stream {
         if !this.finished {
             match &mut this.carrier {
                 Carrier::Quic { send, .. } => send.finish().map_err(io::Error::other)?,
-                Carrier::H2 { send, .. } => send.send_data(Bytes::new(), true).map_err(|error| h2_error(&error))?,
+                // The only refusal is that the stream has been closed: the other side wants nothing more, as when it ended
+                // its half and left before this one ended. That is no failure here, as it is none over QUIC; whether the
+                // other side ended or broke off is for the reader to see.
+                Carrier::H2 { send, .. } => {
+                    let _ = send.send_data(Bytes::new(), true);
+                }
             }
             this.finished = true;
         }

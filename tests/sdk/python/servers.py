@@ -155,6 +155,7 @@ class Plane(Program):
         config: str | None = None,
         command: str = "serve",
         environment: Mapping[str, str] | None = None,
+        flags: Iterable[str] = (),
     ) -> None:
         self._own = tempfile.TemporaryDirectory(prefix="outwork-suite-data-") if data_dir is None else None
         self.data_dir = Path(self._own.name) if self._own is not None else data_dir
@@ -167,6 +168,7 @@ class Plane(Program):
             self._config.write(config)
             self._config.flush()
             arguments += ["--config", self._config.name]
+        arguments += flags
         super().__init__(arguments, settings)
         self.url = self.wait_for_line(r"outwork: listening on (https?://\S+)")[1]
 
@@ -215,11 +217,18 @@ class Worker(Program):
 class McpServer(Program):
     """A real MCP server on the official Python package; see `mcp_server.py`."""
 
-    def __init__(self, port: int = 0, token: str | None = None, journal: Path | None = None) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        token: str | None = None,
+        journal: Path | None = None,
+        host: str = "127.0.0.1",
+        through: Iterable[str] = (),
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="outwork-suite-mcp-")
         self.journal_path = journal or Path(self._folder.name) / "journal"
-        arguments: list[str | Path] = [sys.executable, Path(__file__).parent / "mcp_server.py", "--port", str(port)]
-        arguments += ["--journal", self.journal_path]
+        arguments: list[str | Path] = [*through, sys.executable, Path(__file__).parent / "mcp_server.py"]
+        arguments += ["--host", host, "--port", str(port), "--journal", self.journal_path]
         self.token_file = Path(self._folder.name) / "token"
         if token is not None:
             self.token_file.write_text(token)

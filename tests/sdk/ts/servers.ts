@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 
 import Anthropic, { type ClientOptions } from '@anthropic-ai/sdk';
 
-const BINARY = process.env.OUTWORK_BINARY ?? fail('set OUTWORK_BINARY to the binary under test');
+export const BINARY = process.env.OUTWORK_BINARY ?? fail('set OUTWORK_BINARY to the binary under test');
 export const ADMIN_KEY = 'sk-ow-suite-0123456789abcdefghijklmnopqrstuvwxyz';
 const PASSED_ON = ['PATH', 'LANG', 'TMPDIR', 'RUST_LOG', 'RUST_BACKTRACE'];
 const START_MS = 30_000;
@@ -104,8 +104,8 @@ export class Servers {
     this.client = new Anthropic({ baseURL: url, apiKey: ADMIN_KEY, maxRetries: 0, timeout: 30_000 });
   }
 
-  /** With a settings file of this text, if there is one. */
-  static async start(settings?: string): Promise<Servers> {
+  /** With a settings file of this text, if there is one, and more flags. */
+  static async start(settings?: string, flags: string[] = []): Promise<Servers> {
     // Credentials of the person who runs the suite must not get in.
     for (const name of Object.keys(process.env)) if (name.startsWith('ANTHROPIC_')) delete process.env[name];
     const folder = mkdtempSync(path.join(tmpdir(), 'outwork-suite-data-'));
@@ -113,7 +113,7 @@ export class Servers {
     const programs = [rehearsal];
     try {
       const model = (await rehearsal.line(/rehearsal: listening on (http:\S+)/))[1]!;
-      const args = ['serve', '--listen', '127.0.0.1:0', '--data-dir', path.join(folder, 'data')];
+      const args = ['serve', '--listen', '127.0.0.1:0', '--data-dir', path.join(folder, 'data'), ...flags];
       if (settings !== undefined) {
         writeFileSync(path.join(folder, 'outwork.toml'), settings);
         args.push('--config', path.join(folder, 'outwork.toml'));

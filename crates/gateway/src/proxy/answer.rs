@@ -7,6 +7,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::SendRequest;
 
+use super::answered::Answered;
 use super::body::{Live, Wait};
 use super::call::{Context, killed};
 use super::trace::Trace;
@@ -36,9 +37,10 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Makes the upstream's answer the caller's.
+/// Makes the upstream's answer the caller's; `id` is that of the request as it was written, if it has one.
 pub async fn read(
     context: &Context<'_>,
+    id: Option<&str>,
     response: Response<Incoming>,
     sender: SendRequest<RequestBody>,
     is_head: bool,
@@ -55,6 +57,7 @@ pub async fn read(
         return Ok(Answer::Whole(head, Bytes::new()));
     }
     let is_events = is_event_stream(&head.headers);
+    let answered = id.filter(|_| is_events).and_then(Answered::new);
     let editor = rules
         .reads_results()
         .then(|| ResultEditor::new(rules.clone(), route.hints.clone()));
@@ -79,6 +82,7 @@ pub async fn read(
             idle: if is_events { timeouts.stream_idle } else { timeouts.idle },
             limit: (!is_events).then_some(rules.response_max),
             events: None,
+            answered,
             wait: Wait::default(),
         };
         return Ok(Answer::Live(head, Box::new(live)));
@@ -100,6 +104,7 @@ pub async fn read(
             idle: timeouts.stream_idle,
             limit: None,
             events: Some((sse::Stream::new(rules.response_max), editor)),
+            answered,
             wait: Wait::default(),
         };
         return Ok(Answer::Live(head, Box::new(live)));

@@ -13,6 +13,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::answered::Answered;
 use super::trace::Trace;
 use crate::mcp::edit::ResultEditor;
 use crate::mcp::refusal::{INVALID, Refusal};
@@ -173,6 +174,8 @@ pub struct Live {
     pub limit: Option<usize>,
     /// The rules for events, where events are read.
     pub events: Option<(sse::Stream, ResultEditor)>,
+    /// Looks for the response among events, where there is one to come.
+    pub answered: Option<Answered>,
     /// The state of waiting.
     pub wait: Wait,
 }
@@ -183,6 +186,8 @@ pub struct Wait {
     sleep: Option<Pin<Box<Sleep>>>,
     killed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     ended: bool,
+    /// The caller has its response: whatever ends the stream now, the call is complete.
+    complete: bool,
 }
 
 impl Download {
@@ -248,8 +253,11 @@ impl Body for Download {
 impl Live {
     fn poll(&mut self, cx: &mut Context<'_>, trace: &mut Option<Trace>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
+            let complete = self.wait.complete;
             let mut end = |decision, rule: Option<&str>| {
-                if let Some(trace) = trace.as_mut() {
+                if let Some(trace) = trace.as_mut()
+                    && (!complete || decision == Decision::Refused)
+                {
                     trace.end(decision, rule);
                 }
             };
@@ -332,6 +340,13 @@ impl Live {
             }
             if let Some(trace) = trace {
                 trace.out(&data);
+                if !last && self.answered.as_mut().is_some_and(|answered| answered.pass(&data)) {
+                    (self.answered, self.wait.complete) = (None, true);
+                    match self.events.as_ref().and_then(|(_, editor)| editor.blocked.as_deref()) {
+                        Some(rule) => trace.end(Decision::Refused, Some(rule)),
+                        None => trace.end(Decision::Allowed, None),
+                    }
+                }
             }
             return Poll::Ready(Some(Ok(data)));
         }

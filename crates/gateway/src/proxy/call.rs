@@ -245,7 +245,7 @@ async fn forward(mut context: Context<'_>, request: Request<Incoming>, trace: &m
     let call = trace.call();
     call.bytes_in = call.bytes_in.max(upload.load(Relaxed));
     call.status = Some(response.status().as_u16());
-    answer::read(&context, response, sender, is_head, trace)
+    answer::read(&context, id.as_deref(), response, sender, is_head, trace)
         .await
         .map_err(|refusal| Refused { refusal, id })
 }

@@ -5,6 +5,7 @@
 //! a caller that leaves is gone from the upstream too, because everything of a call ends with its future.
 
 pub mod answer;
+mod answered;
 pub mod ask;
 pub mod body;
 pub mod call;

@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use outwork_gateway::record::Decision;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 
 use crate::world::caller::{call, raw, tls};
@@ -259,4 +260,97 @@ async fn uploads_that_no_rule_reads_stream() {
     }
     assert_eq!(server.seen()[0].body.len(), 1000);
     assert_eq!(world.records(2).await[0].bytes_in, 1000);
+}
+
+/// A caller may leave a stream of events when it has its response: the call is complete. Before, it is not.
+#[tokio::test]
+async fn a_caller_that_has_its_response_may_leave() {
+    let notice = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"id": 7, "result": {}}});
+    let response =
+        json!({"jsonrpc": "2.0", "id": 7, "result": {"content": [{"type": "text", "text": "AKIAIOSFODNN7EXAMPLE"}]}});
+    for (rules, events, decision, rule) in [
+        ("", vec![&notice, &response], Decision::Allowed, None),
+        ("", vec![&response, &notice], Decision::Allowed, None),
+        ("", vec![&notice], Decision::Cut, Some("caller.left")),
+        (
+            "redact: [{detector: aws_key, action: redact}]",
+            vec![&response],
+            Decision::Allowed,
+            None,
+        ),
+        (
+            "redact: [{detector: aws_key, action: block}]",
+            vec![&notice, &response],
+            Decision::Refused,
+            Some("redact.aws_key"),
+        ),
+    ] {
+        let kept: Arc<Mutex<Vec<tokio::sync::mpsc::Sender<Bytes>>>> = Arc::default();
+        let (senders, text) = (
+            kept.clone(),
+            events
+                .iter()
+                .map(|event| format!("event: message\ndata: {event}\n\n"))
+                .collect::<String>(),
+        );
+        let server = Server::with(move |_| {
+            let (senders, text) = (senders.clone(), text.clone());
+            Box::pin(async move {
+                // The server keeps the stream open.
+                let (sender, answer) = pieces("text/event-stream");
+                sender.send(Bytes::from(text)).await.unwrap();
+                senders.lock().await.push(sender);
+                answer
+            })
+        })
+        .await;
+        let world = Plan::wiki(&server, rules).start();
+        let mut caller = world.caller("wiki").await;
+        let request = caller.message(&call("echo", json!({})), &[]);
+        let mut body = caller.open(request).await.unwrap().into_body();
+        let mut seen = Vec::new();
+        while seen.windows(2).filter(|pair| pair == b"\n\n").count() < events.len() {
+            seen.extend_from_slice(&soon(body.frame()).await.unwrap().unwrap().into_data().unwrap());
+        }
+        drop((body, caller));
+        let record = world.records(1).await.remove(0);
+        assert_eq!(
+            (record.decision, record.rule.as_deref()),
+            (decision, rule),
+            "{rules} {events:?}"
+        );
+        assert_eq!(record.status, Some(200));
+    }
+}
+
+/// What is cut on its way is not taken for the whole, with a farewell of TLS or without.
+#[tokio::test]
+async fn a_request_that_is_cut_reaches_nobody() {
+    let server = Server::mcp().await;
+    for rules in ["", "tools: {allow: [echo]}"] {
+        let world = Plan::wiki(&server, rules).start();
+        let body = call("echo", json!({"all": true})).to_string();
+        for (index, farewell) in [true, false].into_iter().enumerate() {
+            let mut stream = tls(&world, "wiki.t.example", "wiki.t.example").await.unwrap();
+            let head = format!(
+                "POST /mcp HTTP/1.1\r\nHost: wiki.t.example\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len() + 1
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // All of the message, and not all that was announced.
+            stream.write_all(body.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            if farewell {
+                stream.shutdown().await.unwrap();
+            } else {
+                stream.get_mut().0.shutdown().await.unwrap();
+            }
+            let mut answer = Vec::new();
+            // It may end either way; what matters is that the call did not happen.
+            let _ = soon(stream.read_to_end(&mut answer)).await;
+            let record = world.records(index + 1).await.remove(index);
+            assert_ne!(record.decision, Decision::Allowed, "{rules} {record:?}");
+        }
+    }
+    assert!(server.seen().is_empty(), "{:?}", server.seen());
 }

@@ -6,6 +6,7 @@ mod renewal;
 mod running;
 mod sessions;
 mod setup;
+mod strangers;
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -280,7 +281,11 @@ async fn connections(api: &Api, tunnel: &str, wanted: usize) -> Vec<Value> {
 
 /// The events of a session that calls a tool of the server at `url` once.
 async fn called(world: &World, url: &str, tool: &str, input: Value) -> Vec<Value> {
-    let api = &world.api;
+    called_by(&world.api, url, tool, input).await
+}
+
+/// As [`called`], in the name of whoever `api` is for.
+async fn called_by(api: &Api, url: &str, tool: &str, input: Value) -> Vec<Value> {
     let agent = json!({
         "name": "clerk", "model": SCRIPT,
         "mcp_servers": [{ "type": "url", "name": "orders", "url": url }],

@@ -288,43 +288,65 @@ impl Carried {
 }
 
 /// Opens a stream over HTTP/2.
-pub(super) async fn connect(
-    mut sender: h2::client::SendRequest<Bytes>,
+async fn connect(
+    sender: h2::client::SendRequest<Bytes>,
     host: &str,
     kind: &'static str,
     early: &Bytes,
 ) -> Result<Stream, OpenFailure> {
-    let lost = |_| OpenFailure::Lost("the host does not fit a request".to_owned());
-    std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
-    let uri = Uri::builder().authority(host).build().map_err(lost)?;
-    let mut request = Request::new(());
-    *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = uri;
-    request
-        .headers_mut()
-        .insert(KIND_HEADER, HeaderValue::from_static(kind));
-    let (response, mut send) = sender.send_request(request, false)?;
-    if !early.is_empty() {
-        send.send_data(early.clone(), false)?;
-    }
-    // Both handles go with the future if the caller gives up, which cancels the stream.
-    let (head, body) = response.await?.into_parts();
-    if head.status == StatusCode::OK {
-        return Ok(Stream::h2(send, body));
-    }
-    let code = head
-        .headers
-        .get(CODE_HEADER)
-        .and_then(|code| code.to_str().ok()?.parse().ok());
-    match code.and_then(RejectionCode::from_u8) {
-        Some(code) => {
-            let message = head
-                .headers
-                .get(MESSAGE_HEADER)
-                .map(|text| String::from_utf8_lossy(text.as_bytes()));
-            Err(OpenFailure::Rejected(Rejection::new(code, message.unwrap_or_default())))
+    Asked::send(sender, host, kind, early).await?.answer().await
+}
+
+/// A stream over HTTP/2 that was asked for.
+pub(super) struct Asked {
+    response: h2::client::ResponseFuture,
+    send: h2::SendStream<Bytes>,
+}
+
+impl Asked {
+    /// Asks for a stream. Those that are asked for later come later.
+    pub(super) async fn send(
+        mut sender: h2::client::SendRequest<Bytes>,
+        host: &str,
+        kind: &'static str,
+        early: &Bytes,
+    ) -> Result<Self, OpenFailure> {
+        let lost = |_| OpenFailure::Lost("the host does not fit a request".to_owned());
+        std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
+        let uri = Uri::builder().authority(host).build().map_err(lost)?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = uri;
+        request
+            .headers_mut()
+            .insert(KIND_HEADER, HeaderValue::from_static(kind));
+        let (response, mut send) = sender.send_request(request, false)?;
+        if !early.is_empty() {
+            send.send_data(early.clone(), false)?;
         }
-        None => Err(OpenFailure::Lost("the gateway answered without a reason".to_owned())),
+        Ok(Self { response, send })
+    }
+
+    /// The gateway's answer. Both handles go with the future if the caller gives up, which cancels the stream.
+    pub(super) async fn answer(self) -> Result<Stream, OpenFailure> {
+        let (head, body) = self.response.await?.into_parts();
+        if head.status == StatusCode::OK {
+            return Ok(Stream::h2(self.send, body));
+        }
+        let code = head
+            .headers
+            .get(CODE_HEADER)
+            .and_then(|code| code.to_str().ok()?.parse().ok());
+        match code.and_then(RejectionCode::from_u8) {
+            Some(code) => {
+                let message = head
+                    .headers
+                    .get(MESSAGE_HEADER)
+                    .map(|text| String::from_utf8_lossy(text.as_bytes()));
+                Err(OpenFailure::Rejected(Rejection::new(code, message.unwrap_or_default())))
+            }
+            None => Err(OpenFailure::Lost("the gateway answered without a reason".to_owned())),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Carried, Carrier, OpenFailure, connect};
+use super::connection::{Asked, Carried, Carrier, OpenFailure};
 use super::handle::Shared;
 use super::tunnel::Tunnel;
 use super::{Authenticator, Credentials, Event, LostReason};
@@ -317,10 +317,14 @@ async fn live_tcp(
         let _ = finished.send(detail);
     });
     tokio::pin!(driven);
-    admitted.carried.begin(Some(sender.clone()));
-    announce(greeter, admitted);
     let nothing = Bytes::new();
-    let ask = connect(sender, CONTROL_HOST, KIND_CONTROL, &nothing);
+    let ask = async {
+        let asked = Asked::send(sender.clone(), CONTROL_HOST, KIND_CONTROL, &nothing).await?;
+        // Not before: a gateway takes no other stream first.
+        admitted.carried.begin(Some(sender));
+        announce(greeter, admitted);
+        asked.answer().await
+    };
     let opened = tokio::time::timeout(options.handshake_timeout, ask).await;
     let control = match opened {
         Ok(Ok(control)) => control,
@@ -358,17 +362,13 @@ async fn live_quic(
     if let Err(error) = write_frame(&mut send, &greeter.welcome(admitted)).await {
         return lost(error);
     }
-    // The library's idle timer is the judge of silence here; see `control`.
     let heartbeat = greeter.shared.options.heartbeat;
-    let heartbeat = Heartbeat {
-        silence: heartbeat.silence * 2,
-        ..heartbeat
-    };
     let control = tokio::io::join(receive, send);
     let end = tokio::select! {
         // The connection knows better why its streams fail.
         biased;
         error = connection.closed() => quic_end(&error),
+        never = control::listen(connection, activity) => match never {},
         end = work(greeter, admitted, control, heartbeat, activity) => end,
     };
     match (end.0, connection.close_reason()) {
@@ -391,6 +391,7 @@ fn quic_end(error: &quinn::ConnectionError) -> (LostReason, String) {
 }
 
 fn announce(greeter: &Greeter, admitted: &Admitted) {
+    admitted.tunnel.changed.notify_waiters();
     let connection = admitted.carried.show();
     tracing::info!(
         connection = %connection.id, tunnel = %admitted.tunnel.id, remote = %connection.remote,

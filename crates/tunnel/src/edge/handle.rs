@@ -27,6 +27,7 @@ pub(super) struct Shared {
     pub(super) events: broadcast::Sender<Event>,
     /// Cancelled when no stream is to be opened any more.
     pub(super) draining: CancellationToken,
+    pub(super) started: Instant,
 }
 
 impl Shared {
@@ -47,7 +48,8 @@ impl Handle {
     }
 
     /// A stream to the handler of a gateway of the tunnel. Takes the connection with the fewest streams, and another one
-    /// if that is lost, drains, or gives no answer in good time. When an error comes back, no gateway took a byte of
+    /// if that is lost, drains, or gives no answer in good time. Waits a moment for a gateway that is expected back; see
+    /// [`Options::reconnect`]. When an error comes back, no gateway took a byte of
     /// payload.
     pub async fn open(&self, tunnel_id: &str, host: &str, deadline: Instant) -> Result<Stream, OpenError> {
         self.open_with(tunnel_id, host, &Bytes::new(), deadline).await
@@ -154,9 +156,39 @@ impl Handle {
         if self.0.draining.is_cancelled() {
             return Err(OpenError::Stopping);
         }
-        let tunnel = self.0.tunnels.get(tunnel_id).ok_or(OpenError::NotConnected)?;
+        let tunnel = match self.0.tunnels.get(tunnel_id) {
+            Some(tunnel) => tunnel,
+            // Its gateway may be on the way back to an edge that was restarted.
+            None if self.0.started.elapsed() < self.0.options.reconnect => self.0.tunnels.get_or_add(tunnel_id),
+            None => return Err(OpenError::NotConnected),
+        };
         tunnel.check()?;
         Ok(tunnel)
+    }
+
+    /// Waits for a connection that is not among `tried`, where one is expected. Whether one came.
+    async fn comes_back(&self, tunnel: &Tunnel, tried: &[Arc<str>], lost: bool) -> Result<bool, OpenError> {
+        let since = [Some(self.0.started), tunnel.parted(), lost.then(Instant::now)];
+        let Some(until) = since
+            .into_iter()
+            .flatten()
+            .max()
+            .map(|at| at + self.0.options.reconnect)
+        else {
+            return Ok(false);
+        };
+        loop {
+            let changed = tunnel.changed.notified();
+            tunnel.check()?;
+            if tunnel.offers(tried, usize::MAX) {
+                return Ok(true);
+            }
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep_until(until) => return Ok(false),
+                () = self.0.draining.cancelled() => return Err(OpenError::Stopping),
+            }
+        }
     }
 
     async fn ask(
@@ -171,6 +203,13 @@ impl Handle {
         loop {
             let place = match tunnel.pick(&tried, self.0.options.max_streams) {
                 Ok(place) => place,
+                Err(OpenError::NotConnected) => {
+                    let lost = matches!(last, Some(OpenError::Lost(_)));
+                    if self.comes_back(tunnel, &tried, lost).await? {
+                        continue;
+                    }
+                    return Err(last.unwrap_or(OpenError::NotConnected));
+                }
                 Err(error) => return Err(last.unwrap_or(error)),
             };
             let connection = place.connection().clone();

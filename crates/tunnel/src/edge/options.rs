@@ -31,6 +31,9 @@ pub struct Options {
     pub max_hosts: usize,
     /// After how long without an answer another connection is asked for the same stream, 1 s by default.
     pub open_attempt: Duration,
+    /// How long a stream that is asked for waits for a gateway to come back, 2 s by default: one that was connected until
+    /// a moment ago, or any gateway while the edge itself has only just started. Otherwise nobody waits for a gateway.
+    pub reconnect: Duration,
     /// How often the data path of every connection is tested, 15 s by default; `None` for never.
     pub probe_interval: Option<Duration>,
     /// How long a probe may take, 10 s by default. After two that fail the connection is given up.
@@ -57,6 +60,7 @@ impl Options {
             max_streams: 10_000,
             max_hosts: 1024,
             open_attempt: Duration::from_secs(1),
+            reconnect: Duration::from_secs(2),
             probe_interval: Some(Duration::from_secs(15)),
             probe_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(30),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,6 +76,7 @@ pub(super) async fn bind(options: Options, authenticator: Arc<dyn Authenticator>
         tunnels: Tunnels::default(),
         events: broadcast::Sender::new(options.events.max(1)),
         draining: CancellationToken::new(),
+        started: Instant::now(),
         options,
     });
     let greeter = Greeter {

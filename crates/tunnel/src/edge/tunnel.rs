@@ -6,6 +6,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
 use super::OpenError;
 use super::connection::{Carried, Place};
 use super::meter::Meters;
@@ -25,6 +28,10 @@ pub(super) struct Tunnel {
     pub(super) meters: Meters,
     /// Where the search for a connection begins, so that equals take turns.
     turn: AtomicUsize,
+    /// When the last connection that ended did so.
+    parted: Mutex<Option<Instant>>,
+    /// Told when a connection can be used, and when the tunnel is paused or closed.
+    pub(super) changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +49,8 @@ impl Tunnel {
             streams: Mutex::default(),
             meters: Meters::default(),
             turn: AtomicUsize::new(0),
+            parted: Mutex::default(),
+            changed: Notify::new(),
         }
     }
 
@@ -77,6 +86,7 @@ impl Tunnel {
         for gate in open.iter().filter_map(Weak::upgrade) {
             gate.cut(why);
         }
+        self.changed.notify_waiters();
     }
 
     pub(super) fn pause(&self) {
@@ -120,10 +130,15 @@ impl Tunnel {
     }
 
     pub(super) fn part(&self, id: &str) {
+        *self.parted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.connections
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|connection| &*connection.id != id);
+    }
+
+    pub(super) fn parted(&self) -> Option<Instant> {
+        *self.parted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn connections(&self) -> Vec<Arc<Carried>> {

@@ -120,14 +120,10 @@ async fn serve_quic(
     send: quinn::SendStream,
     receive: quinn::RecvStream,
 ) -> String {
-    // The library's idle timer is the judge of silence here; see `control`.
     let heartbeat = connection.heartbeat;
-    let heartbeat = Heartbeat {
-        silence: heartbeat.silence * 2,
-        ..heartbeat
-    };
     let control = connection.control(tokio::io::join(receive, send), heartbeat);
-    tokio::pin!(control);
+    let listening = control::listen(&quic, &connection.activity);
+    tokio::pin!(control, listening);
     let lost = loop {
         tokio::select! {
             accepted = quic.accept_bi() => match accepted {
@@ -138,6 +134,7 @@ async fn serve_quic(
                 Err(error) => break error.to_string(),
             },
             ended = &mut control => break ended,
+            never = &mut listening => match never {},
         }
     };
     let silent = connection.activity.idle() >= heartbeat.silence;

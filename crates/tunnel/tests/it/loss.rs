@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use outwork_tunnel::edge::{self, Edge, Event, LostReason};
+use outwork_tunnel::edge::{self, Edge, Event, LostReason, OpenError};
 use outwork_tunnel::link::{LinkState, Mode};
 use outwork_tunnel::tls::Identity;
 use outwork_tunnel::{Transport, edge::Handle};
@@ -13,12 +13,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::relay::Relay;
-use crate::rig::{BOUND, Book, TOKEN, TUNNEL, TestEdge, TestGateway, exchange, link_options, on_both, soon, until};
+use crate::rig::{
+    BOUND, Book, TOKEN, TUNNEL, TestEdge, TestGateway, exchange, link_options, on_both, soon, until, until_true,
+};
 
 on_both!(
     silent_loss_is_noticed_by_both,
     the_edge_is_killed_and_comes_back,
-    one_of_two_connections_is_lost
+    one_of_two_connections_is_lost,
+    a_gateway_that_is_expected_back_is_waited_for
 );
 
 mod bodies {
@@ -141,6 +144,43 @@ mod bodies {
             assert!(back.elapsed() < Duration::from_secs(2));
             gateway.connected().await;
         }
+    }
+
+    pub async fn a_gateway_that_is_expected_back_is_waited_for(mode: Mode) {
+        let wait = Duration::from_secs(3);
+        let edge = TestEdge::start_with(|options| options.reconnect = wait).await;
+        // The edge has only just started: whoever asks before the gateway is there is served when it comes.
+        let handle = edge.handle.clone();
+        let early = tokio::spawn(async move { handle.open(TUNNEL, "echo.test", soon()).await });
+        let gateway = edge.gateway(mode).await;
+        exchange(early.await.unwrap(), b"in time").await.unwrap();
+        tokio::time::sleep_until(Instant::now() + wait).await;
+        // It goes, and another one comes.
+        drop(gateway);
+        until_true("it is gone", || edge.handle.connections(TUNNEL).is_empty()).await;
+        let handle = edge.handle.clone();
+        let asked = tokio::spawn(async move { handle.open(TUNNEL, "echo.test", soon()).await });
+        let gateway = edge.gateway(mode).await;
+        exchange(asked.await.unwrap(), b"still in time").await.unwrap();
+        // Nobody waits for a tunnel that had no gateway, nor longer than that for one that had, nor while it is paused.
+        let start = Instant::now();
+        let error = edge.handle.open("tnl_other", "echo.test", soon()).await.unwrap_err();
+        assert_eq!((error, start.elapsed() < wait / 2), (OpenError::NotConnected, true));
+        drop(gateway);
+        until_true("it is gone", || edge.handle.connections(TUNNEL).is_empty()).await;
+        let handle = edge.handle.clone();
+        let asked = tokio::spawn(async move { handle.open(TUNNEL, "echo.test", soon()).await });
+        let error = edge.handle.open(TUNNEL, "echo.test", soon()).await.unwrap_err();
+        assert_eq!((error, start.elapsed() < BOUND), (OpenError::NotConnected, true));
+        assert_eq!(asked.await.unwrap().unwrap_err(), OpenError::NotConnected);
+        let gateway = edge.gateway(mode).await;
+        drop(gateway);
+        until_true("it is gone", || edge.handle.connections(TUNNEL).is_empty()).await;
+        let (handle, start) = (edge.handle.clone(), Instant::now());
+        let asked = tokio::spawn(async move { handle.open(TUNNEL, "echo.test", soon()).await });
+        edge.handle.pause(TUNNEL);
+        assert_eq!(asked.await.unwrap().unwrap_err(), OpenError::Paused);
+        assert!(start.elapsed() < wait / 2);
     }
 
     pub async fn one_of_two_connections_is_lost(mode: Mode) {

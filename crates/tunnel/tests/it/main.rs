@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod drain;
+mod evil_edge;
 mod hostile;
 mod inner_tls;
 mod loss;

@@ -105,6 +105,8 @@ impl TestEdge {
         let book = Arc::new(Book::default());
         book.set(TUNNEL, TOKEN);
         let mut options = edge::Options::new("127.0.0.1:0".parse().unwrap(), identity.clone());
+        // Who expects nothing back is told at once; the tests that do expect something say so.
+        options.reconnect = std::time::Duration::ZERO;
         change(&mut options);
         let (service, handle) = Edge::bind(options, book.clone()).await.unwrap();
         let shutdown = CancellationToken::new();
