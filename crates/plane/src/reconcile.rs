@@ -179,6 +179,7 @@ mod tests {
             sessions: bed.sessions.clone(),
             hub: Arc::default(),
             bells: Arc::default(),
+            changes: Arc::default(),
             owner: TestBed::OWNER.to_owned(),
             announced: Time::now(),
             place: 0,

@@ -76,7 +76,8 @@ async fn the_boundary_of_a_cloud_session_follows_its_environment() {
     assert_eq!(first["stop"], Value::Null);
     assert_eq!(worker.get(&path(&session)).await.ok(), first);
 
-    let update = |config: Value| api.post(&format!("/v1/environments/{environment}"), json!({ "config": config }));
+    let environment_path = format!("/v1/environments/{environment}");
+    let update = |config: Value| api.post(&environment_path, json!({ "config": config }));
     let open = json!({ "type": "cloud", "networking": { "type": "unrestricted" }, "packages": { "pip": ["rich"] } });
     let second = woken_by(&worker, &session, &first, async { update(open).await.ok() }).await;
     assert_eq!(second["networking"], json!({ "type": "unrestricted" }));

@@ -37,12 +37,12 @@ impl Api {
         Self::send(request.body(body)).await
     }
 
-    async fn download(&self, file: &str) -> Answer {
+    pub async fn download(&self, file: &str) -> Answer {
         self.get(&format!("/v1/files/{file}/content")).await
     }
 
     /// A worker's token for a session of a fresh environment, made with this body besides.
-    async fn claimed(&self, more: Value) -> (String, Api) {
+    pub async fn claimed(&self, more: Value) -> (String, Api) {
         let agent = self.agent(SCRIPT, json!([])).await;
         let environment = self.environment("self_hosted").await;
         let mut body = json!({ "agent": agent, "environment_id": environment });

@@ -14,7 +14,7 @@ use super::App;
 use super::environment_config::ConfigWish;
 use super::fields::merge_metadata;
 use crate::auth::Access;
-use crate::error::{ApiError, ErrorKind};
+use crate::error::ApiError;
 use crate::run::changes::Changed;
 use crate::run::registry::Halt;
 

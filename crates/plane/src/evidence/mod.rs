@@ -142,17 +142,6 @@ impl Evidence {
         self.ledger.status().stalled.map(unwritten)
     }
 
-    /// The ledger itself.
-    pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    /// The exports with what each still has to deliver.
-    pub(crate) fn exports(&self) -> Vec<outwork_ledger::exports::Status> {
-        let exporters = self.exporters.lock().unwrap_or_else(PoisonError::into_inner);
-        exporters.iter().map(Exporter::status).collect()
-    }
-
     /// How often [`prune`](Self::prune) is due; never without a retention.
     pub(crate) fn prune_every(&self) -> Option<Duration> {
         self.retention.as_ref().map(|_| PRUNE_EVERY)

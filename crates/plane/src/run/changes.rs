@@ -58,13 +58,13 @@ mod tests {
         let changes = Changes::default();
         let (session, other) = (SessionId::fresh(), SessionId::fresh());
         let bells = [session.clone(), other.clone()].map(|id| changes.of(Changed::Session(id)));
-        let (rung, silent) = (bells[0].notified(), bells[1].notified());
-        tokio::pin!(silent);
+        let (rung, mut silent) = (bells[0].notified(), Box::pin(bells[1].notified()));
         changes.ring(Changed::Session(session.clone()));
         rung.await;
         assert!(futures_util::poll!(silent.as_mut()).is_pending());
         changes.ring(Changed::Session(other));
         silent.await;
+        assert_eq!(changes.lock().len(), 2);
         drop(bells);
         changes.sweep();
         assert!(changes.lock().is_empty());
