@@ -285,16 +285,18 @@ class Inside:
         return said
 
 
-def visible(program: Path, tools: Path) -> Path:
-    """A Python as sandboxes see it: where it is, if that is a system folder, else a copy in `tools` without what is not
+def visible(program: Path, tools: Path) -> str:
+    """A Python as sandboxes start it: where it is, if that is a system folder, else a copy in `tools` without what is not
     needed."""
     if program.resolve().is_relative_to("/usr"):
-        return program.resolve()
+        return str(program.resolve())
     prefix = program.resolve().parent.parent
     skipped = shutil.ignore_patterns("test", "tests", "idlelib", "tkinter", "site-packages", "__pycache__", "*.a", "config-*", "share")
     for part in ("bin", "lib"):
         shutil.copytree(prefix / part, tools / "python" / part, symlinks=True, ignore=skipped)
-    return Path("/workspace/tools/python/bin") / program.resolve().name
+    inside = Path("/workspace/tools/python")
+    # It may have a library of its own, which must not be taken for the system's.
+    return f"LD_LIBRARY_PATH={inside / 'lib'} {inside / 'bin' / program.resolve().name}"
 
 
 def python_packages(tools: Path, *names: str) -> None:

