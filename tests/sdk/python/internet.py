@@ -40,6 +40,7 @@ NAMESERVER = "127.0.0.53"
 HOSTS = {
     "api.test.example": API,
     "sub.api.test.example": API,
+    "sink.test.example": API,
     "other.test.example": OTHER,
     "pypi.test.example": PACKAGES,
     "npm.test.example": PACKAGES,

