@@ -73,6 +73,9 @@ pub(crate) struct DemoArgs {
     /// With --private: no network namespace, also for root; the private server is then on loopback, which is refused
     #[arg(long, requires = "private")]
     pub(crate) loopback: bool,
+    /// Show an agent that a file tells to steal: twelve ways out, what stopped each, and the evidence of it
+    #[arg(long, conflicts_with_all = ["private", "model", "dir", "task", "check"])]
+    pub(crate) boundary: bool,
     /// A folder of yours instead of the demo project; it is changed in place
     #[arg(long, value_name = "FOLDER", requires = "task")]
     pub(crate) dir: Option<PathBuf>,
