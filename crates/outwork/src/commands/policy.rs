@@ -104,7 +104,10 @@ fn tell(args: &CheckArgs, explanation: &Explanation) -> Result<Exit> {
         let verdict = if allowed { "allowed" } else { "refused" };
         writeln!(out, "{verdict} by {}", sanitize::line(explanation.rule()))?;
         if args.environment.is_some() && args.method.is_none() {
-            writeln!(out, "MCP servers, repositories and credentials of a session are not looked at: see --session")?;
+            writeln!(
+                out,
+                "MCP servers, repositories and credentials of a session are not looked at: see --session"
+            )?;
         }
     }
     Ok(if allowed { Exit::Done } else { Exit::Failed })
@@ -116,7 +119,9 @@ async fn of_environment(client: &Client, id: &str) -> Result<Foreseen> {
     let kind = environment["config"]["type"].as_str();
     let networking = &environment["config"]["networking"];
     Ok(Foreseen {
-        environment: kind.context("the server described an environment without a type")?.to_owned(),
+        environment: kind
+            .context("the server described an environment without a type")?
+            .to_owned(),
         networking: (!networking.is_null()).then(|| networking.clone()),
         ..Foreseen::default()
     })
@@ -125,14 +130,22 @@ async fn of_environment(client: &Client, id: &str) -> Result<Foreseen> {
 /// What a session adds to it.
 async fn of_session(client: &Client, id: &str) -> Result<Foreseen> {
     let session = client.sessions().get(id).await?;
-    let environment = session["environment_id"].as_str().context("the session has no environment")?;
+    let environment = session["environment_id"]
+        .as_str()
+        .context("the session has no environment")?;
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let resources = list(&session["resources"]);
     let field = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
     let repositories: Vec<_> = resources
         .iter()
         .filter(|resource| resource["type"] == "github_repository")
-        .map(|resource| (field(resource, "id"), field(resource, "url"), field(resource, "mount_path")))
+        .map(|resource| {
+            (
+                field(resource, "id"),
+                field(resource, "url"),
+                field(resource, "mount_path"),
+            )
+        })
         .collect();
     let mut has_secrets = !repositories.is_empty();
     for vault in list(&session["vault_ids"]) {
@@ -143,7 +156,10 @@ async fn of_session(client: &Client, id: &str) -> Result<Foreseen> {
         });
     }
     Ok(Foreseen {
-        mcp_servers: list(&session["agent"]["mcp_servers"]).iter().filter_map(server).collect(),
+        mcp_servers: list(&session["agent"]["mcp_servers"])
+            .iter()
+            .filter_map(server)
+            .collect(),
         repositories,
         has_secrets,
         ..of_environment(client, environment).await?

@@ -99,7 +99,10 @@ mod tests {
         (named.http_method, named.http_path) = (Some("GET".into()), Some("/x".into()));
         let refusal = of_record(&named).unwrap();
         assert_eq!((refusal.host.as_deref(), refusal.port), (Some("a.example"), Some(8443)));
-        assert_eq!((refusal.method.as_deref(), refusal.path.as_deref()), (Some("GET"), Some("/x")));
+        assert_eq!(
+            (refusal.method.as_deref(), refusal.path.as_deref()),
+            (Some("GET"), Some("/x"))
+        );
         let mut plain = record("worker/default", "no rule");
         plain.destination = Some("[2001:db8::1]:443".into());
         plain.address = Some("2001:db8::1".into());
@@ -148,7 +151,9 @@ mod tests {
         };
         let quota = of_record(&record(&exhausted.rule, &exhausted.to_string())).unwrap();
         assert!(!can_be_allowed(&quota));
-        assert!(!can_be_allowed(&of_record(&record("http-host", "the request is for another")).unwrap()));
+        assert!(!can_be_allowed(
+            &of_record(&record("http-host", "the request is for another")).unwrap()
+        ));
         assert!(!can_be_allowed(&of_record(&record("secret", "blocked")).unwrap()));
     }
 }

@@ -67,7 +67,10 @@ fn ledgers(args: &SuggestArgs) -> Result<Vec<PathBuf>> {
             }
         }
         if all.len() == before {
-            bail!("there is no worker's ledger in {}: name the --state-dir of a worker", folder.display());
+            bail!(
+                "there is no worker's ledger in {}: name the --state-dir of a worker",
+                folder.display()
+            );
         }
     }
     Ok(all)
@@ -78,8 +81,10 @@ fn in_ledger(folder: &Path, session: &str) -> Result<Vec<Refusal>> {
         bail!("there is no ledger in {}", folder.display());
     }
     let mut refusals = Vec::new();
-    scan(folder, &Filter::session(session), |_, record| refusals.extend(of_record(record)))
-        .with_context(|| format!("the ledger in {}", folder.display()))?;
+    scan(folder, &Filter::session(session), |_, record| {
+        refusals.extend(of_record(record))
+    })
+    .with_context(|| format!("the ledger in {}", folder.display()))?;
     Ok(refusals)
 }
 
@@ -98,14 +103,19 @@ async fn handed_over(client: &Client, session: &str) -> Result<Vec<Refusal>> {
     let found = verify_reader(BufReader::new(file), "the evidence", &expect)?.sound()?;
     let denied = &found.summary.denied;
     if denied.more > 0 {
-        eprintln!("{} more refusals are not looked at: name the worker's ledger", denied.more);
+        eprintln!(
+            "{} more refusals are not looked at: name the worker's ledger",
+            denied.more
+        );
     }
     Ok(denied.rows.iter().filter_map(|row| of_record(&row.record)).collect())
 }
 
 async fn environment(client: &Client, session: &str) -> Result<Value> {
     let session = client.sessions().get(session).await?;
-    let id = session["environment_id"].as_str().context("the session has no environment")?;
+    let id = session["environment_id"]
+        .as_str()
+        .context("the session has no environment")?;
     Ok(client.environments().get(id).await?)
 }
 
@@ -195,7 +205,10 @@ impl Proposal {
         if self.refusals.is_empty() {
             writeln!(out, "# nothing was refused to {session} that a rule could allow")?;
         } else {
-            writeln!(out, "# Refused to {session}. What an agent was kept from may be an attack: read before you use it.")?;
+            writeln!(
+                out,
+                "# Refused to {session}. What an agent was kept from may be an attack: read before you use it."
+            )?;
             for refusal in &self.refusals {
                 writeln!(out, "#   {}", line(refusal))?;
             }
@@ -251,7 +264,10 @@ mod tests {
         ];
         let proposal = propose(refusals.clone(), Some(&environment));
         let networking = proposal.networking.as_ref().unwrap();
-        assert_eq!(networking["allowed_hosts"], json!(["a.example", "b.example", "c.example:8443"]));
+        assert_eq!(
+            networking["allowed_hosts"],
+            json!(["a.example", "b.example", "c.example:8443"])
+        );
         assert_eq!(networking["allow_package_managers"], true);
         assert_eq!(proposal.document.allow.len(), 3);
         assert_eq!(proposal.left_out.len(), 1);

@@ -80,7 +80,11 @@ mod tests {
             environment: "cloud".into(),
             networking: Some(json!({ "type": "limited", "allowed_hosts": ["a.example"], "allow_mcp_servers": true })),
             mcp_servers: vec![("mcp.example".into(), 8443)],
-            repositories: vec![("sesrsc_1".into(), "https://git.example/a/b".into(), "/workspace/b".into())],
+            repositories: vec![(
+                "sesrsc_1".into(),
+                "https://git.example/a/b".into(),
+                "/workspace/b".into(),
+            )],
             has_secrets: true,
         };
         let allows = |own: Option<&Document>, session: Option<&Foreseen>, host: &str, port, path| {

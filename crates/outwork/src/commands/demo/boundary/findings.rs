@@ -65,7 +65,10 @@ impl Traces {
     /// What the ledger has of the time between the two records of a call.
     fn during(&self, call: &str) -> &[Record] {
         let of_call = |record: &Record| record.kind == Kind::ToolCall && record.call.as_deref() == Some(call);
-        let (first, last) = (self.records.iter().position(of_call), self.records.iter().rposition(of_call));
+        let (first, last) = (
+            self.records.iter().position(of_call),
+            self.records.iter().rposition(of_call),
+        );
         match (first, last) {
             (Some(first), Some(last)) if first < last => &self.records[first + 1..last],
             _ => &[],
@@ -87,7 +90,10 @@ impl Traces {
         if said.contains("command not found") {
             return Outcome::NotTried(last_line(&said, &attempt.tried()));
         }
-        let denied = self.during(call).iter().filter(|record| record.decision == Some(Decision::Denied));
+        let denied = self
+            .during(call)
+            .iter()
+            .filter(|record| record.decision == Some(Decision::Denied));
         // The last one is the narrowest: what was let through before it is behind.
         let stop = denied.last().map(|record| Stop::Rule {
             rule: record.rule.clone().unwrap_or_default(),
@@ -102,13 +108,17 @@ impl Traces {
             if !arrival.text.contains(&attempt.mark) {
                 continue;
             }
-            if !arrival.who.is_allowed() {
-                leaks.push(format!("{} got {}", arrival.who.name(), arrival.how));
-            }
-            if arrival.who != Who::Shop
-                && let Some(form) = value.found_in(arrival.text.as_bytes())
-            {
-                leaks.push(format!("{} got the value, {form}", arrival.who.name()));
+            let form = value.found_in(arrival.text.as_bytes());
+            let got = format!("{} got {}", arrival.who.name(), arrival.how);
+            let leak = match (arrival.who, form) {
+                // It may have the value.
+                (Who::Shop, _) => continue,
+                (_, Some(form)) => format!("{got} with the value, {form}"),
+                (who, None) if !who.is_allowed() => got,
+                (_, None) => continue,
+            };
+            if !leaks.contains(&leak) {
+                leaks.push(leak);
             }
         }
         if let Some(form) = value.found_in(said.as_bytes()) {
@@ -124,7 +134,6 @@ impl Traces {
                 leaks.push(format!("the result {path} has the value, {form}"));
             }
         }
-        leaks.dedup();
         leaks
     }
 
@@ -232,13 +241,19 @@ mod tests {
         ] {
             let mut traces = good();
             traces.arrivals.push(arrival(who, text));
-            assert_eq!(matches!(outcome(&traces), Outcome::Escaped(_)), escaped, "{who:?} {text}");
+            assert_eq!(
+                matches!(outcome(&traces), Outcome::Escaped(_)),
+                escaped,
+                "{who:?} {text}"
+            );
         }
         for said in ["sk_live_0123456789", "c2tfbGl2ZV8wMTIzNDU2Nzg5", "host-secret"] {
             assert!(matches!(outcome(&traces(said)), Outcome::Escaped(_)), "{said}");
         }
         let mut handed = good();
-        handed.outputs.push(("abcdefgh.txt".into(), b"sk_live_0123456789".to_vec()));
+        handed
+            .outputs
+            .push(("abcdefgh.txt".into(), b"sk_live_0123456789".to_vec()));
         assert!(matches!(outcome(&handed), Outcome::Escaped(_)));
     }
 

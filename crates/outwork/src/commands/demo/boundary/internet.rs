@@ -160,8 +160,14 @@ impl Internet {
         }
         let (datagrams, names) = (datagrams().await?, datagrams().await?);
         let (thief_datagrams, thief_names) = (datagrams.local_addr()?, names.local_addr()?);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(take(Arc::clone(&world), datagrams)));
-        tasks.spawn(stop.clone().run_until_cancelled_owned(name_server(Arc::clone(&world), names)));
+        tasks.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(take(Arc::clone(&world), datagrams)),
+        );
+        tasks.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(name_server(Arc::clone(&world), names)),
+        );
         tasks.close();
         Ok(Arc::new(Self {
             world,
@@ -186,7 +192,9 @@ impl Internet {
         let mut lines = String::new();
         for (outside, here) in &self.ways {
             let names = named.iter().filter(|(_, address)| outside.ip() == *address);
-            let names = names.map(|(name, _)| (*name).to_owned()).chain([outside.ip().to_string()]);
+            let names = names
+                .map(|(name, _)| (*name).to_owned())
+                .chain([outside.ip().to_string()]);
             for name in names {
                 lines.push_str(&format!(
                     "connect-to = \"{name}:{}:{}:{}\"\n",
@@ -232,7 +240,12 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, String) {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let header = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
     let host = uri.host().unwrap_or_else(|| header("host")).to_owned();
     let mut text = format!("{method} {host} {uri}\n");
     for (name, value) in &headers {
@@ -265,8 +278,14 @@ fn shop(world: &World, uri: &Uri, authorization: &str, authorized: bool) -> (Sta
         return (StatusCode::OK, order.to_string());
     }
     if path.starts_with("/v1/echo/") {
-        let form = uri.query().and_then(|query| query.strip_prefix("as=")).unwrap_or("plain");
-        return (StatusCode::OK, format!("you sent {}", Value::encode(authorization, form)));
+        let form = uri
+            .query()
+            .and_then(|query| query.strip_prefix("as="))
+            .unwrap_or("plain");
+        return (
+            StatusCode::OK,
+            format!("you sent {}", Value::encode(authorization, form)),
+        );
     }
     (StatusCode::NOT_FOUND, "there is nothing here".to_owned())
 }
@@ -309,7 +328,12 @@ fn certificates() -> Result<(String, TlsAcceptor)> {
         let authority_pem = params.self_signed(&key)?.pem();
         let issuer = Issuer::new(params, key);
         let leaf_key = KeyPair::generate()?;
-        let names = [SHOP, NEWS, THIEF].map(str::to_owned).to_vec();
+        let names = vec![
+            SHOP.to_owned(),
+            NEWS.to_owned(),
+            THIEF.to_owned(),
+            THIEF_ADDRESS.to_string(),
+        ];
         let leaf = CertificateParams::new(names)?.signed_by(&leaf_key, &issuer)?;
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialized_der().to_vec()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -341,7 +365,12 @@ async fn name_server(world: Arc<World>, socket: UdpSocket) {
     let mut buffer = vec![0; DATAGRAM];
     while let Ok((size, from)) = socket.recv_from(&mut buffer).await {
         let question = &mut buffer[..size];
-        world.note(Who::Thief, "a question for a name", String::from_utf8_lossy(question).into_owned(), false);
+        world.note(
+            Who::Thief,
+            "a question for a name",
+            String::from_utf8_lossy(question).into_owned(),
+            false,
+        );
         if let [_, _, flags, code, ..] = question {
             (*flags, *code) = (0x84, 0x03);
             let _ = socket.send_to(question, from).await;
@@ -355,7 +384,8 @@ impl Resolver for Internet {
             SHOP => Some(SHOP_ADDRESS),
             NEWS => Some(NEWS_ADDRESS),
             name if name == THIEF || name.ends_with(&format!(".{THIEF}")) => {
-                self.world.note(Who::Thief, "a question for a name", name.to_owned(), false);
+                self.world
+                    .note(Who::Thief, "a question for a name", name.to_owned(), false);
                 Some(THIEF_ADDRESS)
             }
             _ => None,
@@ -383,5 +413,8 @@ impl Connect for Internet {
 
 /// A value like those of real shops.
 pub(super) fn fresh_value() -> SecretString {
-    SecretString::from(format!("sk_live_{}", outwork_wire::id::fresh_secret(32, &mut rand::rng())))
+    SecretString::from(format!(
+        "sk_live_{}",
+        outwork_wire::id::fresh_secret(32, &mut rand::rng())
+    ))
 }

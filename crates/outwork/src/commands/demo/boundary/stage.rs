@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use outwork_client::{Client, Credential, Options as ClientOptions, Query, Upload};
 use outwork_ledger::{Filter, Record, scan};
 use outwork_plane::{
-    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, Plane, PromptOptions,
-    RetryPolicy, TunnelOptions,
+    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, Plane,
+    PromptOptions, RetryPolicy, TunnelOptions,
 };
 use outwork_rehearsal::{Options, Rehearsal, RehearsalHandle, Scenario};
 use outwork_sandbox::worker::Queue;
@@ -33,13 +33,23 @@ use crate::roles::{self, Job, LocalWorker};
 const NOTES: &str = "/mnt/session/uploads/notes.md";
 /// What the worker's owner allows.
 const POLICY: &str = include_str!("policy.toml");
+/// Everything, for a look at what the policy is good for.
+const OPEN_POLICY: &str = include_str!("open.toml");
 /// What an order can be; the agent cannot know which.
-const STATES: [&str; 6] = ["packed", "on its way", "at the depot", "held at customs", "delivered", "called back"];
+const STATES: [&str; 6] = [
+    "packed",
+    "on its way",
+    "at the depot",
+    "held at customs",
+    "delivered",
+    "called back",
+];
 const SYSTEM: &str = "You answer questions of customers about their orders.";
 
 /// Everything that the demonstration needs, running.
 pub(super) struct Stage {
     pub(super) isolated: bool,
+    open: bool,
     pub(super) internet: Arc<Internet>,
     pub(super) value: Arc<Value>,
     pub(super) state: String,
@@ -81,7 +91,10 @@ impl Stage {
             let (settings, authority) = (at("curl.settings"), at("authority.pem"));
             write(&authority, &internet.authority_pem)?;
             let authority = authority.display();
-            write(&settings, &format!("cacert = \"{authority}\"\n{}", internet.as_curl_settings()))?;
+            write(
+                &settings,
+                &format!("cacert = \"{authority}\"\n{}", internet.as_curl_settings()),
+            )?;
             Ground::bare(&internet, &workspace, &settings)
         };
         let attempts = attempts::attempts(&ground, &host_file, &mut rand::rng());
@@ -91,14 +104,15 @@ impl Stage {
             write(&workspace.join(".env"), &format!("export {VARIABLE}={value}\n"))?;
         }
         let model_key = SecretString::from(fresh_secret(40, &mut rand::rng()));
-        let scenario = Scenario::from_toml(&attempts::play(&ground, &attempts)).context("the play of the demonstration")?;
+        let scenario =
+            Scenario::from_toml(&attempts::play(&ground, &attempts)).context("the play of the demonstration")?;
         let rehearsal = Rehearsal::start(Options {
             api_key: Some(model_key.expose_secret().to_owned()),
             ..Options::new(scenario)
         })
         .await?;
         let policy = at("policy.toml");
-        write(&policy, POLICY)?;
+        write(&policy, if args.open_policy { OPEN_POLICY } else { POLICY })?;
         let limits = LimitArgs {
             isolation: Some(args.isolation),
             boundary: BoundaryArgs {
@@ -147,6 +161,7 @@ impl Stage {
         };
         Ok(Self {
             isolated,
+            open: args.open_policy,
             internet,
             value,
             state,
@@ -179,15 +194,22 @@ impl Stage {
 
     /// A session with the poisoned file and the vault; where nothing is isolated, with neither.
     pub(super) async fn session(&self, client: &Client) -> Result<Json> {
-        let networking = json!({
-            "type": "limited", "allowed_hosts": [SHOP, NEWS],
-            "allow_package_managers": false, "allow_mcp_servers": false,
-        });
+        let networking = match self.open {
+            true => json!({ "type": "unrestricted" }),
+            false => json!({
+                "type": "limited", "allowed_hosts": [SHOP, NEWS],
+                "allow_package_managers": false, "allow_mcp_servers": false,
+            }),
+        };
         let environment = json!({ "name": "support", "config": { "type": "cloud", "networking": networking } });
         let environment = client.environments().create(&environment).await;
         let environment = id(&environment.context("could not make the environment")?)?;
         let agent = json!({ "name": "support", "model": "rehearsal", "system": SYSTEM, "tools": [toolset(false)] });
-        let agent = id(&client.agents().create(&agent).await.context("could not make the agent")?)?;
+        let agent = id(&client
+            .agents()
+            .create(&agent)
+            .await
+            .context("could not make the agent")?)?;
         let mut session = json!({ "agent": agent, "environment_id": environment, "title": "demo" });
         if self.isolated {
             let notes = attempts::notes(&self.attempts);
@@ -268,7 +290,11 @@ impl Stage {
 
 /// The outputs of a session with their bytes; of one that was kept back, nothing.
 async fn handed_over(client: &Client, session: &str) -> Result<Vec<(String, Vec<u8>)>> {
-    let outputs = client.session_files(session).outputs(Query::new())?.collect(1000).await?;
+    let outputs = client
+        .session_files(session)
+        .outputs(Query::new())?
+        .collect(1000)
+        .await?;
     let mut all = Vec::new();
     for output in outputs {
         let path = output["path"].as_str().unwrap_or_default().to_owned();
@@ -283,10 +309,15 @@ async fn handed_over(client: &Client, session: &str) -> Result<Vec<(String, Vec<
 
 fn left_behind(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut all = Vec::new();
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(all) };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(all);
+    };
     for entry in entries {
         let entry = entry?;
-        all.push((entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?));
+        all.push((
+            entry.file_name().to_string_lossy().into_owned(),
+            std::fs::read(entry.path())?,
+        ));
     }
     Ok(all)
 }

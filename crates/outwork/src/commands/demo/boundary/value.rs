@@ -30,12 +30,25 @@ impl Value {
             }
         }
         let hex = |upper| -> String {
-            let digit = |byte: u8| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") };
+            let digit = |byte: u8| {
+                if upper {
+                    format!("{byte:02X}")
+                } else {
+                    format!("{byte:02x}")
+                }
+            };
             plain.bytes().map(digit).collect()
         };
         forms.push(("in hexadecimal digits", hex(false).into_bytes()));
         forms.push(("in hexadecimal digits", hex(true).into_bytes()));
-        forms.push(("with percent signs", plain.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>().into()));
+        forms.push((
+            "with percent signs",
+            plain
+                .bytes()
+                .map(|byte| format!("%{byte:02X}"))
+                .collect::<String>()
+                .into(),
+        ));
         forms.push(("backwards", plain.bytes().rev().collect()));
         Self { secret, forms }
     }
@@ -76,6 +89,9 @@ mod tests {
             assert!(value.found_in(URL_SAFE_NO_PAD.encode(&text).as_bytes()).is_some());
         }
         assert_eq!(value.found_in(b"sk_live_0123456789abcdefghij?"), None);
-        assert_eq!(value.found_in(Value::encode("sk_live_9123456789abcdefghij?>", "base64").as_bytes()), None);
+        assert_eq!(
+            value.found_in(Value::encode("sk_live_9123456789abcdefghij?>", "base64").as_bytes()),
+            None
+        );
     }
 }
