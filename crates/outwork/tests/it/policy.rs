@@ -8,7 +8,10 @@ use tempfile::TempDir;
 
 use crate::files::command_line::outwork;
 use crate::world::api::{of_type, text};
-use crate::world::{Isolation, SCRIPT, SOON, Worker, WorkerOptions, World, script_message, until};
+use crate::world::{
+    Isolation, MODEL_KEY, SCRIPT, SOON, Server, ServerOptions, Worker, WorkerOptions, World, rehearsal, script_message,
+    until,
+};
 
 const POLICY: &str = r#"
 [[allow]]
@@ -320,4 +323,45 @@ async fn what_was_refused_is_proposed_and_the_proposal_is_enough() {
     )
     .await;
     assert!(code == 1 && said.contains("no worker's ledger"), "{code} {said}");
+}
+
+/// The network of an environment that refused something, as the server takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_gets_the_network_to_set() {
+    let model = rehearsal().await;
+    let options = ServerOptions::default().up().flags(&["--max-idle", "1s"]);
+    let server = Server::start(options.model(&model.base_url(), MODEL_KEY)).await;
+    let (api, folder) = (server.api(), TempDir::new().unwrap());
+    let networking =
+        json!({ "type": "limited", "allowed_hosts": ["kept.example.com"], "allow_package_managers": false });
+    let config = json!({ "type": "cloud", "networking": networking });
+    let environment = api
+        .make("/v1/environments", json!({ "name": "e", "config": config }))
+        .await;
+    let agent = api.agent(SCRIPT, json!([{ "type": "agent_toolset_20260401" }])).await;
+    let session = api.session(&agent, &environment).await;
+    let command = "getent hosts wanted.example.com || echo refused";
+    let steps = json!([
+        { "say": [{ "tool_use": { "name": "bash", "input": { "command": command } } }] },
+        { "say": [{ "text": "Done." }] },
+    ]);
+    api.send_events(&session, &[script_message(steps)]).await;
+    let events = api.wait_idle(&session).await;
+    assert_eq!(text(of_type(&events, "agent.tool_result")[0]).trim(), "refused");
+    let base_url = api.base_url();
+    let suggested = until("what the worker handed over", SOON, async || {
+        let (code, said) = policy(folder.path(), base_url, &format!("suggest {session} --json")).await;
+        assert_eq!(code, 0, "{said}");
+        let said: Value = serde_json::from_str(&said).unwrap();
+        (said["networking"] != Value::Null).then_some(said)
+    })
+    .await;
+    let hosts = &suggested["networking"]["allowed_hosts"];
+    assert_eq!(*hosts, json!(["kept.example.com", "wanted.example.com"]));
+    let asked = format!("check wanted.example.com --environment {environment}");
+    assert_eq!(policy(folder.path(), base_url, &asked).await.0, 1);
+    let update = json!({ "config": { "type": "cloud", "networking": suggested["networking"] } });
+    api.post(&format!("/v1/environments/{environment}"), update).await.ok();
+    let (code, said) = policy(folder.path(), base_url, &asked).await;
+    assert_eq!(code, 0, "{said}");
 }

@@ -90,12 +90,9 @@ impl Traces {
         if said.contains("command not found") {
             return Outcome::NotTried(last_line(&said, &attempt.tried()));
         }
-        let denied = self
-            .during(call)
-            .iter()
-            .filter(|record| record.decision == Some(Decision::Denied));
+        let denied = |record: &&Record| record.decision == Some(Decision::Denied);
         // The last one is the narrowest: what was let through before it is behind.
-        let stop = denied.last().map(|record| Stop::Rule {
+        let stop = self.during(call).iter().rfind(denied).map(|record| Stop::Rule {
             rule: record.rule.clone().unwrap_or_default(),
             reason: record.reason.clone().unwrap_or_default(),
         });
