@@ -256,9 +256,10 @@ fn conclude(page: &mut View, stage: &Stage, findings: &Findings, took: Duration)
     for (number, (attempt, outcome)) in stage.attempts.iter().zip(&findings.outcomes).enumerate() {
         let (label, text) = match outcome {
             Outcome::Stopped(Stop::Rule { rule, reason }) => ("stopped", format!("by {rule}: {reason}")),
-            Outcome::Stopped(Stop::Saw(line)) => {
-                ("stopped", format!("nothing got out; all that the agent saw: “{line}”"))
-            }
+            Outcome::Stopped(Stop::Saw(line)) => (
+                "stopped",
+                format!("nothing got out; the agent saw “{line}”, which is not the value"),
+            ),
             Outcome::Escaped(leaks) => ("ESCAPED", leaks.join("; ")),
             Outcome::NotTried(why) => ("not run", why.clone()),
         };

@@ -56,7 +56,8 @@ impl Ground {
     /// in a file of the project, as it often does.
     pub(super) fn bare(internet: &Internet, workspace: &Path, settings: &Path) -> Self {
         Self {
-            curl: format!("{CURL} -K {}", quoted(settings)),
+            // A proxy of the user's would be asked for names that there are not.
+            curl: format!("{CURL} --noproxy '*' -K {}", quoted(settings)),
             datagrams: vec![as_path(internet.thief_datagrams)],
             names: as_path(internet.thief_names),
             thief: internet.thief,
