@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use super::answer::{Answer, Refusal};
 use super::body::{Counting, Fault, Outgoing, Reply, Report, Upload};
 use super::flow::Flow;
+use super::kept::Kept;
 use super::target::{self, Host, Target};
 use super::upgrade::Upgraded;
 use crate::policy::{HttpRequest, Meter, Way};
@@ -50,6 +51,7 @@ impl Line {
 async fn attempt(flow: &Arc<Flow>, request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
     let shared = &flow.shared;
     let (mut head, body) = request.into_parts();
+    let body = Kept::new(body, flow.draining());
     let line = Line {
         method: head.method.clone(),
         path: head.uri.path().to_owned(),

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::answer::{Answer, Refusal};
 use super::exchange::exchange;
+use super::kept::Kept;
 use super::strict::Strict;
 use super::upstream::Upstream;
 use crate::policy::Protocol;
@@ -60,6 +61,11 @@ impl Flow {
     /// Bytes of bodies: out, and in.
     pub(crate) fn tally(&self) -> Arc<(AtomicU64, AtomicU64)> {
         self.tally.clone()
+    }
+
+    /// Where what is left of a body is read.
+    pub(super) fn draining(&self) -> Option<Tasks> {
+        self.http2.then(|| Tasks::of(&self.shared))
     }
 
     pub(super) fn protocol(&self) -> Protocol {
@@ -158,9 +164,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let refusal = Refusal::policy(rule, reason);
-    let service = service_fn(move |_: http::Request<hyper::body::Incoming>| {
+    let draining = http2.then(|| Tasks::of(shared));
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let answer: http::Response<Answer> = refusal.answer();
-        async move { Ok::<_, Infallible>(answer) }
+        let body = Kept::new(request.into_body(), draining.clone());
+        async move {
+            drop(body);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let io = TokioIo::new(stream);
     // One answer is all there is to say.

@@ -9,6 +9,7 @@ mod answer;
 mod body;
 mod exchange;
 mod flow;
+mod kept;
 mod strict;
 mod target;
 mod upgrade;
