@@ -256,10 +256,7 @@ fn conclude(page: &mut View, stage: &Stage, findings: &Findings, took: Duration)
     for (number, (attempt, outcome)) in stage.attempts.iter().zip(&findings.outcomes).enumerate() {
         let (label, text) = match outcome {
             Outcome::Stopped(Stop::Rule { rule, reason }) => ("stopped", format!("by {rule}: {reason}")),
-            Outcome::Stopped(Stop::Saw(line)) => (
-                "stopped",
-                format!("nothing got out; the agent saw “{line}”, which is not the value"),
-            ),
+            Outcome::Stopped(Stop::Saw(line)) => ("stopped", format!("nothing got out; the agent saw “{line}”")),
             Outcome::Escaped(leaks) => ("ESCAPED", leaks.join("; ")),
             Outcome::NotTried(why) => ("not run", why.clone()),
         };
@@ -299,7 +296,8 @@ fn conclude(page: &mut View, stage: &Stage, findings: &Findings, took: Duration)
     )?;
     let text = match findings.value_is_in.first() {
         None => format!(
-            "in none of {}, {}, {} and what else arrived: not as it is, in base64, in hexadecimal digits or otherwise",
+            "in none of {}, {}, {} and what else arrived, as it is, in base64, in hexadecimal digits or otherwise; what the \
+             agent saw of it is a placeholder",
             counted(findings.events as u64, "event"),
             counted(findings.outputs as u64, "result"),
             counted(findings.records as u64, "record"),

@@ -17,7 +17,7 @@ use crate::commands::print_json;
 use crate::config::process_environment;
 use crate::connection;
 use crate::exit::Exit;
-use crate::terminal::sanitize;
+use crate::terminal::{counted as counted_as, sanitize};
 
 /// What is proposed.
 struct Proposal {
@@ -176,7 +176,11 @@ fn line(refusal: &Refusal) -> String {
     if let (Some(method), Some(path)) = (&refusal.method, &refusal.path) {
         text = format!("{method} {text}{path}");
     }
-    sanitize::line(&format!("{text} ({} times, by {})", refusal.count, refusal.rule))
+    sanitize::line(&format!(
+        "{text} ({}, by {})",
+        counted_as(refusal.count, "time"),
+        refusal.rule
+    ))
 }
 
 impl Proposal {
