@@ -48,6 +48,7 @@ HOSTS = {
     "files.pythonhosted.org": PACKAGES,
     "registry.npmjs.org": PACKAGES,
     "git.test.example": GIT,
+    "hang.test.example": GIT,
     "grpc.test.example": GRPC,
     "pg.test.example": POSTGRES,
     # An allowed name that leads where no sandbox may go.
@@ -242,20 +243,27 @@ class FencedWorker(Program):
         policy: str | None = None,
         settings: str = "",
         limits: Iterable[str] = (),
-        before: Iterable[str] = (),
+        small_state: bool = False,
     ) -> None:
         self.workspace, self.state = folder / "workspace", folder / "state"
         self.workspace.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(exist_ok=True)
         config = folder / "worker.toml"
         config.write_text(f'[worker]\nupstream_ca_file = "{internet.folder / "ca.pem"}"\n{settings}')
         port = internet.netspace.let_in(int(urllib.parse.urlsplit(plane.url).port or 0))
-        arguments: list[str | Path] = [*internet.netspace.through(), *before, BINARY, "worker", "--config", config]
+        through = internet.netspace.through(f"small:{self.state}" if small_state else "self")
+        arguments: list[str | Path] = [*through, BINARY, "worker", "--config", config]
         arguments += ["--base-url", f"http://127.0.0.1:{port}", "--environment-id", environment_id]
         arguments += ["--workdir", self.workspace, "--state-dir", self.state, "--max-idle", "60s", *limits]
         if policy is not None:
             (folder / "policy.toml").write_text(policy)
             arguments += ["--policy", folder / "policy.toml"]
         super().__init__(arguments, {"OUTWORK_ENVIRONMENT_KEY": key})
+
+
+    def seen(self, path: Path) -> Path:
+        """A path as this worker sees it."""
+        return Path(f"/proc/{self.process.pid}/root") / path.relative_to("/")
 
 
 class Inside:
@@ -265,11 +273,15 @@ class Inside:
         self.session = session
         self._asked = 0
 
-    def bash(self, command: str, seconds: float = 45) -> tuple[bool, str]:
-        """Whether a command failed, and what it said."""
+    def ask(self, command: str, seconds: float = 45) -> Any:
+        """Asks for a command and does not wait for its end; the call."""
         self._asked += 1
         self.session.send(message(say(call("bash", command=command, timeout_ms=int(seconds * 1000))), "done"))
-        use = self.session.wait_event("agent.tool_use", self._asked)
+        return self.session.wait_event("agent.tool_use", self._asked)
+
+    def bash(self, command: str, seconds: float = 45) -> tuple[bool, str]:
+        """Whether a command failed, and what it said."""
+        use = self.ask(command, seconds)
 
         def look() -> Any:
             found = [r for r in self.session.events("user.tool_result", "agent.tool_result") if r.tool_use_id == use.id]

@@ -25,6 +25,8 @@ _MS_REC, _MS_PRIVATE, _MS_BIND = 0x4000, 1 << 18, 0x1000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 # The kernel ends a helper whose parent is gone.
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+# The size of a small disk.
+SMALL = 8 << 20
 
 
 def _checked(what: str, result: int) -> None:
@@ -135,7 +137,9 @@ def _keep() -> None:
                     answer, descriptors = {"port": made.getsockname()[1]}, [made.detach()]
                 case {"connect": [address, port]}:
                     watch.hidden.add(port)
-                    descriptors = [socket.create_connection((address, port), 5).detach()]
+                    made = socket.create_connection((address, port), 5)
+                    made.settimeout(None)
+                    descriptors = [made.detach()]
                 case {"watched": _}:
                     with watch.lock:
                         watch.file.flush()
@@ -148,9 +152,9 @@ def _keep() -> None:
             os.close(descriptor)
 
 
-def _enter(pid: str, folder: str, user: str, *command: str) -> None:
-    """Becomes a program in the namespace of that process, whose name servers and hosts are those of the folder. With
-    `user` it is no root, whoever runs it."""
+def _enter(pid: str, folder: str, how: str, *command: str) -> None:
+    """Becomes a program in the namespace of that process, whose name servers and hosts are those of the folder. `how` is
+    `user` for one that is no root, whoever runs it, `small:FOLDER` for one to which this folder is a small disk, or `self`."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     namespaces = [("user", _NEWUSER), ("net", _NEWNET)] if _UID != 0 else [("net", _NEWNET)]
     files = [(open(f"/proc/{pid}/ns/{name}"), flag) for name, flag in namespaces]  # noqa: SIM115
@@ -162,7 +166,10 @@ def _enter(pid: str, folder: str, user: str, *command: str) -> None:
         target = os.path.realpath(f"/etc/{name}").encode()
         source = os.path.join(folder, name).encode()
         _checked(f"mount {name}", _LIBC.mount(source, target, None, _MS_BIND, None))
-    if user == "user":
+    if how.startswith("small:"):
+        target = how.removeprefix("small:").encode()
+        _checked("mount", _LIBC.mount(b"tmpfs", target, b"tmpfs", 0, f"size={SMALL}".encode()))
+    if how == "user":
         _unshare(_NEWUSER)
         _map_user(1000, 1000)
     os.execvp(command[0], command)
@@ -185,10 +192,9 @@ class Netspace:
         assert json.loads(self._control.recv(4096)) == {"ready": True}, "the namespace was not made"
         self._stop_read, self._stop_write = os.pipe()
 
-    def through(self, *, user: bool = False) -> tuple[str, ...]:
-        """What a command is started with to run there."""
-        kind = "user" if user else "self"
-        return (sys.executable, __file__, "enter", str(self._process.pid), self._folder.name, kind)
+    def through(self, how: str = "self") -> tuple[str, ...]:
+        """What a command is started with to run there; see `_enter`."""
+        return (sys.executable, __file__, "enter", str(self._process.pid), self._folder.name, how)
 
     def _ask(self, request: Any) -> tuple[Any, list[int]]:
         with self._lock:
@@ -203,7 +209,12 @@ class Netspace:
         """A port there that leads to this port of the machine's loopback."""
         answer, (descriptor,) = self._ask({"listen": ["127.0.0.1", 0]})
         listener = socket.socket(fileno=descriptor)
-        self._serve(listener, lambda: socket.create_connection(("127.0.0.1", port), 5))
+        def connect() -> socket.socket:
+            made = socket.create_connection(("127.0.0.1", port), 5)
+            made.settimeout(None)
+            return made
+
+        self._serve(listener, connect)
         return int(answer["port"])
 
     def let_out(self, port: int) -> int:

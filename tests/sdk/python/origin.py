@@ -140,6 +140,11 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     note("request", **seen)
     reply = Reply(send)
     words = scope["path"].strip("/").split("/")
+    if host.startswith("hang"):
+        # For ever: until the other side is gone.
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
     match words:
         case ["said", encoding]:
             await reply.whole(b"<" + ENCODINGS[encoding](presented(headers)) + b">")

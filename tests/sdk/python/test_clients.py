@@ -327,7 +327,7 @@ def database(world: World, folder: Path) -> str:
     data, tools = folder / "data", world.worker.workspace / "tools"
     data.mkdir()
     start = [
-        *world.internet.netspace.through(user=True),
+        *world.internet.netspace.through("user"),
         "sh",
         "-c",
         '"$0/bin/initdb" --no-sync --auth=trust --username=agent -D "$1" >/dev/null && '

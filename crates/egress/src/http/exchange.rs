@@ -132,8 +132,7 @@ async fn attempt(flow: &Arc<Flow>, request: Request<Incoming>) -> Result<Respons
         None => claim.unnamed(),
     };
     if shared.allow(&named, &judged.decision, &uses).await.is_err() {
-        let reason = "the record of the request could not be kept, so it was not sent";
-        return Err(Refusal::failed(StatusCode::SERVICE_UNAVAILABLE, reason));
+        return Err(Refusal::unrecorded());
     }
     shared.stats.request();
     let inside: Option<OnUpgrade> = head.extensions.remove();

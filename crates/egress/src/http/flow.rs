@@ -158,12 +158,23 @@ where
     }
 }
 
+/// Why every request of a connection is refused.
+pub(crate) enum Why<'a> {
+    /// The policy, by a rule and for a reason.
+    Policy(&'a str, &'a str),
+    /// The record of the connection was not kept.
+    Unrecorded,
+}
+
 /// Answers every request of a refused connection with the reason.
-pub(crate) async fn serve_refusal<S>(shared: &Shared, stream: S, http2: bool, rule: &str, reason: &str)
+pub(crate) async fn serve_refusal<S>(shared: &Shared, stream: S, http2: bool, why: Why<'_>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let refusal = Refusal::policy(rule, reason);
+    let refusal = match why {
+        Why::Policy(rule, reason) => Refusal::policy(rule, reason),
+        Why::Unrecorded => Refusal::unrecorded(),
+    };
     let draining = http2.then(|| Tasks::of(shared));
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let answer: http::Response<Answer> = refusal.answer();

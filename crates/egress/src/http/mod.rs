@@ -15,5 +15,5 @@ mod target;
 mod upgrade;
 mod upstream;
 
-pub(crate) use flow::{Flow, serve, serve_refusal};
+pub(crate) use flow::{Flow, Why, serve, serve_refusal};
 pub(crate) use strict::Strict;
