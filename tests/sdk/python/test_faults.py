@@ -91,6 +91,11 @@ class Trace:
         assert len(self.namespaces) >= 6, "it is not in a sandbox"
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
         self.groups = {Path(line.split(":", 2)[2]).name for line in lines if "/outwork-" in line}
+        self._ended = float("inf")
+
+    def has_ended(self) -> None:
+        """Who begins from now on is somebody else, also if the kernel gives a number a second time."""
+        self._ended = min(self._ended, time.clock_gettime(time.CLOCK_BOOTTIME))
 
     def left(self) -> list[str]:
         """What of it is still there."""
@@ -98,7 +103,10 @@ class Trace:
         for pid, line in processes():
             try:
                 here = {os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+                began = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
             except OSError:
+                continue
+            if began > self._ended:
                 continue
             found += [f"{pid} ({line}) in {name}" for name in here & self.namespaces]
         for folder, names, _ in os.walk("/sys/fs/cgroup"):
@@ -108,6 +116,7 @@ class Trace:
 
 def gone(trace: Trace, mark: str, seconds: float = SOON) -> None:
     """Nothing is left, soon."""
+    trace.has_ended()
     deadline = time.monotonic() + seconds
     while left := [*with_mark(mark), *trace.left()]:
         assert time.monotonic() < deadline, f"left behind: {left}"
@@ -139,6 +148,7 @@ def test_a_killed_worker_leaves_no_network_and_nothing_else(bench: Bench, intern
     while living := [pid for pid in with_mark("orphan-mark")]:
         assert time.monotonic() < deadline, f"they outlived their worker: {living}"
         time.sleep(0.02)
+    trace.has_ended()
     came = len(internet.heard("orphan-mark"))
     # The next worker takes away what the kernel keeps by name.
     bench.worker()
