@@ -16,7 +16,6 @@ use crate::generation::{Generation, Parts};
 use crate::kill::{self, Switch};
 use crate::metrics::Metrics;
 use crate::proxy::serve;
-use crate::proxy::turns::turns;
 use crate::record::{Journal, NoRecorder, Recorder};
 use crate::upstream::dial::{Resolver, SystemResolver};
 use crate::watch::Watched;
@@ -130,7 +129,7 @@ impl Gateway {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         match crate::route::host(host) {
-            Some(host) => turns(serve::stream(self, &host, stream, draining)).await,
+            Some(host) => serve::stream(self, &host, stream, draining).await,
             None => {
                 self.metrics.streams_refused.fetch_add(1, Relaxed);
                 tracing::warn!("a stream was turned away: it was opened for something that is no host name");

@@ -56,7 +56,8 @@ fn main() -> Result<(), Failure> {
         // The other processes of a run are this program again.
         ["upstream"] => runtime.block_on(upstream()),
         ["gateway", folder] => runtime.block_on(gateway(Path::new(folder))),
-        _ => runtime.block_on(measure(&words)),
+        // The load is a task like any other, as calls are in the plane.
+        _ => runtime.block_on(async { tokio::spawn(measure(arguments.clone())).await? }),
     }
 }
 
@@ -108,9 +109,10 @@ impl Plan {
     }
 }
 
-async fn measure(words: &[&str]) -> Result<(), Failure> {
+async fn measure(arguments: Vec<String>) -> Result<(), Failure> {
     let (_server, upstream) = Process::upstream()?;
-    let plan = &Plan::read(words, upstream)?;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let plan = &Plan::read(&words, upstream)?;
     let quick = plan.quick;
     let mut worlds = Vec::new();
     for mode in plan.transports.iter().copied() {
@@ -168,7 +170,12 @@ async fn measure(words: &[&str]) -> Result<(), Failure> {
         show("MCP call, added p50, one at a time", name, "us", values);
     }
     for ((name, _), values) in ways.iter().zip(&work).skip(1) {
-        show("MCP call, the gateway's processor time, one at a time", name, "us", values);
+        show(
+            "MCP call, the gateway's processor time, one at a time",
+            name,
+            "us",
+            values,
+        );
     }
     for ((name, _), values) in ways.iter().zip(&rates) {
         show("MCP calls, 32 at a time", name, "req/s", values);

@@ -16,4 +16,4 @@ mod patient;
 pub mod raw;
 pub mod serve;
 pub mod trace;
-pub mod turns;
+mod turns;

@@ -4,9 +4,8 @@
 //! each other through channels that wake it. A runtime takes a task that woke itself for work that another thread may
 //! steal: it wakes one, and the call goes on there. Here such a wake only means one more turn at once.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -39,33 +38,52 @@ impl Wake for Bell {
     }
 }
 
-/// Runs a future to its end.
-pub async fn turns<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(bell.clone());
-    std::future::poll_fn(move |task| {
-        bell.task.register(task.waker());
+/// What a future is polled through.
+pub(super) struct Turns {
+    bell: Arc<Bell>,
+    waker: Waker,
+}
+
+impl Turns {
+    /// For one future.
+    pub(super) fn new() -> Turns {
+        let bell = Arc::new(Bell::default());
+        Turns {
+            waker: Waker::from(bell.clone()),
+            bell,
+        }
+    }
+
+    /// Polls the future as `turn` does it, until it waits for somebody else.
+    pub(super) fn poll<R>(&self, task: &mut Context<'_>, mut turn: impl FnMut(&mut Context<'_>) -> Poll<R>) -> Poll<R> {
+        self.bell.task.register(task.waker());
         for _ in 0..TURNS {
-            bell.state.store(TURN, std::sync::atomic::Ordering::Release);
-            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return Poll::Ready(output);
+            self.bell.state.store(TURN, Release);
+            let polled = turn(&mut Context::from_waker(&self.waker));
+            if polled.is_ready() {
+                return polled;
             }
-            if bell.state.compare_exchange(TURN, IDLE, AcqRel, Acquire).is_ok() {
+            if self.bell.state.compare_exchange(TURN, IDLE, AcqRel, Acquire).is_ok() {
                 return Poll::Pending;
             }
         }
         task.waker().wake_by_ref();
         Poll::Pending
-    })
-    .await
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+    use std::pin::pin;
+
     use super::*;
+
+    async fn turns<F: Future>(future: F) -> F::Output {
+        let (mut future, turns) = (pin!(future), Turns::new());
+        std::future::poll_fn(|cx| turns.poll(cx, |cx| future.as_mut().poll(cx))).await
+    }
 
     struct Count(AtomicUsize);
 
@@ -97,7 +115,11 @@ mod tests {
         let mut running = pin!(turns(std::future::poll_fn(|cx| {
             cx.waker().wake_by_ref();
             polls += 1;
-            if polls == 3 * TURNS { Poll::Ready(()) } else { Poll::Pending }
+            if polls == 3 * TURNS {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })));
         for woken in 1..3 {
             assert!(running.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
@@ -108,7 +130,10 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_wake_from_elsewhere_is_never_lost() {
-        let (there, mut back) = (tokio::sync::mpsc::channel::<u32>(1), tokio::sync::mpsc::channel::<u32>(1));
+        let (there, mut back) = (
+            tokio::sync::mpsc::channel::<u32>(1),
+            tokio::sync::mpsc::channel::<u32>(1),
+        );
         let (to, mut from) = there;
         let echo = tokio::spawn(async move {
             while let Some(number) = from.recv().await {

@@ -73,7 +73,9 @@ impl Pool {
                 },
             }
         }
-        let line = Line::new(self.dialer.dial().await?).await.map_err(SendError::Exchange)?;
+        let line = Line::new(self.dialer.dial().await?)
+            .await
+            .map_err(SendError::Exchange)?;
         line.send(request)
             .await
             .map_err(|failed| SendError::Exchange(failed.into_error()))
