@@ -25,11 +25,13 @@ pub type RequestBody = Either<Full<Bytes>, Upload>;
 const HEADERS: usize = 128;
 const HEAD: usize = 64 * 1024;
 
+type Driven = Connection<TokioIo<Io>, RequestBody>;
+
 /// A connection that carries one call at a time.
 pub struct Line {
     sender: SendRequest<RequestBody>,
     /// Gone once it has ended. What ended it reaches whoever waits for an answer.
-    connection: Option<Pin<Box<Connection<TokioIo<Io>, RequestBody>>>>,
+    connection: Option<Pin<Box<Driven>>>,
 }
 
 impl Line {
