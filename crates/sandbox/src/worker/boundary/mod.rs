@@ -9,6 +9,7 @@
 
 mod error;
 mod files;
+mod foresee;
 mod git;
 pub(crate) mod image;
 mod journal;
@@ -22,6 +23,7 @@ mod secrets;
 mod session;
 
 pub use error::BoundaryError;
+pub use foresee::{Foreseen, foresee};
 pub(crate) use machine::{Machine, Registered};
 pub use options::{BoundaryOptions, ImageSource, OutputOptions, SecretSource, WorkerSecret};
 pub(crate) use session::{Boundary, Plan, Site, Standing};
