@@ -91,7 +91,10 @@ fn a_person_lets_a_call_through_or_not() {
                 "session_thread_id": null,
             }),
         );
-        recorder.caused(std::slice::from_ref(&confirmation.event), &Cause::Sent("apikey_1".into()));
+        recorder.caused(
+            std::slice::from_ref(&confirmation.event),
+            &Cause::Sent("apikey_1".into()),
+        );
         let records = recorder.records(&subject, &[], &[confirmation]);
         whole(&records);
         let (given, other) = match decision {
