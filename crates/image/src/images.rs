@@ -79,6 +79,8 @@ pub enum ImageDigest {
     Folder(Digest),
     /// A folder that was not read.
     Unpinned,
+    /// The installed system of a machine, by whoever looked at it: no files of it are in any layer.
+    System(Digest),
 }
 
 impl std::fmt::Display for ImageDigest {
@@ -88,6 +90,7 @@ impl std::fmt::Display for ImageDigest {
             Self::Config(digest) => write!(f, "config {digest}"),
             Self::Folder(digest) => write!(f, "folder {digest}"),
             Self::Unpinned => f.write_str("unpinned folder"),
+            Self::System(digest) => write!(f, "system {digest}"),
         }
     }
 }
@@ -103,7 +106,23 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
     /// What commands run with.
     pub config: Config,
+    /// The digest of the layer of installed packages, if the uppermost is one: of its names, modes, times and contents.
+    pub packages: Option<Digest>,
     pub(crate) held: Vec<Arc<Held>>,
+}
+
+impl Image {
+    /// Stands for the installed system of a machine as a base of packages. It has no layers: those of its packages are
+    /// meant to lie over a folder of that system.
+    pub fn of_system(identity: Digest) -> Self {
+        Self {
+            digest: ImageDigest::System(identity),
+            layers: Vec::new(),
+            config: Config::default(),
+            packages: None,
+            held: Vec::new(),
+        }
+    }
 }
 
 /// Prepares images and keeps them. Cheap to clone.
@@ -184,6 +203,7 @@ impl Images {
             digest: resolved.digest,
             layers: held.iter().rev().map(|held| held.root.clone()).collect(),
             config: resolved.config,
+            packages: None,
             held,
         })
     }
@@ -212,6 +232,7 @@ impl Images {
             digest,
             layers: vec![path],
             config: Config::default(),
+            packages: None,
             held: Vec::new(),
         })
     }

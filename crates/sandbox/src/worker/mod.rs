@@ -37,7 +37,9 @@ use outwork_client::{Client, Credential, Options};
 use outwork_wire::work::WorkSecret;
 use secrecy::{ExposeSecret, SecretString};
 
-pub use boundary::{BoundaryError, BoundaryOptions, ImageSource, OutputOptions, SecretSource, WorkerSecret};
+pub use boundary::{
+    BoundaryError, BoundaryOptions, ImageSource, OutputOptions, PackageOptions, SecretSource, WorkerSecret,
+};
 pub use command::EXIT_LEASE_LOST;
 pub use error::WorkerError;
 pub use hand::{Furnishing, Hand, HandFuture, Provider};

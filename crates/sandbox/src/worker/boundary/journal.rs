@@ -133,6 +133,45 @@ impl Journal {
         self.note(self.record(Kind::SandboxEnd).reason(reason)).await;
     }
 
+    /// Packages are about to be installed, in a sandbox of their own.
+    pub async fn installation_begins(&self, list: &str, input: Hash, policy: &Policy) -> Result<(), BoundaryError> {
+        let record = self.record(Kind::SandboxStart).policy_hash(policy.hash());
+        let reason = format!("packages are installed: {list}");
+        self.must(record.input_hash(input).reason(reason)).await
+    }
+
+    /// That sandbox has ended. `outcome` is the digest of the image with the layer, and the layer's own, or why there is
+    /// none.
+    pub async fn installation_ended(
+        &self,
+        list: &str,
+        input: Hash,
+        outcome: Result<(String, Option<Hash>), String>,
+        took: Duration,
+    ) {
+        self.note(self.record(Kind::SandboxEnd).reason("packages were installed, or not"))
+            .await;
+        let mut record = self.record(Kind::Image).input_hash(input);
+        record.duration_micros = u64::try_from(took.as_micros()).ok();
+        let record = match outcome {
+            Ok((digest, layer)) => {
+                record.image_digest = Some(digest);
+                record.output_hash = layer;
+                record.decided(Decision::Allowed, "packages").reason(list)
+            }
+            // What was said at last is in the session's answer: it is the words of a stranger.
+            Err(_) => record
+                .decided(Decision::Failed, "packages")
+                .reason(format!("{list}: they could not be installed")),
+        };
+        self.note(record).await;
+    }
+
+    /// The root filesystem of the session's sandboxes from here on.
+    pub fn set_image(&self, digest: &str) {
+        self.marks().labels.image_digest = Some(digest.to_owned());
+    }
+
     /// A call is about to run.
     pub async fn call_begins(&self, call: &Call) -> Result<(), BoundaryError> {
         self.must(self.call(call).decided(Decision::Allowed, "session")).await

@@ -21,11 +21,12 @@ use super::error::BoundaryError;
 use super::journal::Journal;
 use super::machine::{Machine, Registered};
 use super::outputs::Outputs;
+use super::packages::Stand;
 use super::repository::Repository;
 use super::rules::{self, Rules};
 use super::said::{self, Answers, Said};
 use super::secrets::{self, Placeholders};
-use super::{files, git};
+use super::{files, git, packages};
 use crate::worker::backoff;
 use crate::worker::hand::{Furnishing, Hand, Provider};
 use crate::worker::lease::LeaseState;
@@ -80,6 +81,8 @@ struct Live {
 /// What holds for a session, and what its sandbox is launched with.
 pub(crate) struct Plan {
     pub furnishing: Furnishing,
+    /// Keeps its layers while a sandbox stands on them.
+    _stand: Option<Stand>,
     rules: Rules,
     secrets: SecretSet,
     repositories: Vec<Repository>,
@@ -197,23 +200,18 @@ impl Boundary {
             without_isolation(answers, &secrets.set)?;
             return Ok(Plan {
                 furnishing: Furnishing::default(),
+                _stand: None,
                 rules,
                 secrets: secrets.set,
                 repositories,
                 hash: said.map(|said| said.hash.clone()),
             });
         }
-        if let Some(said) = said
-            && !said.packages.is_empty()
-        {
-            return Err(BoundaryError::Packages(
-                "this worker installs none; put them into its image, or below /usr of its machine".to_owned(),
-            ));
-        }
         // What is taken away holds before what is brought, which may take a while.
         if self.live().egress.is_some() {
             self.enforce(&rules.policy, &secrets.set).await?;
         }
+        let stand = packages::stand(self, said).await?;
         let mut mounts = files::bring(&self.client, &self.journal, &self.folder, &answers.mounts).await?;
         for repository in &repositories {
             let token = secrets::of_one_repository(given, repository, placeholders)?;
@@ -228,13 +226,15 @@ impl Boundary {
         Ok(Plan {
             furnishing: Furnishing {
                 network: if fenced { Network::Fenced } else { Network::None },
-                image: self.machine.root.image.clone(),
+                image: stand.image.clone(),
                 // Placeholders over what the image says.
                 env: self.machine.root.env.iter().cloned().chain(secrets.env).collect(),
                 mounts,
                 outputs: said.map(|_| self.outputs.folder().to_path_buf()),
                 ca_pem,
+                build: None,
             },
+            _stand: Some(stand),
             rules,
             secrets: secrets.set,
             repositories,
