@@ -18,7 +18,7 @@ use crate::images::{Image, ImageDigest, Images, blocking, stacked};
 use crate::limits::Limits;
 use crate::packages::Checked;
 use crate::tree::{Meta, Tree};
-use crate::walk::{Found, tree_of, walk};
+use crate::walk::{Found, names_of, tree_of, walk};
 
 /// Installing packages on a base: held by who does it, so that others wait for the result instead of repeating it.
 #[derive(Debug)]
@@ -87,19 +87,21 @@ impl Images {
         blocking(move || {
             let limits = &images.options.limits;
             let base = &installing.base;
-            let below = if matches!(base.digest, ImageDigest::System(_)) {
-                // Nothing of it can be taken away, so there is nothing to compare with.
-                Tree::new()
-            } else if base.held.is_empty() {
+            let below = if base.held.is_empty() {
                 let folder = base.layers.first().ok_or(Error::Cancelled)?;
-                let (tree, digest) = tree_of(folder, limits, &cancel)?;
-                if base.digest != ImageDigest::Folder(digest) {
-                    return Err(Error::Cache {
-                        path: folder.clone(),
-                        problem: "the folder was changed while packages were installed on it; nothing was kept".into(),
-                    });
+                if let ImageDigest::System(_) = base.digest {
+                    names_of(folder, limits, &cancel)?
+                } else {
+                    let (tree, digest) = tree_of(folder, limits, &cancel)?;
+                    if base.digest != ImageDigest::Folder(digest) {
+                        return Err(Error::Cache {
+                            path: folder.clone(),
+                            problem: "the folder was changed while packages were installed on it; nothing was kept"
+                                .into(),
+                        });
+                    }
+                    tree
                 }
-                tree
             } else {
                 stacked(&base.held)?
             };

@@ -79,7 +79,7 @@ pub enum ImageDigest {
     Folder(Digest),
     /// A folder that was not read.
     Unpinned,
-    /// The installed system of a machine, by whoever looked at it: no files of it are in any layer.
+    /// A folder of the installed system of a machine, by whoever looked at that.
     System(Digest),
 }
 
@@ -112,12 +112,12 @@ pub struct Image {
 }
 
 impl Image {
-    /// Stands for the installed system of a machine as a base of packages. It has no layers: those of its packages are
-    /// meant to lie over a folder of that system.
-    pub fn of_system(identity: Digest) -> Self {
+    /// Stands for a folder of the installed system of a machine as a base of packages, whose layers are meant to lie over
+    /// it. What the folder has is not read.
+    pub fn of_system(identity: Digest, folder: impl Into<PathBuf>) -> Self {
         Self {
             digest: ImageDigest::System(identity),
-            layers: Vec::new(),
+            layers: vec![folder.into()],
             config: Config::default(),
             packages: None,
             held: Vec::new(),

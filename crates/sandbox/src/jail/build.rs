@@ -7,8 +7,9 @@
 //!
 //! What is written goes to the upper folder of an overlay, which lies on the host in a folder that only the worker's
 //! user gets into. The layers below are mapped to the sandbox's ids where the root filesystem is an image. The host's own
-//! `/usr/local` is not: what belongs to the host's users can be read as every session can, and neither changed nor
-//! removed. Folders of it are made anew in the upper folder, so that something can be put beside what is there.
+//! `/usr/local` is not: of what belongs to the host's users, only what everybody may read can be read, and it is not
+//! changed. Folders of it are made anew in the upper folder, so that something can be put beside or in place of what is
+//! there.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

@@ -48,6 +48,8 @@ use crate::{Fence, Network, RootImage, ToolCall};
 
 pub use options::PackageOptions;
 
+/// Where packages go beside the machine's own system.
+const LOCAL: &str = "/usr/local";
 /// For how long what failed is not tried again.
 const FAILED: Duration = Duration::from_secs(60);
 /// What of the installer's words is passed on.
@@ -199,7 +201,7 @@ async fn base(machine: &Machine, checked: &Checked) -> Result<Image, BoundaryErr
     }
     let identity = tokio::task::spawn_blocking(|| machine::identity(Path::new("/")));
     let identity = identity.await.map_err(failed)?.map_err(failed)?;
-    Ok(Image::of_system(identity))
+    Ok(Image::of_system(identity, LOCAL))
 }
 
 fn installed(machine: &Machine, image: Image) -> Stand {

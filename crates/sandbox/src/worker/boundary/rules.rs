@@ -98,7 +98,7 @@ pub(crate) fn of_repository(said: Option<&Said>, own: Option<&Document>, reposit
 pub(crate) fn of_packages(own: Option<&Document>, mirrors: &[(HostPattern, u16)]) -> Rules {
     let registries = PRESETS.iter().map(|preset| {
         let hosts = preset.hosts.iter().filter_map(|host| host.parse().ok()).collect();
-        RuleText::hosts(format!("packages {}", preset.name), hosts, preset.ports.to_vec())
+        RuleText::hosts(preset.name, hosts, preset.ports.to_vec())
     });
     let mirrors = mirrors.iter().map(|(host, port)| {
         let mut rule = RuleText::hosts(format!("mirror {host}"), vec![host.clone()], vec![Ports::one(*port)]);
