@@ -1,6 +1,8 @@
 //! Packages of environments: installed once by real package managers from a registry of the test, whatever the packages
 //! try meanwhile.
 
+mod images;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -35,23 +37,7 @@ fn python(program: &str, words: &[&str]) -> Vec<u8> {
 
 /// A wheel of one module that says `text`, with a program of the same name.
 fn wheel(name: &str, text: &str) -> Vec<u8> {
-    const MAKE: &str = r#"
-import io, sys, zipfile
-name, text = sys.argv[1:]
-info = f"{name}-1.0.dist-info"
-files = {
-    f"{name}.py": f"def main():\n    print({text!r})\n",
-    f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-    f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
-}
-files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in files) + f"{info}/RECORD,,\n"
-out = io.BytesIO()
-with zipfile.ZipFile(out, "w") as archive:
-    for path, content in files.items():
-        archive.writestr(path, content)
-sys.stdout.buffer.write(out.getvalue())
-"#;
+    const MAKE: &str = include_str!("packages/wheel.py");
     python(MAKE, &[name, text])
 }
 
@@ -150,43 +136,7 @@ async fn packages_are_installed_once_and_the_records_say_so() {
 
 /// A source package with a build step of its own, which runs `code`; what that puts into `said` is installed.
 fn source(name: &str, code: &str) -> Vec<u8> {
-    const MAKE: &str = r#"
-import io, sys, tarfile
-name, code = sys.argv[1:]
-backend = """
-import base64, io, json, os, sys, zipfile
-def run():
-    said = {}
-    exec(CODE, {"said": said})
-    return said
-def build_wheel(folder, config=None, metadata=None):
-    text = json.dumps(run())
-    info = NAME + "-1.0.dist-info"
-    files = {
-        NAME + "_said.json": text,
-        info + "/METADATA": "Metadata-Version: 2.1\\nName: " + NAME + "\\nVersion: 1.0\\n",
-        info + "/WHEEL": "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
-    }
-    files[info + "/RECORD"] = "".join(path + ",,\\n" for path in files) + info + "/RECORD,,\\n"
-    wheel = NAME + "-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(os.path.join(folder, wheel), "w") as archive:
-        for path, content in files.items():
-            archive.writestr(path, content)
-    return wheel
-"""
-files = {
-    "pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n",
-    "backend.py": f"NAME = {name!r}\nCODE = {code!r}\n" + backend,
-    "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-}
-out = io.BytesIO()
-with tarfile.open(fileobj=out, mode="w:gz") as archive:
-    for path, content in files.items():
-        entry = tarfile.TarInfo(f"{name}-1.0/{path}")
-        entry.size = len(content.encode())
-        archive.addfile(entry, io.BytesIO(content.encode()))
-sys.stdout.buffer.write(out.getvalue())
-"#;
+    const MAKE: &str = include_str!("packages/source.py");
     python(MAKE, &[name, code])
 }
 
@@ -242,7 +192,7 @@ async fn an_installer_is_kept_in() {
     .await;
     std::fs::write(world.folder.path().join("of-the-session"), "of the session").unwrap();
     let paths = [host.path(), world.folder.path(), world.state.path()].map(|path| path.to_str().unwrap().to_owned());
-    let code = include_str!("hostile.py").replace("HOST_PATHS", &format!("{paths:?}"));
+    let code = include_str!("packages/hostile.py").replace("HOST_PATHS", &format!("{paths:?}"));
     publish_source(&world.internet, "hostile", &code);
     let found = said(&world, "hostile").await;
     let expected: &[(&str, Value)] = &[
@@ -511,4 +461,77 @@ async fn who_is_stopped_in_the_middle_leaves_nothing() {
         .await
         .expect("nothing is left");
     assert!(cached(&world, "packages").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_wait_for_one_installation() {
+    let mut world = World::new(with(json!({"pip": ["greeting"]}))).await;
+    publish_wheel(&world.internet, "greeting", "hello");
+    *world.internet.slow.lock().unwrap() = Duration::from_millis(700);
+    let first = world.ask("greeting");
+    let asked = async {
+        while world.internet.seen().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), asked)
+        .await
+        .expect("the installation begins");
+    let (other, stop) = (
+        std::mem::replace(&mut world.worker, tokio::spawn(async { Ok(Default::default()) })),
+        world.stop.clone(),
+    );
+    world.plane.offer("work_2", "sesn_2");
+    world.start(|_| {}).await;
+    let event =
+        json!({"type": "agent.tool_use", "id": "call_of_two", "name": "bash", "input": {"command": "greeting"}});
+    world.plane.emit("sesn_2", event);
+    for call in [first.as_str(), "call_of_two"] {
+        let answered = async {
+            while !world.plane.script().results().iter().any(|(id, ..)| id == call) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), answered)
+            .await
+            .expect("both are answered");
+        assert_eq!(world.answer(call).await.1, "hello");
+    }
+    let fetched = world
+        .internet
+        .seen()
+        .iter()
+        .filter(|seen| seen.path.ends_with(".whl"))
+        .count();
+    assert_eq!(fetched, 1);
+    stop.drain.cancel();
+    other.await.unwrap().unwrap();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn npm_installs_programs() {
+    if !Path::new("/usr/bin/npm").exists() {
+        println!("this machine has no npm");
+        return;
+    }
+    const MAKE: &str = include_str!("packages/npm.py");
+    let made = python(MAKE, &[]);
+    let end = made.iter().position(|byte| *byte == b'\n').unwrap();
+    let world = World::new(with(json!({"npm": ["greet@^1"]}))).await;
+    {
+        let mut pages = world.internet.pages.lock().unwrap();
+        pages.insert(
+            "registry.npmjs.org/greet".into(),
+            ("application/json", made[..end].to_vec()),
+        );
+        pages.insert(
+            "registry.npmjs.org/greet/-/greet-1.0.0.tgz".into(),
+            ("application/octet-stream", made[end + 1..].to_vec()),
+        );
+    }
+    assert_eq!(
+        patient(&world, "greet; cat /usr/local/lib/node_modules/greet/said").await,
+        "hello from node\nhello from node"
+    );
 }

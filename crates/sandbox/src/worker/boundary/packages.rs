@@ -61,7 +61,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const PRELUDE: &str = r#"set -eu
 cd /tmp
 export TMPDIR=/tmp PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 NPM_CONFIG_UPDATE_NOTIFIER=false
-export APT_CONFIG=/tmp/.apt.conf
+export NPM_CONFIG_CAFILE="$SSL_CERT_FILE" APT_CONFIG=/tmp/.apt.conf
 printf 'Acquire::https::CAInfo "%s";\n' "$SSL_CERT_FILE" > "$APT_CONFIG"
 if [ "$(cat /proc/self/setgroups)" = deny ]; then
   printf 'APT::Sandbox::User "root";\n' >> "$APT_CONFIG"
