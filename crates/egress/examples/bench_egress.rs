@@ -3,6 +3,10 @@
 //! `opened`: TLS is ended, a header's placeholder is replaced by its secret, the response is searched, a record goes to
 //! the ledger; against the same request straight to the server over TLS. `passed`: bytes over a connection that is
 //! passed through; against the same bytes straight. `cold`: the first connection for a host, certificate included.
+//! `policy`: from the change of a policy to the first request that is refused for it, on a kept connection.
+//!
+//! `bench_egress --mitmdump PROGRAM` measures the same requests through mitmdump in the same rounds: a proxy that is
+//! asked with CONNECT, whose script replaces the header.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_precision_loss)]
 
 use std::collections::HashMap;
@@ -84,6 +88,15 @@ struct Ways {
     raw: SocketAddr,
     sealed: SocketAddr,
     connector: TlsConnector,
+    mitmdump: Option<SocketAddr>,
+}
+
+/// How a request goes to its server.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Direct,
+    Boundary,
+    Mitmdump,
 }
 
 impl Ways {
@@ -106,8 +119,25 @@ impl Ways {
         stream
     }
 
-    async fn client(&self, name: &str, direct: bool) -> SendRequest<Full<Bytes>> {
-        let stream = self.dial(443, direct).await;
+    /// A connection through mitmdump to the web server.
+    async fn proxied(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.mitmdump.unwrap()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let ask = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", self.web);
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+        stream
+    }
+
+    async fn client(&self, name: &str, way: Way) -> SendRequest<Full<Bytes>> {
+        let stream = match way {
+            Way::Mitmdump => self.proxied().await,
+            _ => self.dial(443, way == Way::Direct).await,
+        };
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let stream = self.connector.connect(name, stream).await.unwrap();
         let (client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -133,9 +163,9 @@ async fn ask(client: &mut SendRequest<Full<Bytes>>, key: &str) {
 }
 
 /// Latencies of requests one after the other.
-async fn one_at_a_time(ways: &Ways, direct: bool, count: usize) -> Vec<Duration> {
-    let key = if direct { SECRET } else { PLACEHOLDER };
-    let mut client = ways.client("api.example", direct).await;
+async fn one_at_a_time(ways: &Ways, way: Way, count: usize) -> Vec<Duration> {
+    let key = if way == Way::Direct { SECRET } else { PLACEHOLDER };
+    let mut client = ways.client("api.example", way).await;
     ask(&mut client, key).await;
     let mut all = Vec::with_capacity(count);
     for _ in 0..count {
@@ -147,11 +177,11 @@ async fn one_at_a_time(ways: &Ways, direct: bool, count: usize) -> Vec<Duration>
 }
 
 /// Requests each second, so many at a time.
-async fn at_a_time(ways: &Ways, direct: bool, many: usize, each: usize) -> f64 {
-    let key = if direct { SECRET } else { PLACEHOLDER };
+async fn at_a_time(ways: &Ways, way: Way, many: usize, each: usize) -> f64 {
+    let key = if way == Way::Direct { SECRET } else { PLACEHOLDER };
     let mut clients = Vec::new();
     for _ in 0..many {
-        let mut client = ways.client("api.example", direct).await;
+        let mut client = ways.client("api.example", way).await;
         ask(&mut client, key).await;
         clients.push(client);
     }
@@ -214,11 +244,12 @@ fn median(mut all: Vec<f64>) -> f64 {
 }
 
 /// The servers run in a runtime of their own, as they would in another process.
-fn servers() -> (SocketAddr, SocketAddr, SocketAddr, RootCertStore) {
+fn servers() -> (SocketAddr, SocketAddr, SocketAddr, String, RootCertStore) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&key).unwrap().der().clone();
+    let ca = params.self_signed(&key).unwrap();
+    let (ca, pem) = (ca.der().clone(), ca.pem());
     let issuer = Issuer::new(params, key);
     let leaf_key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec![
@@ -303,7 +334,7 @@ fn servers() -> (SocketAddr, SocketAddr, SocketAddr, RootCertStore) {
         });
     });
     let (web, raw, sealed) = receive.recv().unwrap();
-    (web, raw, sealed, roots)
+    (web, raw, sealed, pem, roots)
 }
 
 /// What an idle boundary with an authority of its own takes, out of a hundred.
@@ -332,9 +363,78 @@ fn idle_bytes() -> usize {
     after.saturating_sub(before) / 100
 }
 
+/// The peer: a process with a folder of its own.
+struct Mitmdump {
+    address: SocketAddr,
+    authority: rustls::pki_types::CertificateDer<'static>,
+    child: std::process::Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Mitmdump {
+    /// Starts it if it was named, and waits until it listens.
+    async fn start(authority: &str) -> Option<Self> {
+        let mut arguments = std::env::args().skip_while(|argument| argument != "--mitmdump");
+        let program = arguments.nth(1)?;
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("replace.py");
+        let text = format!(
+            "def request(flow):\n    value = flow.request.headers.get(\"authorization\", \"\")\n    \
+             flow.request.headers[\"authorization\"] = value.replace(\"{PLACEHOLDER}\", \"{SECRET}\")\n"
+        );
+        std::fs::write(&script, text).unwrap();
+        let trusted = folder.path().join("origin.pem");
+        std::fs::write(&trusted, authority).unwrap();
+        // A port that is free now; nobody else takes one meanwhile.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let child = std::process::Command::new(program)
+            .args([
+                "--quiet",
+                "--listen-host",
+                "127.0.0.1",
+                "--listen-port",
+                &port.port().to_string(),
+            ])
+            .arg("--set")
+            .arg(format!("confdir={}", folder.path().display()))
+            .arg("--set")
+            .arg(format!("ssl_verify_upstream_trusted_ca={}", trusted.display()))
+            .arg("--scripts")
+            .arg(&script)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let certificate = folder.path().join("mitmproxy-ca-cert.pem");
+        let begun = Instant::now();
+        while TcpStream::connect(port).await.is_err() || !certificate.exists() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "mitmdump does not listen");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let pem = std::fs::read(&certificate).unwrap();
+        let authority = rustls::pki_types::pem::PemObject::from_pem_slice(&pem).unwrap();
+        Some(Self {
+            address: port,
+            authority,
+            child,
+            _folder: folder,
+        })
+    }
+}
+
+impl Drop for Mitmdump {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let (web, raw, sealed, roots) = servers();
+    let (web, raw, sealed, pem, roots) = servers();
+    let peer = Mitmdump::start(&pem).await;
     let policy = "[[allow]]\nhost = [\"api.example\", \"*.cold.example\"]\nports = [443, 5432]\n[[allow]]\nhost = \"bulk.example\"\nports = [5433]\n";
     let policy = Policy::new("bench", &Document::from_toml("bench", policy).unwrap(), &[]);
     let authority = Arc::new(SessionAuthority::make().unwrap());
@@ -348,6 +448,9 @@ async fn main() {
     let origins = Arc::<Origins>::default();
     let mut trusted = roots.clone();
     trusted.add(authority.certificate_der().clone()).unwrap();
+    if let Some(peer) = &peer {
+        trusted.add(peer.authority.clone()).unwrap();
+    }
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -360,6 +463,7 @@ async fn main() {
         raw,
         sealed,
         connector: TlsConnector::from(Arc::new(config)),
+        mitmdump: peer.as_ref().map(|peer| peer.address),
     };
     let evidence = Arc::new(LedgerEvidence::queued(ledger));
     let upstream = Arc::new(UpstreamTls::new(roots).unwrap());
@@ -370,6 +474,7 @@ async fn main() {
     options.connector = Arc::new(Wires { web, raw, sealed });
     options.origin = origins;
     let dns = options.dns.local_addr().unwrap();
+    let in_force = options.policy.clone();
     let handle = Egress::start(options).unwrap();
     // Names are asked for as a sandbox does, so that their addresses are pinned.
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -387,11 +492,16 @@ async fn main() {
     let (mut through_many, mut straight_many) = (Vec::new(), Vec::new());
     let (mut through_bulk, mut straight_bulk) = (Vec::new(), Vec::new());
     let (mut through_tls, mut straight_tls) = (Vec::new(), Vec::new());
+    let (mut peers, mut peers_many) = (Vec::new(), Vec::new());
     for _ in 0..5 {
-        straight.extend(one_at_a_time(&ways, true, 1000).await);
-        through.extend(one_at_a_time(&ways, false, 1000).await);
-        straight_many.push(at_a_time(&ways, true, 32, 500).await);
-        through_many.push(at_a_time(&ways, false, 32, 500).await);
+        straight.extend(one_at_a_time(&ways, Way::Direct, 1000).await);
+        through.extend(one_at_a_time(&ways, Way::Boundary, 1000).await);
+        straight_many.push(at_a_time(&ways, Way::Direct, 32, 500).await);
+        through_many.push(at_a_time(&ways, Way::Boundary, 32, 500).await);
+        if peer.is_some() {
+            peers.extend(one_at_a_time(&ways, Way::Mitmdump, 200).await);
+            peers_many.push(at_a_time(&ways, Way::Mitmdump, 32, 20).await);
+        }
         straight_bulk.push(bulk(&ways, true, 1 << 30).await);
         through_bulk.push(bulk(&ways, false, 1 << 30).await);
         straight_tls.push(bulk_tls(&ways, true, 1 << 29).await);
@@ -402,8 +512,26 @@ async fn main() {
         let name = format!("n{n}.cold.example");
         lookup(&format!("{name}.")).await;
         let start = Instant::now();
-        drop(ways.client(&name, false).await);
+        drop(ways.client(&name, Way::Boundary).await);
         cold.push(start.elapsed());
+    }
+    let mut changes = Vec::new();
+    let nothing = Policy::nothing();
+    for _ in 0..200 {
+        let mut client = ways.client("api.example", Way::Boundary).await;
+        ask(&mut client, PLACEHOLDER).await;
+        let start = Instant::now();
+        handle.set_policy(nothing.clone());
+        let request = http::Request::get("/v1/things?limit=10").header("host", "api.example");
+        client.ready().await.unwrap();
+        let answer = client.send_request(request.body(Full::default()).unwrap()).await;
+        changes.push(start.elapsed());
+        assert!(
+            answer.map_or(true, |answer| answer.status() == 403),
+            "the policy is not in force"
+        );
+        handle.set_policy(in_force.clone());
+        lookup("api.example.").await;
     }
     let stats = handle.stats();
     let (p50, direct_p50) = (percentile(&mut through, 0.5), percentile(&mut straight, 0.5));
@@ -422,6 +550,11 @@ async fn main() {
             "opened_32": { "requests_per_s": rate, "direct_requests_per_s": direct_rate, "ratio": rate / direct_rate },
             "passed": { "bytes_per_s": bytes, "direct_bytes_per_s": direct_bytes, "ratio": bytes / direct_bytes },
             "passed_tls": { "bytes_per_s": tls, "direct_bytes_per_s": direct_tls, "ratio": tls / direct_tls },
+            "mitmdump": peer.is_some().then(|| serde_json::json!({
+                "p50_us": percentile(&mut peers, 0.5), "p95_us": percentile(&mut peers, 0.95),
+                "requests_per_s": median(peers_many),
+            })),
+            "policy": { "p50_us": percentile(&mut changes, 0.5), "p95_us": percentile(&mut changes, 0.95) },
             "idle_bytes_each": idle,
             "cold": { "p50_us": percentile(&mut cold, 0.5), "p95_us": percentile(&mut cold, 0.95) },
             "requests": stats.requests, "records_refused": stats.unrecorded,

@@ -33,8 +33,8 @@ pub(crate) const USAGE: u8 = 64;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0    done (run: the agent ended its turn)
-  1    failed; the error says what and what to do
-  2    run: the model refused
+  1    failed; the error says what and what to do (policy check: refused)
+  2    run: the model refused; policy check: it cannot be said
   3    run: the model could not be reached, retries are used up
   4    run: the session waits for an answer that nobody here can give
   5    run: the session was terminated or deleted

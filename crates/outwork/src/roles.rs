@@ -143,7 +143,12 @@ pub(crate) struct LocalWorker {
 impl LocalWorker {
     /// Starts a worker beside whatever else this process does.
     pub(crate) fn start(job: Job, config: &WorkerConfig) -> Result<Self> {
-        let worker = Worker::new(worker_options(job, config)?)?;
+        Self::with(worker_options(job, config)?)
+    }
+
+    /// The same with options that were changed.
+    pub(crate) fn with(options: WorkerOptions) -> Result<Self> {
+        let worker = Worker::new(options)?;
         let stop = Stop::from(CancellationToken::new());
         let task = tokio::spawn(worker.run(stop.clone()));
         Ok(Self { stop, task })

@@ -1,15 +1,18 @@
-//! How fast a sandbox starts and answers, against the peer that is on most machines.
+//! How fast a sandbox starts and answers, against other sandboxes.
 //!
-//! Ours and `bwrap` run in turn, one of each per round, so that noise falls on both. Quote the ratio.
+//! Ours and the peers run in turn, one of each per round, so that noise falls on all. Quote the ratio.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::SandboxError;
 use crate::launcher::Launcher;
 use crate::options::{Network, SandboxOptions};
 use crate::output::ToolCall;
+
+mod peer;
+
+pub use peer::Peer;
 
 /// Durations of one thing, sorted.
 #[derive(Clone, Debug)]
@@ -50,27 +53,24 @@ impl std::fmt::Display for Figures {
     }
 }
 
+/// Rounds that only warm caches.
+const WARMING: usize = 5;
 /// Between two measurements, so that what one leaves behind does not slow the other.
 const SETTLE: Duration = Duration::from_millis(10);
 
-/// Cold start of a static program to its exit: ours, and bwrap's when it is installed. `program` is a path inside both.
-/// With a fence the sandbox has its listeners and rules; bwrap has no network at all, which is less work.
+/// Cold start of a static program to its exit: ours, and each peer's in turn. `program` is a path in the workspace.
+/// With a fence the sandbox has its listeners and rules; the peers have no network at all, which is less work.
 pub async fn cold_start(
     launcher: &Launcher,
     workspace: &Path,
     program: &str,
     rounds: usize,
     network: Network,
-) -> Result<(Figures, Option<Figures>), SandboxError> {
-    let bwrap = Command::new("bwrap")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok();
+    peers: &mut [Peer],
+) -> Result<(Figures, Vec<Figures>), SandboxError> {
     let mut ours = Vec::new();
-    let mut theirs = Vec::new();
-    for round in 0..rounds + 5 {
+    let mut theirs = vec![Vec::new(); peers.len()];
+    for round in 0..rounds + WARMING {
         tokio::time::sleep(SETTLE).await;
         let begun = Instant::now();
         let outcome = launcher
@@ -87,38 +87,25 @@ pub async fn cold_start(
         if outcome.end.code != Some(0) {
             return Err(SandboxError::Ended(outcome.end.to_string()));
         }
-        // The first rounds warm caches.
-        if round >= 5 {
+        if round >= WARMING {
             ours.push(took);
         }
-        if bwrap {
-            let path = workspace.join(program);
+        for (peer, theirs) in peers.iter_mut().zip(&mut theirs) {
             tokio::time::sleep(SETTLE).await;
-            let begun = Instant::now();
-            let status = Command::new("bwrap")
-                .args([
-                    "--unshare-all",
-                    "--ro-bind",
-                    "/",
-                    "/",
-                    "--proc",
-                    "/proc",
-                    "--dev",
-                    "/dev",
-                ])
-                .arg(&path)
-                .status();
-            let took = begun.elapsed();
-            if round >= 5 && status.is_ok_and(|status| status.success()) {
+            let took = peer.once().map_err(|error| SandboxError::Ended(error.to_string()))?;
+            if round >= WARMING {
                 theirs.push(took);
             }
         }
     }
-    let theirs = (!theirs.is_empty()).then(|| Figures::new("bwrap --unshare-all, static program", theirs));
     let name = match network {
         Network::None => "sandbox cold start to exit, static program",
         Network::Fenced => "sandbox with its fence, cold start, static program",
     };
+    let named = peers.iter().zip(theirs);
+    let theirs = named
+        .map(|(peer, durations)| Figures::new(&peer.name, durations))
+        .collect();
     Ok((Figures::new(name, ours), theirs))
 }
 
@@ -281,4 +268,45 @@ pub async fn calls(launcher: &Launcher, workspace: &Path, rounds: usize) -> Resu
     }
     figures.push(Figures::new("kill to gone", durations));
     Ok(figures)
+}
+
+/// What a sandbox that rests costs, in bytes: with its fence, after a first command. The memory of the launcher and of
+/// all processes below it (shared pages by their share), with so many sandboxes less without any, for each of them.
+pub async fn idle_memory(launcher: &Launcher, workspace: &Path, sandboxes: usize) -> Result<u64, SandboxError> {
+    let before = below(std::process::id());
+    let mut standing = Vec::with_capacity(sandboxes);
+    for _ in 0..sandboxes {
+        let options = SandboxOptions {
+            network: Network::Fenced,
+            ..SandboxOptions::new(workspace)
+        };
+        let sandbox = launcher.launch(options).await?;
+        let input = serde_json::json!({ "command": "true" });
+        sandbox.call(ToolCall::new("bash", input)).await?;
+        standing.push(sandbox);
+    }
+    let after = below(std::process::id());
+    for sandbox in standing {
+        sandbox.kill().await?;
+    }
+    Ok(after.saturating_sub(before) / sandboxes.max(1) as u64)
+}
+
+/// The memory of all processes below one, in bytes.
+fn below(parent: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let children: String = children.collect();
+    let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    pids.map(|pid: u32| memory(pid) + below(pid)).sum()
+}
+
+fn memory(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = pss.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or_default() * 1024
 }

@@ -149,6 +149,17 @@ impl Store {
         .await
     }
 
+    /// All resources of a session, in the order in which they were added: as many as a session may have.
+    pub async fn session_resources(&self, session: &SessionId) -> Result<Vec<SessionResourceRow>, StoreError> {
+        let session = session.to_string();
+        self.read(move |conn| {
+            let mut statement = conn.prepare_cached(&format!("{SELECT} WHERE session_id = ?1 ORDER BY number"))?;
+            let rows = statement.query_map([session], read)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     /// The resource of that id of a session.
     pub async fn session_resource(
         &self,

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::process::{self, Bounds};
 use crate::workspace::Workspace;
 
+mod boundary;
 mod plane;
 mod sandbox;
 mod servers;
@@ -86,8 +87,13 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "sandbox",
-        what: "sandbox cold start beside bwrap, a call in a running sandbox",
+        what: "sandbox cold start beside bwrap, crun and sandbox-runtime, a call in a running sandbox",
         run: sandbox::sandbox,
+    },
+    Case {
+        name: "boundary",
+        what: "the way out of a sandbox beside mitmdump and a direct connection, records of the ledger",
+        run: boundary::boundary,
     },
     Case {
         name: "tunnel",

@@ -20,6 +20,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// The most addresses that are answered.
 const ADDRESSES: usize = 32;
 /// Extended errors of RFC 8914.
+const OTHER: u16 = 0;
 const PROHIBITED: u16 = 18;
 const NO_REACHABLE_AUTHORITY: u16 = 22;
 /// The option that carries them.
@@ -140,7 +141,13 @@ async fn records(shared: &Shared, question: &Message) -> Result<Vec<Record>, Ref
     let (addresses, ttl) = resolve(shared, &name, family).await.map_err(|error| match error {
         NoAnswer::Refused { rule, reason } => Refused::policy(&reason, &rule),
         NoAnswer::Failed(error) => unresolved(&error),
-        NoAnswer::NotRecorded => Refused::code(ResponseCode::ServFail),
+        NoAnswer::NotRecorded => Refused {
+            code: ResponseCode::ServFail,
+            extended: Some((
+                OTHER,
+                "outwork: the record of the question could not be kept, so it was not asked".to_owned(),
+            )),
+        },
     })?;
     let ttl = u32::try_from(ttl.min(LONGEST).as_secs()).unwrap_or(0);
     Ok(addresses

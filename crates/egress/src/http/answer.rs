@@ -53,6 +53,12 @@ impl Refusal {
         }
     }
 
+    /// Nothing crosses that is not recorded.
+    pub(super) fn unrecorded() -> Refusal {
+        let reason = "the record of the request could not be kept, so it was not sent";
+        Refusal::failed(StatusCode::SERVICE_UNAVAILABLE, reason)
+    }
+
     pub(super) fn closing(mut self) -> Refusal {
         self.close = true;
         self

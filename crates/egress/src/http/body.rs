@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::answer::{Answer, Refusal};
+use super::kept::Kept;
 use super::upstream::Lease;
 use crate::policy::{Meter, Way};
 use crate::secret::{BodyRewriter, Scrubber, SecretSet, Use};
@@ -87,7 +88,7 @@ pub(super) type Report = Box<dyn FnOnce(&[Use]) + Send>;
 pub(crate) struct Upload {
     /// What was held before it began to stream.
     pub(super) first: Bytes,
-    pub(super) incoming: Incoming,
+    pub(super) incoming: Kept,
     pub(super) rewriter: Option<BodyRewriter>,
     pub(super) counting: Counting,
     pub(super) fault: Fault,
@@ -99,7 +100,7 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(incoming: Incoming, counting: Counting, fault: Fault) -> Upload {
+    pub(super) fn new(incoming: Kept, counting: Counting, fault: Fault) -> Upload {
         let pause = Pause::new(counting.shared.limits.body_idle);
         Upload {
             first: Bytes::new(),

@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use super::answer::{Answer, Refusal};
 use super::body::{Counting, Fault, Outgoing, Reply, Report, Upload};
 use super::flow::Flow;
+use super::kept::Kept;
 use super::target::{self, Host, Target};
 use super::upgrade::Upgraded;
 use crate::policy::{HttpRequest, Meter, Way};
@@ -50,6 +51,7 @@ impl Line {
 async fn attempt(flow: &Arc<Flow>, request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
     let shared = &flow.shared;
     let (mut head, body) = request.into_parts();
+    let body = Kept::new(body, flow.draining());
     let line = Line {
         method: head.method.clone(),
         path: head.uri.path().to_owned(),
@@ -130,8 +132,7 @@ async fn attempt(flow: &Arc<Flow>, request: Request<Incoming>) -> Result<Respons
         None => claim.unnamed(),
     };
     if shared.allow(&named, &judged.decision, &uses).await.is_err() {
-        let reason = "the record of the request could not be kept, so it was not sent";
-        return Err(Refusal::failed(StatusCode::SERVICE_UNAVAILABLE, reason));
+        return Err(Refusal::unrecorded());
     }
     shared.stats.request();
     let inside: Option<OnUpgrade> = head.extensions.remove();

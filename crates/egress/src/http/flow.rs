@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::answer::{Answer, Refusal};
 use super::exchange::exchange;
+use super::kept::Kept;
 use super::strict::Strict;
 use super::upstream::Upstream;
 use crate::policy::Protocol;
@@ -60,6 +61,11 @@ impl Flow {
     /// Bytes of bodies: out, and in.
     pub(crate) fn tally(&self) -> Arc<(AtomicU64, AtomicU64)> {
         self.tally.clone()
+    }
+
+    /// Where what is left of a body is read.
+    pub(super) fn draining(&self) -> Option<Tasks> {
+        self.http2.then(|| Tasks::of(&self.shared))
     }
 
     pub(super) fn protocol(&self) -> Protocol {
@@ -152,15 +158,31 @@ where
     }
 }
 
+/// Why every request of a connection is refused.
+pub(crate) enum Why<'a> {
+    /// The policy, by a rule and for a reason.
+    Policy(&'a str, &'a str),
+    /// The record of the connection was not kept.
+    Unrecorded,
+}
+
 /// Answers every request of a refused connection with the reason.
-pub(crate) async fn serve_refusal<S>(shared: &Shared, stream: S, http2: bool, rule: &str, reason: &str)
+pub(crate) async fn serve_refusal<S>(shared: &Shared, stream: S, http2: bool, why: Why<'_>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let refusal = Refusal::policy(rule, reason);
-    let service = service_fn(move |_: http::Request<hyper::body::Incoming>| {
+    let refusal = match why {
+        Why::Policy(rule, reason) => Refusal::policy(rule, reason),
+        Why::Unrecorded => Refusal::unrecorded(),
+    };
+    let draining = http2.then(|| Tasks::of(shared));
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let answer: http::Response<Answer> = refusal.answer();
-        async move { Ok::<_, Infallible>(answer) }
+        let body = Kept::new(request.into_body(), draining.clone());
+        async move {
+            drop(body);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let io = TokioIo::new(stream);
     // One answer is all there is to say.

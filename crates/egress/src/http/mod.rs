@@ -9,10 +9,11 @@ mod answer;
 mod body;
 mod exchange;
 mod flow;
+mod kept;
 mod strict;
 mod target;
 mod upgrade;
 mod upstream;
 
-pub(crate) use flow::{Flow, serve, serve_refusal};
+pub(crate) use flow::{Flow, Why, serve, serve_refusal};
 pub(crate) use strict::Strict;

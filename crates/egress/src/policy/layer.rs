@@ -118,6 +118,10 @@ impl Rule {
                 }
             }
             Some(address) if by_name || self.is_any() => {
+                // Said before the address: a range that a rule opens is open at the rule's ports only.
+                if request.protocol != Protocol::Dns && !self.port(request.port) {
+                    return Fit::Port;
+                }
                 let within = |range: &super::text::Range| range.0.contains(&address.to_canonical());
                 if !self.text.addresses.is_empty() && !self.text.addresses.iter().any(within) {
                     return Fit::Address;

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use super::Rewind;
 use super::sniff::{Kind, sniff};
 use super::splice::{End, Tally, relay, reset};
-use crate::http::{self, Flow};
+use crate::http::{self, Flow, Why};
 use crate::policy::{Decision, Protocol};
 use crate::shared::{Carried, Claim, Judged, Shared};
 use crate::tls::{Greeting, Hello, read};
@@ -190,7 +190,7 @@ async fn tls(shared: Arc<Shared>, mut stream: TcpStream, first: BytesMut, mut cl
         None => claim.unnamed(),
     };
     if shared.allow(&request, &judged.decision, &[]).await.is_err() {
-        return reset(stream);
+        return answer_tls(&shared, stream, hello, &claim, Why::Unrecorded).await;
     }
     let Some(opened) = handshake(&shared, stream, hello, claim.destination).await else {
         return shared
@@ -239,11 +239,23 @@ async fn refuse_tls(shared: &Shared, stream: TcpStream, hello: Hello, claim: &Cl
     if recorded.is_err() || hello.name.is_none() {
         return farewell(shared, stream, &Hello::denied()).await;
     }
+    answer_tls(
+        shared,
+        stream,
+        hello,
+        claim,
+        Why::Policy(&decision.rule, &decision.reason),
+    )
+    .await;
+}
+
+/// Ends the client's TLS here and answers its requests, of which nothing goes out.
+async fn answer_tls(shared: &Shared, stream: TcpStream, hello: Hello, claim: &Claim<'_>, why: Why<'_>) {
     let Some(opened) = handshake(shared, stream, hello, claim.destination).await else {
         return;
     };
     let http2 = opened.get_ref().1.alpn_protocol() == Some(b"h2");
-    http::serve_refusal(shared, opened, http2, &decision.rule, &decision.reason).await;
+    http::serve_refusal(shared, opened, http2, why).await;
 }
 
 /// Says goodbye with an alert.

@@ -6,6 +6,7 @@
 pub(crate) mod evidence;
 pub(crate) mod files;
 pub(crate) mod plane;
+pub(crate) mod policy;
 pub(crate) mod resources;
 pub(crate) mod task;
 pub(crate) mod tunnel;
@@ -73,6 +74,9 @@ pub(crate) enum Command {
     Files(files::FilesCommand),
     /// Stop what a call, a session, an environment or a workspace does
     Halt(evidence::HaltArgs),
+    /// What sandboxes may reach: ask beforehand, and get rules for what was refused
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Proof of what a session did: fetch it, verify it, read it
     Evidence(evidence::EvidenceArgs),
     /// The server's ledger: one record for each crossing
@@ -93,7 +97,8 @@ pub(crate) enum Command {
     /// Models that the server can reach
     #[command(subcommand, visible_alias = "model")]
     Models(resources::ModelsCommand),
-    /// Watch an agent mend a small project in a sandbox, or (--private) reach a server in a private network; no key needed
+    /// Watch an agent mend a small project in a sandbox, (--private) reach a server in a private network, or (--boundary)
+    /// try to steal; no key needed
     Demo(task::DemoArgs),
     /// Parts of `outwork demo --private`
     #[command(subcommand, hide = true)]
@@ -167,6 +172,9 @@ mod tests {
             "outwork files upload data.csv --name input.csv --expires-in 24h",
             "outwork files list --session sesn_1",
             "outwork file download file_1 --output -",
+            "outwork policy check api.example.com:443 GET /v1/x --policy p.toml --environment env_1",
+            "outwork policy check 10.0.0.1 --session sesn_1 --json",
+            "outwork policy suggest sesn_1 --state-dir /tmp/x",
             "outwork halt session sesn_1 --force --reason runaway",
             "outwork halt call sevt_1",
             "outwork evidence sesn_1 -o proof.jsonl",
@@ -196,6 +204,7 @@ mod tests {
             "outwork tunnel status --json",
             "outwork demo --model claude --dir /tmp/x --task fix --check true",
             "outwork demo --private --loopback --json",
+            "outwork demo --boundary --isolation none",
             "outwork demo-host enter --pid 1 -- tunnel run --folder x",
             "outwork rehearsal --listen 127.0.0.1:0 --scenario a.toml",
             "outwork doctor --json",

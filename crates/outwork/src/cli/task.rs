@@ -73,6 +73,12 @@ pub(crate) struct DemoArgs {
     /// With --private: no network namespace, also for root; the private server is then on loopback, which is refused
     #[arg(long, requires = "private")]
     pub(crate) loopback: bool,
+    /// Show an agent that a file tells to steal: twelve ways out, what stopped each, and the evidence of it
+    #[arg(long, conflicts_with_all = ["private", "model", "dir", "task", "check"])]
+    pub(crate) boundary: bool,
+    /// With --boundary: a policy that allows everything, to see what it is good for
+    #[arg(long, requires = "boundary", hide = true)]
+    pub(crate) open_policy: bool,
     /// A folder of yours instead of the demo project; it is changed in place
     #[arg(long, value_name = "FOLDER", requires = "task")]
     pub(crate) dir: Option<PathBuf>,

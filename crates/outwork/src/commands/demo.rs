@@ -4,8 +4,10 @@
 //! fails; lets an agent mend it in a sandbox; and runs the check again. Nothing is staged outside of the model's
 //! words: server, worker, sandbox and checks are those of every other command. It ends well only if the check does.
 //!
-//! `--private` is another play, in [`private`]: a server in a private network, and a call through its tunnel.
+//! `--private` is another play, in [`private`]: a server in a private network, and a call through its tunnel. So is
+//! `--boundary`, in [`boundary`]: an agent that was told to steal.
 
+mod boundary;
 mod private;
 mod stage;
 
@@ -54,6 +56,9 @@ pub(crate) async fn demo(args: DemoArgs, look: Look) -> Result<Exit> {
     );
     if args.private {
         return private::demo(&args, look, &mut page, &mut interrupts, started).await;
+    }
+    if args.boundary {
+        return boundary::demo(&args, look, &mut page, &mut interrupts, started).await;
     }
     let stage = Stage::set(&args).await?;
     introduce(&mut page, &stage)?;

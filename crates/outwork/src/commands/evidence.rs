@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use outwork_client::Client;
 use outwork_ledger::evidence::{self, Evidence};
 use outwork_ledger::exports::{Form, write_matching};
 use outwork_ledger::{Expect, Filter, PublicKey, Report, verify};
@@ -43,9 +44,30 @@ async fn fetch(args: EvidenceArgs) -> Result<Exit> {
             to.display()
         );
     }
-    let made = client.session_files(session.as_str()).evidence().await?;
+    let Fetched { bytes, key } = fetch_to(&client, &session, &to).await?;
+    if args.common.output.json {
+        print_json(&json!({ "session_id": session, "path": to, "size_bytes": bytes, "key": key }))?;
+    } else {
+        println!("{}: {bytes} bytes", to.display());
+        if let Some(key) = key {
+            println!("sealed by the key {key}: tell it to whoever verifies, on another way than the file");
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Evidence that was written to a file.
+pub(crate) struct Fetched {
+    bytes: u64,
+    /// The fingerprint of the key that sealed it, as the server says.
+    pub(crate) key: Option<String>,
+}
+
+/// Writes the evidence of a session to a file, whole or not at all.
+pub(crate) async fn fetch_to(client: &Client, session: &str, to: &Path) -> Result<Fetched> {
+    let made = client.session_files(session).evidence().await?;
     let key = made.header("outwork-ledger-key").map(str::to_owned);
-    let mut unfinished: OsString = to.clone().into();
+    let mut unfinished: OsString = to.into();
     unfinished.push(".part");
     let unfinished = PathBuf::from(unfinished);
     let bytes = match write(made, &unfinished).await {
@@ -56,16 +78,8 @@ async fn fetch(args: EvidenceArgs) -> Result<Exit> {
             return Err(error);
         }
     };
-    std::fs::rename(&unfinished, &to).with_context(|| format!("could not write {}", to.display()))?;
-    if args.common.output.json {
-        print_json(&json!({ "session_id": session, "path": to, "size_bytes": bytes, "key": key }))?;
-    } else {
-        println!("{}: {bytes} bytes", to.display());
-        if let Some(key) = key {
-            println!("sealed by the key {key}: tell it to whoever verifies, on another way than the file");
-        }
-    }
-    Ok(Exit::Done)
+    std::fs::rename(&unfinished, to).with_context(|| format!("could not write {}", to.display()))?;
+    Ok(Fetched { bytes, key })
 }
 
 async fn write(made: outwork_client::Download, to: &Path) -> Result<u64> {

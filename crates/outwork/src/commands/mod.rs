@@ -9,6 +9,7 @@ pub(crate) mod files;
 pub(crate) mod halt;
 pub(crate) mod keys;
 pub(crate) mod models;
+pub(crate) mod policy;
 pub(crate) mod rehearsal;
 pub(crate) mod run;
 pub(crate) mod serve;
@@ -41,6 +42,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Sessions(command) => sessions::sessions(command, look).await,
         Command::Files(command) => files::files(command, look).await,
         Command::Halt(args) => halt::halt(args).await,
+        Command::Policy(command) => policy::policy(command).await,
         Command::Evidence(args) => evidence::evidence(args).await,
         Command::Ledger(command) => evidence::ledger(&command),
         Command::Vaults(command) => vaults::vaults(command, look).await,

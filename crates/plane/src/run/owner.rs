@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::changes::Changed;
 use super::model_call::{Outcome, call};
+use super::places;
 use super::registry::{Command, LEASE_SECONDS, Reply, Shared};
 use super::tools::{McpRun, News, On};
 use crate::error::{ApiError, ErrorKind};
@@ -413,8 +414,13 @@ impl Owner {
     fn ask_model(&self, held: &mut Held, request: ModelRequest) {
         let cancel = CancellationToken::new();
         let (shared, id, token) = (self.shared.clone(), self.id.clone(), cancel.clone());
+        let mut request = request;
+        let outcome = async move {
+            places::tell(&shared.store, &id, &mut request).await;
+            call(shared.model.as_deref(), &request, token, &id, &shared.hub).await
+        };
         held.request = Some(Request {
-            outcome: Box::pin(async move { call(shared.model.as_deref(), &request, token, &id, &shared.hub).await }),
+            outcome: Box::pin(outcome),
             cancel,
             began: Instant::now(),
         });

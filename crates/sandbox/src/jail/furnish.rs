@@ -28,6 +28,9 @@ pub(crate) const OUTPUTS: &str = "/mnt/session/outputs";
 pub(super) const OWN: &str = "/run/outwork";
 const BUNDLE: &str = "/run/outwork/ca-bundle.pem";
 const AUTHORITY: &str = "/run/outwork/ca.pem";
+/// A runtime that brings a list of authorities of its own takes this one instead, wherever it is installed. Each start of
+/// it says so on standard error, which is the lesser evil: no mount can lie over a runtime that comes later.
+const JAVA: (&str, &str) = ("JAVA_TOOL_OPTIONS", "-Djavax.net.ssl.trustStore=/run/outwork/cacerts");
 const LARGEST_BUNDLE: u64 = 4 << 20;
 
 /// Where systems keep the list of authorities. The first that exists is what the sandbox's own is added to.
@@ -63,6 +66,7 @@ const TRUSTING: &[(&str, &str)] = &[
     ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", BUNDLE),
     ("NIX_SSL_CERT_FILE", BUNDLE),
     ("NODE_EXTRA_CA_CERTS", AUTHORITY),
+    JAVA,
 ];
 
 /// Variables of a sandbox that trusts an authority of its own.
@@ -71,6 +75,15 @@ pub(super) fn trusting_variables(launch: &Launch) -> impl Iterator<Item = (Strin
     trusting
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+}
+
+/// What a variable holds that an image or a session sets and that has a value already: options of Java's are added to, so
+/// that its authorities stay, and a later option still has its way.
+pub(super) fn joined(name: &str, known: Option<&str>, value: &str) -> String {
+    match known {
+        Some(known) if name == JAVA.0 => format!("{known} {value}"),
+        _ => value.to_owned(),
+    }
 }
 
 /// What was taken from the host for one sandbox.
@@ -302,11 +315,9 @@ fn trust_authority(places: &mut Places, authority: &str, installs: bool) -> Resu
         stores.push(home.path().join("jre/lib/security/cacerts"));
     }
     stores.retain(|path| place::open(path, OFlags::PATH).is_ok());
-    if !stores.is_empty() {
-        let store = trust::keystore(&trust::certificates(&bundle));
-        let written = places.write(own, "cacerts", &store)?;
-        lay_over(places, &written, stores)?;
-    }
+    let store = trust::keystore(&trust::certificates(&bundle));
+    let written = places.write(own, "cacerts", &store)?;
+    lay_over(places, &written, stores)?;
     // For programs that look where most systems have it, in a root that has none.
     if place::is_free(Path::new("/etc/ssl/certs/ca-certificates.crt")) {
         places.write(Path::new("/etc/ssl/certs"), "ca-certificates.crt", &bundle)?;
@@ -351,6 +362,14 @@ fn read(path: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_of_java_are_added_to() {
+        let known = Some("-Da=b");
+        assert_eq!(joined("JAVA_TOOL_OPTIONS", known, "-Xmx1g"), "-Da=b -Xmx1g");
+        assert_eq!(joined("JAVA_TOOL_OPTIONS", None, "-Xmx1g"), "-Xmx1g");
+        assert_eq!(joined("PIP_CERT", known, "/own.pem"), "/own.pem");
+    }
 
     #[test]
     fn devices_are_told_by_their_numbers() {

@@ -320,8 +320,10 @@ fn environment(launch: &Launch, isolated: bool) -> Vec<(String, String)> {
     }
     variables.extend(furnish::trusting_variables(launch));
     for (name, value) in &launch.env {
+        let known = variables.iter().find(|(known, _)| known == name);
+        let value = furnish::joined(name, known.map(|(_, value)| value.as_str()), value);
         variables.retain(|(known, _)| known != name);
-        variables.push((name.clone(), value.clone()));
+        variables.push((name.clone(), value));
     }
     variables
 }

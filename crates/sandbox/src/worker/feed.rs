@@ -173,21 +173,15 @@ async fn read_history(client: &Client, session_id: &str, page_limit: u32) -> Res
 
 /// What a session asks for and this worker does not set up is said, not passed over.
 fn warn_of_what_is_missing(session_id: &str, session: &Value) {
-    let count = |pointer: &str| session.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
-    let skills = count("/agent/skills");
+    let skills = session
+        .pointer("/agent/skills")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
     if skills > 0 {
         tracing::warn!(
             session = session_id,
             skills,
             "the agent has skills; this worker does not fetch them"
-        );
-    }
-    let resources = count("/resources");
-    if resources > 0 {
-        tracing::warn!(
-            session = session_id,
-            resources,
-            "the session has resources; this worker does not mount them"
         );
     }
 }

@@ -38,7 +38,8 @@ use outwork_wire::work::WorkSecret;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use boundary::{
-    BoundaryError, BoundaryOptions, ImageSource, OutputOptions, PackageOptions, SecretSource, WorkerSecret,
+    BoundaryError, BoundaryOptions, Foreseen, ImageSource, OutputOptions, PackageOptions, SecretSource, WorkerSecret,
+    foresee,
 };
 pub use command::EXIT_LEASE_LOST;
 pub use error::WorkerError;

@@ -493,6 +493,18 @@ fn on_host(marker: &str) -> Vec<u32> {
         .collect()
 }
 
+/// The same once there is one, or none if none comes.
+async fn appeared(marker: &str) -> Vec<u32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = on_host(marker);
+        if !found.is_empty() || Instant::now() > deadline {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn processes() -> usize {
     std::fs::read_dir("/proc")
         .map(|entries| {
@@ -508,7 +520,7 @@ async fn survivor(stage: &Stage) -> Outcome {
     let sandbox = stage.sandbox(Limits::default()).await;
     let marker = format!("301.{}", std::process::id());
     bash(&sandbox, &format!("(trap '' HUP TERM INT; setsid nohup bash -c 'trap \"\" HUP TERM INT; sleep {marker} & disown; while :; do sleep 1; done' >/dev/null 2>&1 &) ; sleep 0.3")).await;
-    expect(!on_host(&marker).is_empty(), "the process runs")?;
+    expect(!appeared(&marker).await.is_empty(), "the process runs")?;
     sandbox.kill().await.map_err(|error| error.to_string())?;
     expect(on_host(&marker).is_empty(), "it lives on")
 }
@@ -557,7 +569,7 @@ async fn orphan(stage: &Stage) -> Outcome {
         &format!("setsid nohup sleep {marker} >/dev/null 2>&1 & sleep 0.2"),
     )
     .await;
-    let found = on_host(&marker);
+    let found = appeared(&marker).await;
     expect(!found.is_empty(), "the process runs")?;
     // The handles are forgotten and the launcher killed, as if the worker had been ended by SIGKILL.
     let launcher_pid = launcher_of(found.first().copied().unwrap_or_default());

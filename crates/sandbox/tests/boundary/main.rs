@@ -109,7 +109,7 @@ impl World {
     pub(crate) async fn answer(&self, id: &str) -> (bool, String) {
         let found = |script: &plane::Script| script.results().into_iter().find(|(call, ..)| call == id);
         self.plane
-            .until("the call is answered", |script| found(script).is_some())
+            .until("the call is answered", |script| script.answered(SESSION).contains(&id))
             .await;
         let (_, is_error, text) = found(&self.plane.script()).unwrap();
         (is_error, text)

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use outwork_plane::Plane;
 use outwork_plane::{
-    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, PromptOptions, RetryPolicy,
-    TunnelOptions,
+    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, PromptOptions,
+    RetryPolicy, TunnelOptions,
 };
 use outwork_rehearsal::{DEMO_CHECK, DEMO_TASK, Options, Rehearsal, RehearsalHandle, Scenario, demo_project};
 use outwork_wire::id::fresh_secret;

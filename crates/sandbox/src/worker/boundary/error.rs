@@ -8,11 +8,11 @@ use outwork_client::ClientError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BoundaryError {
-    /// The server did not say what holds for the session.
-    #[error("the server did not say {what}: {source}")]
+    /// The server did not say what holds for the session, or not give what belongs to it.
+    #[error("the server did not give {what}: {source}")]
     Server {
-        /// What was asked.
-        what: &'static str,
+        /// What was asked for.
+        what: String,
         /// Its answer.
         source: ClientError,
     },
@@ -89,6 +89,11 @@ pub enum BoundaryError {
 }
 
 impl BoundaryError {
+    /// Whether the server was away or busy, so that the same may go well later.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Server { source, .. } if !source.is_permanent())
+    }
+
     pub(crate) fn folder(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Folder {
             path: path.into(),

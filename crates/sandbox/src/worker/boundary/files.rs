@@ -156,17 +156,17 @@ async fn fetch(client: &Client, journal: &Journal, files: &Path, file: &Wanted<'
         return Ok(());
     }
     journal.file_in(file.place, Some(hash)).await?;
-    let mut from = client
-        .files()
-        .download(file.id)
-        .await
-        .map_err(|error| fail(error.to_string()))?;
+    let away = |source| BoundaryError::Server {
+        what: format!("the file for {}", file.place),
+        source,
+    };
+    let mut from = client.files().download(file.id).await.map_err(away)?;
     let mut part = tempfile::Builder::new()
         .prefix("part-")
         .tempfile_in(files)
         .map_err(|error| fail(error.to_string()))?;
     let (mut digest, mut written) = (Sha256::new(), 0_u64);
-    while let Some(piece) = from.piece().await.map_err(|error| fail(error.to_string()))? {
+    while let Some(piece) = from.piece().await.map_err(away)? {
         written += piece.len() as u64;
         if written > file.size {
             break;

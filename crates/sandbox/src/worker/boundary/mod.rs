@@ -9,6 +9,7 @@
 
 mod error;
 mod files;
+mod foresee;
 mod git;
 pub(crate) mod image;
 mod journal;
@@ -23,6 +24,7 @@ mod secrets;
 mod session;
 
 pub use error::BoundaryError;
+pub use foresee::{Foreseen, foresee};
 pub(crate) use machine::{Machine, Registered};
 pub use options::{BoundaryOptions, ImageSource, OutputOptions, SecretSource, WorkerSecret};
 pub use packages::PackageOptions;

@@ -219,12 +219,22 @@ impl Outputs {
             .arg(copied.data.path())
             .env("OUTWORK_OUTPUT_PATH", path)
             .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .process_group(0)
             .kill_on_drop(true);
-        let output = match tokio::time::timeout(SCAN, command.output()).await {
+        let running = match command.spawn() {
+            Err(error) => return Some(format!("the scan could not be run: {error}")),
+            Ok(running) => running,
+        };
+        // The shell's own children must not outlive it when it is not waited for any more.
+        let group = Group::of(&running);
+        let output = match tokio::time::timeout(SCAN, running.wait_with_output()).await {
             Err(_) => return Some(format!("the scan took longer than {SCAN:?}")),
             Ok(Err(error)) => return Some(format!("the scan could not be run: {error}")),
             Ok(Ok(output)) => output,
         };
+        group.has_ended();
         if output.status.success() {
             return None;
         }
@@ -276,6 +286,29 @@ impl Outputs {
                 }
             }
         });
+    }
+}
+
+/// The processes of a command, which are killed when this is dropped.
+struct Group(Option<rustix::process::Pid>);
+
+impl Group {
+    fn of(leader: &tokio::process::Child) -> Self {
+        let pid = leader.id().and_then(|id| i32::try_from(id).ok());
+        Self(pid.and_then(rustix::process::Pid::from_raw))
+    }
+
+    /// Its leader is gone, so its number may soon be another's.
+    fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.take() {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
     }
 }
 

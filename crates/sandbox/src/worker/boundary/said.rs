@@ -104,6 +104,9 @@ fn known<T>(what: &'static str, answer: Result<T, ClientError>) -> Result<Option
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if error.status() == Some(404) => Ok(None),
-        Err(source) => Err(BoundaryError::Server { what, source }),
+        Err(source) => Err(BoundaryError::Server {
+            what: what.to_owned(),
+            source,
+        }),
     }
 }

@@ -163,10 +163,30 @@ impl Boundary {
 
     /// Asks the server, brings what belongs into the sandbox, and puts the policy in force.
     pub async fn prepare(self: &Arc<Self>) -> Result<Arc<Plan>, BoundaryError> {
-        let prepared = tokio::time::timeout(PREPARING, self.build()).await;
+        let prepared = tokio::time::timeout(PREPARING, self.build_patiently()).await;
         let plan = prepared.map_err(|_| BoundaryError::Deadline(PREPARING))??;
         self.follow(&plan);
         Ok(plan)
+    }
+
+    /// A server that is away for a moment does not end what is being prepared: the item's lease says when to give up.
+    async fn build_patiently(&self) -> Result<Arc<Plan>, BoundaryError> {
+        let mut failures = 0;
+        loop {
+            match self.build().await {
+                Err(error) if error.is_passing() && self.lease.borrow().end.is_none() => {
+                    failures += 1;
+                    let wait = backoff::half_to_full(backoff::doubling(BREATH, failures, LONGEST_WAIT));
+                    tracing::warn!(session = self.session, ?wait, %error, "the boundary cannot be prepared yet");
+                    let mut lease = self.lease.clone();
+                    tokio::select! {
+                        () = sleep(wait) => {}
+                        _ = lease.wait_for(|state| state.end.is_some()) => return Err(error),
+                    }
+                }
+                built => return built,
+            }
+        }
     }
 
     async fn build(&self) -> Result<Arc<Plan>, BoundaryError> {

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use outwork_client::{Client, Credential, Options as ClientOptions, Query};
 use outwork_ledger::{Expect, Filter, Record, scan, verify};
 use outwork_plane::{
-    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, Plane, PromptOptions,
-    RetryPolicy, TunnelOptions,
+    EdgeOptions, FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, Plane,
+    PromptOptions, RetryPolicy, TunnelOptions,
 };
 use outwork_rehearsal::{Options, Rehearsal, RehearsalHandle, Scenario};
 use outwork_wire::id::fresh_secret;
