@@ -100,7 +100,10 @@ async fn packages_are_installed_once_and_the_records_say_so() {
     let image = of_kind(&records, Kind::Image)[0];
     assert_eq!(
         (image.decision, image.reason.as_deref()),
-        (Some(Decision::Allowed), Some("pip greeting==1.0"))
+        (
+            Some(Decision::Allowed),
+            Some("packages were installed: pip greeting==1.0")
+        )
     );
     assert!(image.session.is_some() && image.agent.is_some() && image.environment.is_some());
     let digest = image.image_digest.clone().unwrap();
@@ -158,7 +161,7 @@ async fn patient(world: &World, command: &str) -> String {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(180), answered).await;
+    let waited = tokio::time::timeout(Duration::from_secs(600), answered).await;
     waited.expect("the call is answered");
     world.answer(&call).await.1
 }

@@ -80,24 +80,22 @@ fi
 pub(crate) struct Stand {
     pub image: RootImage,
     /// For evidence.
-    digest: String,
+    pub digest: String,
     /// Keeps the layer in the cache.
     _held: Option<Image>,
 }
 
-/// The root filesystem of a session, with its packages, and its records name it from here on.
+/// The root filesystem of a session, with its packages.
 pub(crate) async fn stand(boundary: &Boundary, said: Option<&Said>) -> Result<Stand, BoundaryError> {
     let root = &boundary.machine.root;
-    let stand = match said {
-        Some(said) if !said.packages.is_empty() => bring(boundary, &said.packages).await?,
-        _ => Stand {
+    match said {
+        Some(said) if !said.packages.is_empty() => bring(boundary, &said.packages).await,
+        _ => Ok(Stand {
             image: root.image.clone(),
             digest: root.digest.clone(),
             _held: None,
-        },
-    };
-    boundary.journal.set_image(&stand.digest);
-    Ok(stand)
+        }),
+    }
 }
 
 /// What the sessions of a worker share of it.
@@ -248,37 +246,27 @@ impl Installation {
         let input = Hash::of_json(&json!(self.checked.packages()));
         let options = &self.machine.options.packages;
         let rules = rules::of_packages(self.machine.options.policy.as_ref(), &options.mirrors());
-        self.journal.policy_known(&rules.policy);
-        self.journal.installation_begins(&list, input, &rules.policy).await?;
-        tracing::info!(session = self.session, packages = list, base = %self.base.digest, "packages are being installed");
+        let base = digest(&self.machine, &self.base);
+        self.journal
+            .installation_begins(&list, &base, input, &rules.policy)
+            .await?;
+        let session = &self.session;
+        tracing::info!(session, packages = list, on = base, "packages are being installed");
         let done = self.install(installing, rules, &stop).await;
         let took = begun.elapsed();
-        let outcome = match &done {
-            Ok(image) => Ok((
-                digest(&self.machine, image),
-                image.packages.and_then(|layer| layer.hex().parse().ok()),
-            )),
-            Err(error) => Err(error.to_string()),
-        };
-        match &outcome {
-            Ok((digest, _)) => tracing::info!(
-                session = self.session,
-                packages = list,
-                digest,
-                ?took,
-                "packages are here"
-            ),
-            Err(reason) => {
-                tracing::warn!(
-                    session = self.session,
-                    packages = list,
-                    reason,
-                    ?took,
-                    "packages were not installed"
-                );
+        let (image, layer) = match &done {
+            Ok(image) => {
+                let image = (digest(&self.machine, image), image.packages);
+                tracing::info!(session, packages = list, image = image.0, ?took, "packages are here");
+                image
             }
-        }
-        self.journal.installation_ended(&list, input, outcome, took).await;
+            Err(error) => {
+                tracing::warn!(session, packages = list, %error, ?took, "packages were not installed");
+                (base, None)
+            }
+        };
+        let layer = layer.and_then(|layer| layer.hex().parse().ok());
+        self.journal.installation_ended(&list, &image, input, layer, took).await;
         done
     }
 
@@ -396,6 +384,7 @@ impl Installation {
         );
         options.connector = machine.connector();
         options.labels = self.journal.labels();
+        options.labels.image_digest = Some(digest(machine, &self.base));
         Egress::start(options).map_err(BoundaryError::Egress)
     }
 }

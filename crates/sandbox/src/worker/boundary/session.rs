@@ -81,8 +81,7 @@ struct Live {
 /// What holds for a session, and what its sandbox is launched with.
 pub(crate) struct Plan {
     pub furnishing: Furnishing,
-    /// Keeps its layers while a sandbox stands on them.
-    _stand: Option<Stand>,
+    stand: Option<Stand>,
     rules: Rules,
     secrets: SecretSet,
     repositories: Vec<Repository>,
@@ -206,9 +205,7 @@ impl Boundary {
     async fn plan(&self, answers: &Answers, placeholders: &mut Placeholders) -> Result<Plan, BoundaryError> {
         let said = answers.said.as_ref();
         if let Some(said) = said {
-            let mut labels = self.journal.labels();
-            said.label(&mut labels);
-            self.journal.set_labels(labels);
+            self.journal.label(said);
         }
         let given = answers.secrets.as_ref();
         let own = self.machine.options.policy.as_ref();
@@ -217,10 +214,10 @@ impl Boundary {
         let secrets = secrets::of_session(given, &own_secrets, &repositories, placeholders)?;
         let rules = rules::of_session(said, own, &repositories, !secrets.set.is_empty())?;
         if self.machine.isolation == Isolation::None {
-            without_isolation(answers, &secrets.set)?;
+            answers.without_isolation(!secrets.set.is_empty())?;
             return Ok(Plan {
                 furnishing: Furnishing::default(),
-                _stand: None,
+                stand: None,
                 rules,
                 secrets: secrets.set,
                 repositories,
@@ -239,10 +236,7 @@ impl Boundary {
             mounts.extend(git::bring(self, repository, rules, token).await?);
         }
         let fenced = rules.open || !secrets.set.is_empty();
-        let ca_pem = match fenced {
-            true => Some(self.trusted(&*self.authority()?)),
-            false => None,
-        };
+        let authority = fenced.then(|| self.authority()).transpose()?;
         Ok(Plan {
             furnishing: Furnishing {
                 network: if fenced { Network::Fenced } else { Network::None },
@@ -251,10 +245,10 @@ impl Boundary {
                 env: self.machine.root.env.iter().cloned().chain(secrets.env).collect(),
                 mounts,
                 outputs: said.map(|_| self.outputs.folder().to_path_buf()),
-                ca_pem,
+                ca_pem: authority.map(|authority| self.trusted(&authority)),
                 build: None,
             },
-            _stand: Some(stand),
+            stand: Some(stand),
             rules,
             secrets: secrets.set,
             repositories,
@@ -318,6 +312,9 @@ impl Boundary {
                 Some(Egress::start(options).map_err(BoundaryError::Egress)?)
             }
         };
+        if let Some(stand) = &plan.stand {
+            self.journal.set_image(&stand.digest);
+        }
         self.journal.sandbox_begins().await?;
         let mut live = self.live();
         // It may have changed while the sandbox was made.
@@ -499,19 +496,4 @@ async fn follower(boundary: Weak<Boundary>, client: Client, session: String, mut
         };
         sleep(wait).await;
     }
-}
-
-/// What cannot be given without isolation is refused. The network is the machine's own then, as was asked for by name.
-fn without_isolation(answers: &Answers, secrets: &SecretSet) -> Result<(), BoundaryError> {
-    let packages = answers.said.as_ref().is_some_and(|said| !said.packages.is_empty());
-    for (asked, what) in [
-        (packages, "packages"),
-        (!answers.mounts.is_empty(), "files and repositories"),
-        (!secrets.is_empty(), "credentials"),
-    ] {
-        if asked {
-            return Err(BoundaryError::NoIsolation(what));
-        }
-    }
-    Ok(())
 }
