@@ -81,15 +81,16 @@ async fn two_workers_wait_for_one_installation() {
         json!({"type": "agent.tool_use", "id": "call_of_two", "name": "bash", "input": {"command": "greeting"}});
     world.plane.emit("sesn_2", event);
     for call in [first.as_str(), "call_of_two"] {
+        let said = || world.plane.results().into_iter().find(|(id, ..)| id == call);
         let answered = async {
-            while !world.plane.script().results().iter().any(|(id, ..)| id == call) {
+            while said().is_none() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(120), answered)
             .await
             .expect("both are answered");
-        assert_eq!(world.answer(call).await.1, "hello");
+        assert_eq!(said().unwrap().2, "hello");
     }
     let fetched = world
         .internet
