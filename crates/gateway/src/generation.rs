@@ -168,7 +168,7 @@ impl RouteState {
             .map_err(|_| Error::Links(format!("the upstream of {} cannot stand in a header", route.name)))?;
         Ok(RouteState {
             authority,
-            pool: same_way.map_or_else(|| Pool::new(dialer, parts.tasks.clone()), |before| before.pool.clone()),
+            pool: same_way.map_or_else(|| Pool::new(dialer), |before| before.pool.clone()),
             hints: same_target.map_or_else(Arc::default, |before| before.hints.clone()),
             rates: before.filter(|before| before.route.same(route)).map_or_else(
                 || Arc::new(Rates::new(&route.rules.limits)),

@@ -154,13 +154,8 @@ impl Inner {
 
 fn config(resolver: Arc<dyn ResolvesServerCert>, protocols: Vec<Vec<u8>>) -> Result<Arc<ServerConfig>, Error> {
     let setup = |error: rustls::Error| Error::Links(format!("the inner TLS cannot be set up: {error}"));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(setup)?
-        .with_no_client_auth()
-        .with_cert_resolver(resolver);
+    let mut config = outwork_tunnel::inner::server_config(resolver).map_err(setup)?;
     config.alpn_protocols = protocols;
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(setup)?;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
 }

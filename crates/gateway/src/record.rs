@@ -17,6 +17,11 @@ use crate::metrics::Metrics;
 const UNDER_WAY: usize = 65_536;
 /// How long a call waits for a place.
 const WAIT: Duration = Duration::from_secs(1);
+/// How long records of one burst are gathered behind the first of them, so that the recorder is not woken, and the disk
+/// not flushed, for each.
+const GATHER: Duration = Duration::from_millis(5);
+/// What is taken out of the queue at once.
+const BATCH: usize = 1024;
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,15 +157,25 @@ impl Journal {
             failing: failing.clone(),
         };
         let work = async move {
-            while let Some(call) = calls.recv().await {
-                let taken = recorder.record(call).await;
-                if let Err(reason) = &taken {
-                    metrics.records_failed.fetch_add(1, Relaxed);
-                    if !failing.load(Relaxed) {
-                        tracing::error!(%reason, "the ledger takes no records: calls are refused until it does");
-                    }
+            let mut some = Vec::new();
+            loop {
+                let taken = calls.recv_many(&mut some, BATCH).await;
+                if taken == 0 {
+                    break;
                 }
-                failing.store(taken.is_err(), Relaxed);
+                for call in some.drain(..) {
+                    let taken = recorder.record(call).await;
+                    if let Err(reason) = &taken {
+                        metrics.records_failed.fetch_add(1, Relaxed);
+                        if !failing.load(Relaxed) {
+                            tracing::error!(%reason, "the ledger takes no records: calls are refused until it does");
+                        }
+                    }
+                    failing.store(taken.is_err(), Relaxed);
+                }
+                if taken < BATCH && !calls.is_closed() {
+                    tokio::time::sleep(GATHER).await;
+                }
             }
             if let Err(reason) = recorder.flush().await {
                 tracing::error!(%reason, "the last records may not be in the ledger");

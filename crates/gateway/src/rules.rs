@@ -37,6 +37,7 @@ pub struct Rules {
 
 impl Rules {
     pub(crate) fn compile(keys: &RouteKeys) -> Result<Rules, String> {
+        let arguments = Redactor::compile(&keys.redact, Direction::Arguments)?;
         Ok(Rules {
             tools: keys.tools.as_ref().map(ToolRules::compile).transpose()?,
             limits: keys
@@ -60,8 +61,8 @@ impl Rules {
                 .iter()
                 .map(ApprovalRule::compile)
                 .collect::<Result<_, _>>()?,
-            arguments: Redactor::compile(&keys.redact, Direction::Arguments)?,
-            results: Redactor::compile(&keys.redact, Direction::Results)?,
+            results: Redactor::compile_beside(&keys.redact, Direction::Results, arguments.as_ref())?,
+            arguments,
             callers: keys.callers.as_ref().map(Callers::compile).transpose()?,
             pass_identity: keys.pass_identity,
         })

@@ -101,6 +101,8 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         Some(address) => Some(Health::open(address).await?),
         None => None,
     };
+    // The gateway reads the file for itself; what this reading took is given back before.
+    drop(config);
     let gateway = Gateway::open(Setup {
         config: options.config,
         tunnel_id: Some(tunnel_id),

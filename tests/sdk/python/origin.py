@@ -311,6 +311,8 @@ async def main() -> None:
     config.accesslog = None
     config.errorlog = None
     config.keep_alive_timeout = 60
+    # Its end of a connection after the thousandth request comes before the answer to it.
+    config.keep_alive_max_requests = 1 << 30
 
     async def ready() -> None:
         while True:

@@ -340,3 +340,41 @@ async fn a_server_that_is_away_is_a_clear_error() {
     let answer = slow.lookup("nowhere.example.").await;
     assert_eq!(answer.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
 }
+
+/// A client of HTTP/2 whose stream is reset while it sends shows that, and not the answer that said why.
+#[tokio::test]
+async fn a_refused_request_over_http2_may_send_its_body_to_the_end() {
+    let world = inspected().await;
+    for (name, path) in [("inspected.example", "/not-allowed"), ("evil.example", "/any")] {
+        let stream = world.tls(INSPECTED, name, &["h2"]).await.unwrap();
+        let (feed, frames) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let body = http_body_util::StreamBody::new(futures_util::stream::unfold(frames, |mut frames| async move {
+            let bytes = frames.recv().await?;
+            Some((Ok::<_, std::io::Error>(hyper::body::Frame::data(bytes)), frames))
+        }));
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let handshake = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io);
+        let (mut client, connection) = in_time(handshake).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::put(format!("https://{name}{path}"))
+            .body(Box::pin(body))
+            .unwrap();
+        let response = in_time(client.send_request(request)).await.unwrap();
+        assert_eq!(response.status(), 403, "{name}");
+        let said = in_time(http_body_util::BodyExt::collect(response.into_body()))
+            .await
+            .unwrap();
+        assert!(
+            said.to_bytes().starts_with(b"outwork: refused by the network policy"),
+            "{name}"
+        );
+        for piece in 0..8 {
+            let sent = in_time(feed.send(Bytes::from(vec![b'x'; 16 * 1024]))).await;
+            assert!(sent.is_ok(), "{name}: the stream was reset at piece {piece}");
+            // The client looks at what came before it takes the next piece.
+            tokio::task::yield_now().await;
+        }
+        drop(feed);
+    }
+    assert!(!world.seen.has("not-allowed"));
+}

@@ -1,8 +1,8 @@
 //! Measures calls of MCP tools through edge and gateway beside the same calls made directly, and what one of two
 //! connections does to them when it goes.
 //!
-//! `cargo run --release -p outwork-gateway --example bench_gateway -- [--quick] [--program OUTWORK]`: with the product's
-//! binary, that is the gateway; otherwise this program is.
+//! `cargo run --release -p outwork-gateway --example bench_gateway -- [--quick] [--program OUTWORK]
+//! [--only PART]... [--transport tcp|quic]`: with the product's binary, that is the gateway; otherwise this program is.
 //!
 //! `… --example bench_gateway -- config FILE...` reads configurations as a gateway does, and measures nothing.
 //!
@@ -56,7 +56,8 @@ fn main() -> Result<(), Failure> {
         // The other processes of a run are this program again.
         ["upstream"] => runtime.block_on(upstream()),
         ["gateway", folder] => runtime.block_on(gateway(Path::new(folder))),
-        _ => runtime.block_on(measure(&words)),
+        // The load is a task like any other, as calls are in the plane.
+        _ => runtime.block_on(async { tokio::spawn(measure(arguments.clone())).await? }),
     }
 }
 
@@ -65,7 +66,12 @@ struct Plan {
     quick: bool,
     program: Option<PathBuf>,
     upstream: SocketAddr,
+    only: Vec<String>,
+    transports: Vec<&'static str>,
 }
+
+const PARTS: &[&str] = &["one", "load", "killed"];
+const TRANSPORTS: &[&str] = &["tcp", "quic"];
 
 impl Plan {
     fn read(words: &[&str], upstream: SocketAddr) -> Result<Self, Failure> {
@@ -73,16 +79,28 @@ impl Plan {
             quick: false,
             program: None,
             upstream,
+            only: Vec::new(),
+            transports: TRANSPORTS.to_vec(),
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             match *word {
                 "--quick" => plan.quick = true,
                 "--program" => plan.program = Some(words.next().ok_or("--program needs a program")?.into()),
+                "--only" => match words.next() {
+                    Some(part) if PARTS.contains(part) => plan.only.push((*part).to_owned()),
+                    other => return Err(format!("--only {other:?}: the parts are {}", PARTS.join(", ")).into()),
+                },
+                "--transport" => plan.transports.retain(|mode| words.as_slice().first() == Some(mode)),
+                word if TRANSPORTS.contains(&word) => {}
                 other => return Err(format!("{other} is not known here; see the top of main.rs").into()),
             }
         }
         Ok(plan)
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| wanted == part)
     }
 
     /// How often something is repeated.
@@ -91,12 +109,13 @@ impl Plan {
     }
 }
 
-async fn measure(words: &[&str]) -> Result<(), Failure> {
+async fn measure(arguments: Vec<String>) -> Result<(), Failure> {
     let (_server, upstream) = Process::upstream()?;
-    let plan = &Plan::read(words, upstream)?;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let plan = &Plan::read(&words, upstream)?;
     let quick = plan.quick;
     let mut worlds = Vec::new();
-    for mode in ["tcp", "quic"] {
+    for mode in plan.transports.iter().copied() {
         worlds.push(World::start(mode, plan, false).await?);
     }
     // What the start took is given back or not by then.
@@ -124,19 +143,22 @@ async fn measure(words: &[&str]) -> Result<(), Failure> {
         ));
     }
     let (mut direct, mut added) = (Vec::new(), vec![Vec::new(); ways.len()]);
-    let mut rates = vec![Vec::new(); ways.len()];
-    for round in 0..plan.times(12) {
+    let (mut rates, mut work) = (vec![Vec::new(); ways.len()], vec![Vec::new(); ways.len()]);
+    for round in 0..if plan.wants("one") { plan.times(12) } else { 0 } {
         let mut medians = vec![0.0; ways.len()];
         for at in 0..ways.len() {
             let index = (at + round) % ways.len();
-            medians[index] = median(&ways[index].1, if quick { 500 } else { 2000 }).await?;
+            let (way, count) = (&ways[index].1, if quick { 500 } else { 2000 });
+            let before = way.spent();
+            medians[index] = median(way, count).await?;
+            work[index].push((way.spent() - before) * 1e6 / (count + WARM_UP) as f64);
         }
         direct.push(medians[0]);
         for (values, median) in added.iter_mut().zip(&medians) {
             values.push(median - medians[0]);
         }
     }
-    for round in 0..plan.times(6) {
+    for round in 0..if plan.wants("load") { plan.times(6) } else { 0 } {
         for at in 0..ways.len() {
             let index = (at + round) % ways.len();
             let time = Duration::from_millis(if quick { 500 } else { 2000 });
@@ -147,6 +169,14 @@ async fn measure(words: &[&str]) -> Result<(), Failure> {
     for ((name, _), values) in ways.iter().zip(&added).skip(1) {
         show("MCP call, added p50, one at a time", name, "us", values);
     }
+    for ((name, _), values) in ways.iter().zip(&work).skip(1) {
+        show(
+            "MCP call, the gateway's processor time, one at a time",
+            name,
+            "us",
+            values,
+        );
+    }
     for ((name, _), values) in ways.iter().zip(&rates) {
         show("MCP calls, 32 at a time", name, "req/s", values);
     }
@@ -155,6 +185,9 @@ async fn measure(words: &[&str]) -> Result<(), Failure> {
         show("gateway, after load", &whose, "MB", &[world.gateway.resident("VmRSS")]);
     }
     drop((ways, worlds));
+    if !plan.wants("killed") {
+        return Ok(());
+    }
     for (mode, how) in [
         ("tcp", Trouble::Cut),
         ("tcp", Trouble::Silence),
@@ -166,6 +199,9 @@ async fn measure(words: &[&str]) -> Result<(), Failure> {
 }
 
 fn show(what: &str, whose: &str, unit: &str, values: &[f64]) {
+    if values.is_empty() {
+        return;
+    }
     let values: Vec<String> = values.iter().map(|value| format!("{value:.3}")).collect();
     println!("{what}\t{whose}\t{unit}\t{}", values.join(" "));
     // Lines come as they are measured, also into a pipe; nobody is there to be told if that fails.
@@ -187,6 +223,14 @@ struct Caller {
 }
 
 impl Way {
+    /// Seconds of processor time that its gateway has spent.
+    fn spent(&self) -> f64 {
+        match self {
+            Self::Direct(_) => 0.0,
+            Self::Through(world, _) => world.gateway.spent(),
+        }
+    }
+
     async fn caller(&self) -> Result<Caller, Failure> {
         match self {
             Self::Direct(address) => {
@@ -241,13 +285,15 @@ impl Caller {
     }
 }
 
+const WARM_UP: usize = 200;
+
 async fn median(way: &Way, count: usize) -> Result<f64, Failure> {
     let mut caller = way.caller().await?;
     let mut times = Vec::with_capacity(count);
-    for round in 0..count + 200 {
+    for round in 0..count + WARM_UP {
         let start = Instant::now();
         caller.call().await?;
-        if round >= 200 {
+        if round >= WARM_UP {
             times.push(start.elapsed().as_secs_f64() * 1e6);
         }
     }

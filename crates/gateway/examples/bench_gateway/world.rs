@@ -201,6 +201,20 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Seconds of processor time that its threads have spent.
+    pub(crate) fn spent(&self) -> f64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.0.id()))
+            .into_iter()
+            .flatten();
+        let nanos = threads.flatten().filter_map(|thread| {
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<f64>().ok()
+        });
+        nanos.sum::<f64>() / 1e9
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.

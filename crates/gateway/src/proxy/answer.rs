@@ -4,8 +4,7 @@ use bytes::Bytes;
 use http::header;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::http1::SendRequest;
+use hyper::body::Body as _;
 
 use super::answered::Answered;
 use super::body::{Live, Wait};
@@ -16,7 +15,7 @@ use crate::mcp::edit::ResultEditor;
 use crate::mcp::refusal::Refusal;
 use crate::record::Decision;
 use crate::redact::sse::{self, Edited};
-use crate::upstream::pool::RequestBody;
+use crate::upstream::pool::Reply;
 
 /// An answer that the caller gets.
 pub enum Answer {
@@ -41,8 +40,7 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 pub async fn read(
     context: &Context<'_>,
     id: Option<&str>,
-    response: Response<Incoming>,
-    sender: SendRequest<RequestBody>,
+    response: Response<Reply>,
     is_head: bool,
     trace: &mut Trace,
 ) -> Result<Answer, Refusal> {
@@ -52,7 +50,7 @@ pub async fn read(
     let (mut head, mut body) = response.into_parts();
     headers::strip_hop(&mut head.headers);
     if is_head || body.is_end_stream() {
-        route.pool.keep(sender);
+        route.pool.keep(body);
         trace.end(Decision::Allowed, None);
         return Ok(Answer::Whole(head, Bytes::new()));
     }
@@ -75,8 +73,7 @@ pub async fn read(
     }
     let Some(mut editor) = editor else {
         let live = Live {
-            body,
-            sender: Some(sender),
+            body: Some(body),
             pool: route.pool.clone(),
             cut: context.cut.clone(),
             idle: if is_events { timeouts.stream_idle } else { timeouts.idle },
@@ -97,8 +94,7 @@ pub async fn read(
     headers::body_may_change(&mut head.headers);
     if is_events {
         let live = Live {
-            body,
-            sender: Some(sender),
+            body: Some(body),
             pool: route.pool.clone(),
             cut: context.cut.clone(),
             idle: timeouts.stream_idle,
@@ -134,7 +130,7 @@ pub async fn read(
         collected = collect => collected?,
         () = context.cut.cancelled() => return Err(killed()),
     }
-    route.pool.keep(sender);
+    route.pool.keep(body);
     let text = String::from_utf8_lossy(&whole);
     let edited = if judge::is_json(&head.headers) {
         editor.message(&text)

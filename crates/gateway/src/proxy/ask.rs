@@ -91,7 +91,7 @@ async fn page(
     *request.uri_mut() = context.target.clone();
     *request.headers_mut() = headers;
 
-    let (response, sender) = route
+    let response = route
         .pool
         .send(request, None)
         .await
@@ -119,13 +119,13 @@ async fn page(
             }
         }
     } else {
-        let limited = http_body_util::Limited::new(body, rules.response_max);
+        let limited = http_body_util::Limited::new(&mut body, rules.response_max);
         let bytes = limited
             .collect()
             .await
             .map_err(|_| "the answer broke off or is too long")?
             .to_bytes();
-        route.pool.keep(sender);
+        route.pool.keep(body);
         listener.data(&String::from_utf8_lossy(&bytes));
     }
     match listener.answered {

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -19,7 +18,7 @@ use crate::mcp::edit::ResultEditor;
 use crate::mcp::refusal::{INVALID, Refusal};
 use crate::record::Decision;
 use crate::redact::sse;
-use crate::upstream::pool::{Pool, RequestBody};
+use crate::upstream::pool::{Pool, Reply};
 
 /// Why a body ended early. The other side sees a broken connection.
 #[derive(Debug, thiserror::Error)]
@@ -160,11 +159,9 @@ enum Kind {
 
 /// An answer that streams.
 pub struct Live {
-    /// The upstream's body.
-    pub body: Incoming,
-    /// The connection, kept when the body has ended.
-    pub sender: Option<SendRequest<RequestBody>>,
-    /// Where it is kept.
+    /// The upstream's body; gone when it has ended.
+    pub body: Option<Reply>,
+    /// Where its connection is kept then.
     pub pool: Arc<Pool>,
     /// Cancelled when the route is killed.
     pub cut: CancellationToken,
@@ -244,8 +241,10 @@ impl Body for Download {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Live(live) if live.events.is_none() => live.body.size_hint(),
-            Kind::Live(_) => SizeHint::default(),
+            Kind::Live(live) => match &live.body {
+                Some(body) if live.events.is_none() => body.size_hint(),
+                _ => SizeHint::default(),
+            },
         }
     }
 }
@@ -268,10 +267,13 @@ impl Live {
                 end(Decision::Cut, Some("kill"));
                 return Poll::Ready(Some(Err(BodyError::Killed)));
             }
-            let (data, last) = match Pin::new(&mut self.body).poll_frame(cx) {
+            let Some(body) = &mut self.body else {
+                return Poll::Ready(None);
+            };
+            let (data, last) = match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     // A reader that knows the length does not ask again after the last piece.
-                    Ok(data) => (data, self.body.is_end_stream()),
+                    Ok(data) => (data, body.is_end_stream()),
                     // Trailers are of this hop.
                     Err(_) => continue,
                 },
@@ -324,8 +326,8 @@ impl Live {
             };
             if last {
                 self.wait.ended = true;
-                if let Some(sender) = self.sender.take() {
-                    self.pool.keep(sender);
+                if let Some(body) = self.body.take() {
+                    self.pool.keep(body);
                 }
                 match blocked {
                     Some(rule) => end(Decision::Refused, Some(&rule)),

@@ -232,7 +232,7 @@ async fn forward(mut context: Context<'_>, request: Request<Incoming>, trace: &m
     };
 
     let is_head = parts.method == Method::HEAD;
-    let (response, sender) = exchange::send(&context, parts, body, repeatable, trace)
+    let response = exchange::send(&context, parts, body, repeatable, trace)
         .await
         .map_err(|refusal| {
             let late = trace.call();
@@ -245,7 +245,7 @@ async fn forward(mut context: Context<'_>, request: Request<Incoming>, trace: &m
     let call = trace.call();
     call.bytes_in = call.bytes_in.max(upload.load(Relaxed));
     call.status = Some(response.status().as_u16());
-    answer::read(&context, id.as_deref(), response, sender, is_head, trace)
+    answer::read(&context, id.as_deref(), response, is_head, trace)
         .await
         .map_err(|refusal| Refused { refusal, id })
 }

@@ -2,8 +2,6 @@
 
 use http::{Request, Response, StatusCode};
 use http_body_util::Either;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 
 use super::body::BodyError;
 use super::call::{Context, killed};
@@ -11,7 +9,7 @@ use super::headers;
 use super::trace::Trace;
 use crate::mcp::refusal::{INVALID, Refusal};
 use crate::record::Decision;
-use crate::upstream::pool::{RequestBody, SendError};
+use crate::upstream::pool::{Reply, RequestBody, SendError};
 
 /// Sends the request and waits for the head of the answer.
 pub async fn send(
@@ -20,7 +18,7 @@ pub async fn send(
     body: RequestBody,
     repeatable: bool,
     trace: &mut Trace,
-) -> Result<(Response<Incoming>, SendRequest<RequestBody>), Refusal> {
+) -> Result<Response<Reply>, Refusal> {
     let route = context.route;
     headers::upstream(
         &mut parts.headers,
@@ -65,7 +63,7 @@ pub async fn send(
     };
     let name = &route.route.name;
     match sent {
-        Ok(Ok((response, _))) if response.status().is_informational() => {
+        Ok(Ok(response)) if response.status().is_informational() => {
             let message = "The server behind this route answered with an upgrade that nobody asked for.";
             Err(Refusal::path("upstream.exchange", StatusCode::BAD_GATEWAY, message))
         }

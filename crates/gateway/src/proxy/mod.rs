@@ -16,3 +16,4 @@ mod patient;
 pub mod raw;
 pub mod serve;
 pub mod trace;
+mod turns;

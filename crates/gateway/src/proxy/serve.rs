@@ -1,6 +1,7 @@
 //! One stream of a caller: its inner TLS, then requests one after another, or raw bytes.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::patient::Patient;
+use super::turns::Turns;
 use super::{call, raw};
 use crate::config::text::Scheme;
 use crate::gateway::Gateway;
@@ -71,6 +73,7 @@ where
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(Patient::new(stream, timeouts.idle)), service);
     let mut connection = std::pin::pin!(connection);
+    let turns = Turns::new();
     let killed = async {
         match &route {
             Some(route) => gateway.kill.cut(route).cancelled_owned().await,
@@ -87,10 +90,10 @@ where
     };
     let served = async {
         tokio::select! {
-            ended = connection.as_mut() => return ended,
+            ended = poll_fn(|cx| turns.poll(cx, |cx| connection.as_mut().poll(cx))) => return ended,
             () = drained => connection.as_mut().graceful_shutdown(),
         }
-        connection.await
+        poll_fn(|cx| turns.poll(cx, |cx| connection.as_mut().poll(cx))).await
     };
     let ended = tokio::select! {
         ended = served => ended,

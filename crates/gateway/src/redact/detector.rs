@@ -1,6 +1,11 @@
 //! The built-in detectors: what secrets and account numbers look like, and the checksums that tell them from numbers
 //! that only look so.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use regex::Regex;
+
 /// One thing that can be recognised.
 pub struct Detector {
     /// Its name in configurations and replacements.
@@ -59,6 +64,21 @@ pub const DETECTORS: &[Detector] = &[
         confirm: iban,
     },
 ];
+
+impl Detector {
+    /// Its pattern, compiled once for all routes.
+    pub(super) fn compiled(&self) -> Result<Regex, regex::Error> {
+        static COMPILED: LazyLock<Mutex<HashMap<&str, Regex>>> = LazyLock::new(Mutex::default);
+        // A map is whole whatever panicked beside it.
+        let mut all = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pattern) = all.get(self.name) {
+            return Ok(pattern.clone());
+        }
+        let pattern = Regex::new(self.pattern)?;
+        all.insert(self.name, pattern.clone());
+        Ok(pattern)
+    }
+}
 
 /// The detectors that a name stands for: one, `cloud_key` for those of the clouds, or `all`.
 pub fn named(name: &str) -> Option<Vec<&'static Detector>> {

@@ -61,8 +61,17 @@ struct Rule {
 }
 
 impl Redactor {
-    /// The rules that look `arguments`-wards or `results`-wards; `None` when there is none.
+    /// The rules that look one way; `None` when there is none.
     pub(crate) fn compile(files: &[RedactFile], direction: Direction) -> Result<Option<Redactor>, String> {
+        Self::compile_beside(files, direction, None)
+    }
+
+    /// The same, with what has been compiled for the other way where the patterns are the same.
+    pub(crate) fn compile_beside(
+        files: &[RedactFile],
+        direction: Direction,
+        other: Option<&Redactor>,
+    ) -> Result<Option<Redactor>, String> {
         let mut rules = Vec::new();
         for (index, file) in files.iter().enumerate() {
             let at = |why: String| format!("redact[{index}]: {why}");
@@ -98,7 +107,8 @@ impl Redactor {
                     for detector in found.into_iter().filter(|_| looks) {
                         rules.push(Rule {
                             name: file.name.clone().unwrap_or_else(|| detector.name.to_owned()),
-                            pattern: Regex::new(detector.pattern)
+                            pattern: detector
+                                .compiled()
                                 .map_err(|error| at(format!("detector {}: {error}", detector.name)))?,
                             confirm: detector.confirm,
                             action: file.action,
@@ -114,10 +124,14 @@ impl Redactor {
         if rules.is_empty() {
             return Ok(None);
         }
-        let any = RegexSetBuilder::new(rules.iter().map(|rule| rule.pattern.as_str()))
-            .size_limit(32 << 20)
-            .build()
-            .map_err(|error| format!("redact: the patterns together do not compile: {error}"))?;
+        let patterns = || rules.iter().map(|rule| rule.pattern.as_str());
+        let any = match other.filter(|other| patterns().eq(other.any.patterns())) {
+            Some(other) => other.any.clone(),
+            None => RegexSetBuilder::new(patterns())
+                .size_limit(32 << 20)
+                .build()
+                .map_err(|error| format!("redact: the patterns together do not compile: {error}"))?,
+        };
         Ok(Some(Redactor { rules, any }))
     }
 

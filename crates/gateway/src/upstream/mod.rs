@@ -3,5 +3,6 @@
 pub mod address;
 pub mod dial;
 pub mod fetch;
+pub mod line;
 pub mod pool;
 pub mod tls;

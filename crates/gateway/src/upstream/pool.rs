@@ -8,20 +8,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Either;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio_util::task::TaskTracker;
 
 use super::dial::{DialError, Dialer};
-use crate::proxy::body::Upload;
-
-/// The body of a request: read whole, or streamed.
-pub type RequestBody = Either<Full<Bytes>, Upload>;
+pub use super::line::{Line, Reply, RequestBody};
 
 /// How long a connection is kept unused.
 const KEPT: Duration = Duration::from_secs(60);
@@ -29,15 +19,11 @@ const KEPT: Duration = Duration::from_secs(60);
 const KEPT_MAX: usize = 256;
 /// How long a kept connection may take to be ready.
 const SETTLE: Duration = Duration::from_millis(50);
-/// The most headers, and the most bytes of them, that an upstream's answer may have.
-const HEADERS: usize = 128;
-const HEAD: usize = 64 * 1024;
 
 /// Connections to one upstream.
 pub struct Pool {
     dialer: Dialer,
-    idle: Mutex<VecDeque<(SendRequest<RequestBody>, Instant)>>,
-    tasks: TaskTracker,
+    idle: Mutex<VecDeque<(Line, Instant)>>,
 }
 
 /// Why there is no answer.
@@ -52,12 +38,11 @@ pub enum SendError {
 }
 
 impl Pool {
-    /// A pool over a dialler; connections run as tasks of `tasks`.
-    pub fn new(dialer: Dialer, tasks: TaskTracker) -> Arc<Pool> {
+    /// A pool over a dialler.
+    pub fn new(dialer: Dialer) -> Arc<Pool> {
         Arc::new(Pool {
             dialer,
             idle: Mutex::new(VecDeque::new()),
-            tasks,
         })
     }
 
@@ -66,18 +51,18 @@ impl Pool {
         &self.dialer
     }
 
-    /// Sends a request and returns the head of the answer, with the connection to give back when its body has ended.
+    /// Sends a request and returns the head of the answer. Its body has the connection, to give back when it has ended.
     ///
     /// `again` makes the request once more, for one that may be repeated.
     pub async fn send(
         &self,
         request: Request<RequestBody>,
         again: Option<&(dyn Fn() -> Request<RequestBody> + Send + Sync)>,
-    ) -> Result<(Response<Incoming>, SendRequest<RequestBody>), SendError> {
+    ) -> Result<Response<Reply>, SendError> {
         let mut request = request;
-        while let Some(mut sender) = self.kept().await {
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, sender)),
+        while let Some(line) = self.kept().await {
+            match line.send(request).await {
+                Ok(response) => return Ok(response),
                 Err(mut failed) => match (failed.take_message(), again) {
                     (Some(unsent), _) => request = unsent,
                     (None, Some(again)) => {
@@ -88,36 +73,30 @@ impl Pool {
                 },
             }
         }
-        let io = self.dialer.dial().await?;
-        let (mut sender, connection) = http1::Builder::new()
-            .max_headers(HEADERS)
-            .max_buf_size(HEAD)
-            .handshake(TokioIo::new(io))
+        let line = Line::new(self.dialer.dial().await?)
             .await
             .map_err(SendError::Exchange)?;
-        self.tasks.spawn(async move {
-            // Its failures reach whoever waits for an answer; one that nobody uses may end as it likes.
-            let _ = connection.await;
-        });
-        let response = sender.send_request(request).await.map_err(SendError::Exchange)?;
-        Ok((response, sender))
+        line.send(request)
+            .await
+            .map_err(|failed| SendError::Exchange(failed.into_error()))
     }
 
-    /// Keeps a connection whose last answer has been read to its end.
-    pub fn keep(&self, sender: SendRequest<RequestBody>) {
-        if !sender.is_closed() {
+    /// Keeps the connection of an answer that has been read to its end, unless it has something left to do.
+    pub fn keep(&self, reply: Reply) {
+        let mut line = reply.into_line();
+        if line.is_ready() {
             let mut idle = self.idle();
             if idle.len() >= KEPT_MAX {
                 idle.pop_front();
             }
-            idle.push_back((sender, Instant::now()));
+            idle.push_back((line, Instant::now()));
         }
     }
 
     /// Drops what was not used for a while, and what closed.
     pub fn sweep(&self) {
         self.idle()
-            .retain(|(sender, since)| since.elapsed() < KEPT && !sender.is_closed());
+            .retain_mut(|(line, since)| since.elapsed() < KEPT && line.is_ready());
     }
 
     /// Drops every connection that is kept.
@@ -126,20 +105,20 @@ impl Pool {
     }
 
     /// A kept connection that is still good.
-    async fn kept(&self) -> Option<SendRequest<RequestBody>> {
+    async fn kept(&self) -> Option<Line> {
         loop {
-            let (mut sender, since) = self.idle().pop_back()?;
-            if since.elapsed() >= KEPT || sender.is_closed() {
+            let (mut line, since) = self.idle().pop_back()?;
+            if since.elapsed() >= KEPT {
                 continue;
             }
             // Its last exchange may need a moment to end; one that does not end is not waited for.
-            if sender.is_ready() || matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(()))) {
-                return Some(sender);
+            if line.is_ready() || matches!(tokio::time::timeout(SETTLE, line.ready()).await, Ok(true)) {
+                return Some(line);
             }
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(SendRequest<RequestBody>, Instant)>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<(Line, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::StatusCode;
+use outwork_gateway::record::Decision;
 use serde_json::{Value, json};
 
 use crate::world::server::json_answer;
@@ -185,7 +186,12 @@ async fn what_is_no_identity_is_refused_and_what_is_one_passes() {
             .iter()
             .all(|seen| seen.header("outwork-agent-identity").is_none())
     );
-    let record = world.calls.all().into_iter().next_back().unwrap();
+    let passed = || {
+        let calls = world.calls.all();
+        calls.into_iter().filter(|call| call.decision == Decision::Allowed)
+    };
+    until(|| passed().count() == 2).await;
+    let record = passed().next_back().unwrap();
     assert_eq!(
         (
             record.workspace.as_deref(),

@@ -211,7 +211,7 @@ async fn an_environment_and_a_workspace_stop_with_all_their_sessions() {
         )
         .await
         .ok();
-    assert_eq!(halted(&all), [other.clone()]);
+    assert_eq!(halted(&all), std::slice::from_ref(&other));
     assert_eq!(status(&other).await, "terminated");
     let stop = stops(&world.server, &other).remove(0).stop.unwrap();
     assert_eq!((stop.scope, stop.forced), (Scope::Workspace, true));

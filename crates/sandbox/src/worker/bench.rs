@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outwork_wire::Time;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::boundary::{Boundary, BoundaryError, Plan, Registered, Standing};
 use super::calls::Call;
 use super::hand::{Hand, Provider};
+use super::refused;
 use crate::{SandboxError, ToolCall, ToolOutput};
 
 /// How long a launch may take.
@@ -153,8 +155,9 @@ impl Bench {
             tracing::error!(call = call.id, %error, "the call is not run");
             return (self, error_result(&call.id, &format!("Nothing was run: {error}.")));
         }
-        let begun = Instant::now();
-        let answer = self.run_in(&*hand, &call, timeout, &cancel).await;
+        let (begun, at) = (Instant::now(), Time::now());
+        let mut answer = self.run_in(&*hand, &call, timeout, &cancel).await;
+        refused::tell(&mut answer, &self.boundary.refusals(), at);
         self.boundary.journal.call_ended(&call, &answer, begun.elapsed()).await;
         (self, answer)
     }

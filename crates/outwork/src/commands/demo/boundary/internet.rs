@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::value::Value;
+use super::value::{PREFIX, Value};
 
 /// Who the credential is for.
 pub(super) const SHOP: &str = "api.shop.example";
@@ -414,7 +414,7 @@ impl Connect for Internet {
 /// A value like those of real shops.
 pub(super) fn fresh_value() -> SecretString {
     SecretString::from(format!(
-        "sk_live_{}",
+        "{PREFIX}{}",
         outwork_wire::id::fresh_secret(32, &mut rand::rng())
     ))
 }

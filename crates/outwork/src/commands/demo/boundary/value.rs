@@ -6,6 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret, SecretString};
 
+/// How it begins, as keys of that kind do.
+pub(super) const PREFIX: &str = "sk_live_";
+
 /// The value of the credential. Has no `Debug`.
 pub(super) struct Value {
     secret: SecretString,
@@ -63,6 +66,18 @@ impl Value {
         self.forms.iter().find(|(_, form)| holds(form)).map(|(name, _)| *name)
     }
 
+    /// Whether a text has something in it that begins as the value does, plain or as the servers of the demonstration
+    /// encode it. What is no value (see [`Self::found_in`]) is its placeholder then: it has the same shape.
+    pub(super) fn has_its_shape(text: &str) -> bool {
+        // Without the end, which mixes with what follows.
+        let encoded = |form| {
+            let mut digits = Self::encode(&format!("Bearer {PREFIX}"), form);
+            digits.truncate(18);
+            digits
+        };
+        text.contains(PREFIX) || text.contains(&encoded("base64")) || text.contains(&encoded("hex"))
+    }
+
     /// A text in a form that a server would give it.
     pub(super) fn encode(text: &str, form: &str) -> String {
         match form {
@@ -76,6 +91,15 @@ impl Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_placeholder_has_the_shape_in_each_form() {
+        for form in ["plain", "hex", "base64"] {
+            let said = format!("you sent {}", Value::encode("Bearer sk_live_YcM51wNST2zX", form));
+            assert!(Value::has_its_shape(&said), "{said}");
+        }
+        assert!(!Value::has_its_shape("you sent nothing"));
+    }
 
     #[test]
     fn it_is_found_in_every_form_and_nowhere_else() {
