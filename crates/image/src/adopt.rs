@@ -12,13 +12,13 @@ use rustix::fs::FileType;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::{Builder, Built};
-use crate::cache::{Held, Shelf};
+use crate::cache::{Held, Shelf, Staging};
 use crate::error::{Error, Result};
 use crate::images::{Image, ImageDigest, Images, blocking, stacked};
 use crate::limits::Limits;
 use crate::packages::Checked;
 use crate::tree::{Meta, Tree};
-use crate::walk::{Found, tree_of, walk};
+use crate::walk::{Found, names_of, tree_of, walk};
 
 /// Installing packages on a base: held by who does it, so that others wait for the result instead of repeating it.
 #[derive(Debug)]
@@ -37,7 +37,27 @@ pub enum Packaged {
     Missing(Installing),
 }
 
+/// A folder in the cache for whoever installs. Removed when dropped; if its maker is killed, the next one who opens the
+/// cache removes it.
+#[derive(Debug)]
+pub struct Site {
+    staging: Staging,
+}
+
+impl Site {
+    /// Where it is. Nobody but the cache's owner gets into it.
+    pub fn path(&self) -> &Path {
+        self.staging.path()
+    }
+}
+
 impl Images {
+    /// Makes a folder to install in.
+    pub async fn site(&self) -> Result<Site> {
+        let cache = self.cache.clone();
+        blocking(move || cache.staging().map(|staging| Site { staging })).await
+    }
+
     /// Looks for a base with packages. If it is missing, whoever asks next waits until the answer is used or dropped.
     pub async fn packages(&self, base: &Image, packages: &Checked, cancel: &CancellationToken) -> Result<Packaged> {
         if base.digest == ImageDigest::Unpinned {
@@ -69,14 +89,19 @@ impl Images {
             let base = &installing.base;
             let below = if base.held.is_empty() {
                 let folder = base.layers.first().ok_or(Error::Cancelled)?;
-                let (tree, digest) = tree_of(folder, limits, &cancel)?;
-                if base.digest != ImageDigest::Folder(digest) {
-                    return Err(Error::Cache {
-                        path: folder.clone(),
-                        problem: "the folder was changed while packages were installed on it; nothing was kept".into(),
-                    });
+                if let ImageDigest::System(_) = base.digest {
+                    names_of(folder, limits, &cancel)?
+                } else {
+                    let (tree, digest) = tree_of(folder, limits, &cancel)?;
+                    if base.digest != ImageDigest::Folder(digest) {
+                        return Err(Error::Cache {
+                            path: folder.clone(),
+                            problem: "the folder was changed while packages were installed on it; nothing was kept"
+                                .into(),
+                        });
+                    }
+                    tree
                 }
-                tree
             } else {
                 stacked(&base.held)?
             };
@@ -100,6 +125,7 @@ impl Images {
 fn on_top(base: &Image, held: Held) -> Image {
     let mut image = base.clone();
     image.layers.insert(0, held.root.clone());
+    image.packages = Some(held.digest);
     image.held.push(Arc::new(held));
     image
 }

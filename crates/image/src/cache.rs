@@ -13,12 +13,12 @@
 //! Anybody who may write to the folder may choose what sandboxes run, so a folder that others can write to is refused.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::{Built, open_root};
@@ -49,6 +49,8 @@ impl Shelf {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) root: PathBuf,
+    /// Of its index: names, modes, times and contents.
+    pub(crate) digest: Digest,
     index: PathBuf,
     _lock: OwnedFd,
 }
@@ -103,7 +105,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published
-            && let Err(error) = fs::remove_dir_all(&self.path)
+            && let Err(error) = remove_tree(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a staging folder; it is swept later");
         }
@@ -164,11 +166,12 @@ impl Cache {
             return Ok(None);
         };
         match check(&place, name, Depth::Sample) {
-            Ok(_) => {
+            Ok(record) => {
                 // The time of last use, for pruning. Not being able to set it costs nothing but a longer life.
                 let _ = rustix::fs::futimens(&lock, &crate::prune::now());
                 Ok(Some(Held {
                     root: place.join("root"),
+                    digest: record.index,
                     index: place.join("index"),
                     _lock: lock,
                 }))
@@ -366,7 +369,7 @@ impl Cache {
                 if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
                     continue;
                 }
-                fs::remove_dir_all(&path)
+                remove_tree(&path)
             } else {
                 fs::remove_file(&path)
             };
@@ -376,6 +379,39 @@ impl Cache {
         }
         Ok(())
     }
+}
+
+/// Removes a folder that nobody writes to any more. An overlay leaves folders that not even their owner may open.
+fn remove_tree(path: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let folder = open_root(path).map_err(|error| std::io::Error::other(error.to_string()))?;
+            open_up(folder.as_fd())?;
+            fs::remove_dir_all(path)
+        }
+        removed => removed,
+    }
+}
+
+/// Lets the owner into every folder below an open one. No link is followed.
+fn open_up(folder: BorrowedFd<'_>) -> std::io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+            continue;
+        }
+        if found.st_mode & 0o700 != 0o700 {
+            rustix::fs::chmodat(folder, name, Mode::RWXU, AtFlags::empty())?;
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        open_up(rustix::fs::openat(folder, name, flags, Mode::empty())?.as_fd())?;
+    }
+    Ok(())
 }
 
 /// True if a path still means the file that was opened.

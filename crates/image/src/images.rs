@@ -79,6 +79,8 @@ pub enum ImageDigest {
     Folder(Digest),
     /// A folder that was not read.
     Unpinned,
+    /// A folder of the installed system of a machine, by whoever looked at that.
+    System(Digest),
 }
 
 impl std::fmt::Display for ImageDigest {
@@ -88,6 +90,7 @@ impl std::fmt::Display for ImageDigest {
             Self::Config(digest) => write!(f, "config {digest}"),
             Self::Folder(digest) => write!(f, "folder {digest}"),
             Self::Unpinned => f.write_str("unpinned folder"),
+            Self::System(digest) => write!(f, "system {digest}"),
         }
     }
 }
@@ -103,7 +106,23 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
     /// What commands run with.
     pub config: Config,
+    /// The digest of the layer of installed packages, if the uppermost is one: of its names, modes, times and contents.
+    pub packages: Option<Digest>,
     pub(crate) held: Vec<Arc<Held>>,
+}
+
+impl Image {
+    /// Stands for a folder of the installed system of a machine as a base of packages, whose layers are meant to lie over
+    /// it. What the folder has is not read.
+    pub fn of_system(identity: Digest, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            digest: ImageDigest::System(identity),
+            layers: vec![folder.into()],
+            config: Config::default(),
+            packages: None,
+            held: Vec::new(),
+        }
+    }
 }
 
 /// Prepares images and keeps them. Cheap to clone.
@@ -184,6 +203,7 @@ impl Images {
             digest: resolved.digest,
             layers: held.iter().rev().map(|held| held.root.clone()).collect(),
             config: resolved.config,
+            packages: None,
             held,
         })
     }
@@ -212,6 +232,7 @@ impl Images {
             digest,
             layers: vec![path],
             config: Config::default(),
+            packages: None,
             held: Vec::new(),
         })
     }

@@ -40,7 +40,7 @@ mod tree;
 mod unpack;
 mod walk;
 
-pub use adopt::{Installing, Packaged};
+pub use adopt::{Installing, Packaged, Site};
 pub use credentials::Credentials;
 pub use digest::{Digest, NotADigest};
 pub use error::{Error, Result};

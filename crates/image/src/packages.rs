@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result, shown};
 
 /// Part of every key: goes up when the script changes.
-const SCRIPT: u32 = 1;
+const SCRIPT: u32 = 2;
 /// Packages of one manager.
 const MOST: usize = 500;
 /// Bytes of one name.
@@ -83,6 +83,35 @@ impl Packages {
 }
 
 impl Checked {
+    /// What was checked, sorted.
+    pub fn packages(&self) -> &Packages {
+        &self.0
+    }
+
+    /// Every package with its manager, for people: `pip idna, npm left-pad`.
+    pub fn describe(&self) -> String {
+        let Packages {
+            apt,
+            cargo,
+            gem,
+            go,
+            npm,
+            pip,
+        } = &self.0;
+        let lists = [
+            ("apt", apt),
+            ("cargo", cargo),
+            ("gem", gem),
+            ("go", go),
+            ("npm", npm),
+            ("pip", pip),
+        ];
+        let named = lists
+            .iter()
+            .flat_map(|(manager, list)| list.iter().map(move |name| format!("{manager} {name}")));
+        named.collect::<Vec<_>>().join(", ")
+    }
+
     /// The name of the layer that these packages make on a base, as [`crate::ImageDigest`] writes it.
     pub(crate) fn key(&self, base: &str) -> Digest {
         let text = serde_json::to_vec(&(SCRIPT, base, &self.0)).expect("lists of strings are plain data");
@@ -118,7 +147,10 @@ impl Checked {
             vec![
                 "export DEBIAN_FRONTEND=noninteractive".into(),
                 "apt-get update -q".into(),
-                format!("apt-get install -q -y --no-install-recommends -- {names}"),
+                // The layer is written to disk as a whole when it is kept.
+                format!(
+                    "apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io -- {names}"
+                ),
                 "rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb".into(),
             ]
         });
@@ -126,7 +158,9 @@ impl Checked {
             vec![format!("cargo install --locked --root /usr/local -- {names}")]
         });
         // No `--` here: what follows it goes to the compilers of native parts.
-        manager("gem", gem, &|names| vec![format!("gem install --no-document {names}")]);
+        manager("gem", gem, &|names| {
+            vec![format!("gem install --no-document --bindir /usr/local/bin {names}")]
+        });
         manager("go", go, &|_| {
             let each = go.iter().map(|name| {
                 let latest = if name.contains('@') { "" } else { "@latest" };

@@ -216,7 +216,7 @@ fn the_script_gives_names_as_single_words() {
         apt.check()
             .unwrap()
             .script()
-            .contains("apt-get install -q -y --no-install-recommends -- 'g++'")
+            .contains("apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io -- 'g++'")
     );
 }
 

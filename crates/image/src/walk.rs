@@ -66,9 +66,21 @@ pub(crate) fn walk(
     cancel: &CancellationToken,
     visit: &mut dyn FnMut(&Found<'_>) -> Result<()>,
 ) -> Result<()> {
+    walk_with(place, limits, cancel, false, visit)
+}
+
+/// The same; with `lenient`, what is in folders that may not be opened is left out.
+fn walk_with(
+    place: &Path,
+    limits: &Limits,
+    cancel: &CancellationToken,
+    lenient: bool,
+    visit: &mut dyn FnMut(&Found<'_>) -> Result<()>,
+) -> Result<()> {
     let root = open_root(place)?;
     let stat = rustix::fs::fstat(&root).map_err(Error::sys("look at", place))?;
     let mut walker = Walker {
+        lenient,
         place,
         limits,
         cancel,
@@ -84,6 +96,7 @@ struct Walker<'a> {
     limits: &'a Limits,
     cancel: &'a CancellationToken,
     device: u64,
+    lenient: bool,
     seen: u64,
     visit: &'a mut dyn FnMut(&Found<'_>) -> Result<()>,
 }
@@ -125,9 +138,11 @@ impl Walker<'_> {
             // A mount inside (such as /proc) is not part of the tree; its empty place is.
             if kind == FileType::Directory && stat.st_dev == self.device {
                 let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let inner = rustix::fs::openat(fd, &*name, flags, Mode::empty());
-                let inner = inner.map_err(Error::sys("open", shown_path(path)))?;
-                self.folder(&inner, stat, path, Some(fd.as_fd()))?;
+                match rustix::fs::openat(fd, &*name, flags, Mode::empty()) {
+                    Ok(inner) => self.folder(&inner, stat, path, Some(fd.as_fd()))?,
+                    Err(rustix::io::Errno::ACCESS) if self.lenient => {}
+                    Err(errno) => return Err(Error::sys("open", shown_path(path))(errno)),
+                }
             } else {
                 (self.visit)(&Found {
                     path,
@@ -149,6 +164,32 @@ impl Walker<'_> {
             unit,
         }
     }
+}
+
+/// The tree of a folder whose files are not read: their sizes and digests mean nothing.
+pub(crate) fn names_of(place: &Path, limits: &Limits, cancel: &CancellationToken) -> Result<Tree> {
+    let mut tree = Tree::new();
+    walk_with(place, limits, cancel, true, &mut |found| {
+        let body = match found.kind {
+            FileType::Directory => Body::Dir(Default::default()),
+            FileType::Symlink => Body::Link(found.target()?.into()),
+            _ => Body::File {
+                size: 0,
+                digest: Digest::of(b""),
+            },
+        };
+        let meta = Meta {
+            mode: (found.stat.st_mode & 0o7777) as u16,
+            mtime: 0,
+        };
+        let node = Node { meta, layer: 0, body };
+        match found.path.split_last() {
+            None => tree.root = node,
+            Some((name, parent)) => drop(tree.put(parent, name.clone(), node)),
+        }
+        Ok(())
+    })?;
+    Ok(tree)
 }
 
 /// The tree of a folder, and a digest of it: kinds, names, modes, contents and link targets; neither owners nor times.

@@ -67,6 +67,7 @@ fn furnishing(options: &SandboxOptions, isolation: Isolation) -> Result<(), Sand
             ("outputs", options.outputs.is_some()),
             ("ca_pem", options.ca_pem.is_some()),
             ("devices", !options.devices.is_empty()),
+            ("build", options.build.is_some()),
         ] {
             if asked {
                 return refuse(option, without);
@@ -75,6 +76,11 @@ fn furnishing(options: &SandboxOptions, isolation: Isolation) -> Result<(), Sand
     }
     match &options.image {
         RootImage::HostSystem => {}
+        RootImage::HostSystemWith(over) => {
+            if !over.is_absolute() {
+                return refuse("image", format!("{} is not an absolute path", over.display()));
+            }
+        }
         RootImage::Layers(layers) => {
             if layers.is_empty() || layers.len() > MOST_LAYERS {
                 return refuse("image", format!("between 1 and {MOST_LAYERS} layers"));
@@ -82,6 +88,18 @@ fn furnishing(options: &SandboxOptions, isolation: Isolation) -> Result<(), Sand
             if let Some(layer) = layers.iter().find(|layer| !layer.is_absolute()) {
                 return refuse("image", format!("{} is not an absolute path", layer.display()));
             }
+        }
+    }
+    if let Some(build) = &options.build {
+        folder(build)?;
+        let has = [
+            ("mounts", !options.mounts.is_empty()),
+            ("outputs", options.outputs.is_some()),
+            ("devices", !options.devices.is_empty()),
+            ("image", matches!(options.image, RootImage::HostSystemWith(_))),
+        ];
+        if let Some((option, _)) = has.iter().find(|(_, has)| *has) {
+            return refuse(option, "is nothing for a sandbox that installs".to_owned());
         }
     }
     if options.mounts.len() > MOST_MOUNTS {

@@ -280,6 +280,7 @@ impl Launcher {
             outputs: options.outputs,
             ca_pem: options.ca_pem,
             devices: options.devices,
+            build: options.build,
             fenced: options.network == Network::Fenced,
             run,
         };

@@ -26,6 +26,8 @@ pub enum RootImage {
     /// The host's system folders, read-only, with a small `/etc` composed of what programs need and no secrets.
     #[default]
     HostSystem,
+    /// The same, with a folder of the host laid over `/usr/local`: what is in both is the folder's.
+    HostSystemWith(PathBuf),
     /// Layers of an image, each an unpacked folder of the host, the base first. Read-only; the host's system folders
     /// do not exist then. The shell needs `/bin/bash` in it.
     Layers(Vec<PathBuf>),
@@ -158,6 +160,10 @@ pub struct SandboxOptions {
     pub ca_pem: Option<String>,
     /// Graphics devices that it may use.
     pub devices: Vec<DeviceName>,
+    /// Makes it a sandbox for installing: its user is root inside, and what is written to the root filesystem (with
+    /// [`RootImage::HostSystem`]: to `/usr/local`) goes to `upper` in this folder of the host, as overlayfs writes it. A
+    /// launcher of root gives the folder to a range of ids that belong to nobody.
+    pub build: Option<PathBuf>,
 }
 
 impl SandboxOptions {
@@ -174,6 +180,7 @@ impl SandboxOptions {
             outputs: None,
             ca_pem: None,
             devices: Vec::new(),
+            build: None,
         }
     }
 }

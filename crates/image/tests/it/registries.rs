@@ -354,11 +354,13 @@ async fn a_silent_registry_meets_the_deadline_and_a_cancel() {
     ));
     let (images, cancel) = (Images::open(arena.options()).unwrap(), CancellationToken::new());
     let parsed = Reference::parse(&reference).unwrap();
+    // How far the first one came depends on the machine.
+    let before = server.asked().len();
     let asked = async {
         while !server
             .asked()
             .iter()
-            .skip(6)
+            .skip(before)
             .any(|asked| asked.path == Server::blob(&made, 2))
         {
             tokio::task::yield_now().await;

@@ -1,16 +1,20 @@
 //! Settings of the boundary that a worker keeps around its sandboxes. What they name (a policy, an image, secrets) is
 //! read when the worker starts, so that what is wrong is said before anything runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
 use outwork_egress::Document;
 use outwork_egress::secret::Locations;
 use outwork_image::Credentials;
-use outwork_sandbox::worker::{BoundaryOptions, ImageSource, OutputOptions, SecretSource, WorkerSecret};
+use outwork_sandbox::worker::{
+    BoundaryOptions, ImageSource, OutputOptions, PackageOptions, SecretSource, WorkerSecret,
+};
 use serde::Deserialize;
 
-use super::settings::WorkerSettings;
+use super::settings::{Span, WorkerSettings};
 use crate::cli::worker::BoundaryArgs;
 
 /// Settings as they are written.
@@ -24,6 +28,9 @@ pub(crate) struct BoundaryConfig {
     registry_credentials: Option<PathBuf>,
     scan_command: Option<String>,
     outputs_allowed: Vec<String>,
+    package_variables: BTreeMap<String, String>,
+    package_disk_limit: Option<ByteSize>,
+    package_time_limit: Option<Span>,
     secrets: Vec<SecretSettings>,
 }
 
@@ -65,6 +72,9 @@ impl BoundaryConfig {
             registry_credentials: file.registry_credentials.clone(),
             scan_command: args.scan_command.clone().or(file.scan_command.clone()),
             outputs_allowed: file.outputs_allowed.clone().unwrap_or_default(),
+            package_variables: file.package_variables.clone(),
+            package_disk_limit: file.package_disk_limit,
+            package_time_limit: file.package_time_limit,
             secrets: file.secrets.clone(),
         }
     }
@@ -102,8 +112,27 @@ impl BoundaryConfig {
                 ..OutputOptions::default()
             },
             image,
+            packages: self.packages()?,
             ..BoundaryOptions::default()
         })
+    }
+
+    /// How packages of environments are installed.
+    fn packages(&self) -> Result<PackageOptions> {
+        let mut packages = PackageOptions {
+            variables: self.package_variables.clone().into_iter().collect(),
+            ..PackageOptions::default()
+        };
+        if let Some(limit) = self.package_disk_limit {
+            packages.disk_bytes = limit.as_u64();
+        }
+        if let Some(limit) = self.package_time_limit {
+            packages.time = limit.0;
+        }
+        match packages.check() {
+            Ok(()) => Ok(packages),
+            Err(reason) => bail!("worker.package_variables and package limits: {reason}"),
+        }
     }
 
     /// Where the worker keeps what is its own: where it was told, beside the sessions' folders, or, where the working
@@ -200,6 +229,32 @@ mod tests {
             ),
         ] {
             let error = config(&format!("[[worker.secrets]]\n{wrong}\n")).err().unwrap();
+            assert!(format!("{error:#}").contains(says), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn package_managers_are_told_of_mirrors_and_of_nothing_else() {
+        let options = config(
+            "[worker]\npackage_disk_limit = \"1GiB\"\npackage_time_limit = \"5m\"\n\
+             package_variables = { PIP_INDEX_URL = \"https://pypi.example/simple\" }\n",
+        );
+        let packages = options.unwrap().packages;
+        assert_eq!((packages.disk_bytes, packages.time.as_secs()), (1 << 30, 300));
+        let mirror = ("PIP_INDEX_URL".to_owned(), "https://pypi.example/simple".to_owned());
+        assert_eq!(packages.variables, [mirror]);
+        for (wrong, says) in [
+            (
+                "package_variables = { LD_PRELOAD = \"https://a.example\" }",
+                "is none of",
+            ),
+            (
+                "package_variables = { GOPROXY = \"https://u:p@a.example\" }",
+                "password",
+            ),
+            ("package_time_limit = \"0s\"", "more than nothing"),
+        ] {
+            let error = config(&format!("[worker]\n{wrong}\n")).err().unwrap();
             assert!(format!("{error:#}").contains(says), "{error:#}");
         }
     }

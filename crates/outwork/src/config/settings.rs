@@ -3,6 +3,7 @@
 //! `default.toml` is the defaults. Another file is first read alone, so that a setting that does not exist is refused
 //! with its line, and then laid over the defaults, setting by setting.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -194,6 +195,10 @@ pub(super) struct WorkerSettings {
     pub(super) registry_credentials: Option<PathBuf>,
     pub(super) scan_command: Option<String>,
     pub(super) outputs_allowed: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) package_variables: BTreeMap<String, String>,
+    pub(super) package_disk_limit: Option<ByteSize>,
+    pub(super) package_time_limit: Option<Span>,
     #[serde(default)]
     pub(super) secrets: Vec<SecretSettings>,
 }

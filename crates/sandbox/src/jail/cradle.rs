@@ -9,11 +9,13 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Pid, Signal, WaitOptions, wait, waitpid};
 use serde::{Deserialize, Serialize};
 
+use super::build::Site;
 use super::cgroup::{Backend, Group};
 use super::furnish::Supplies;
 use super::ids::{Idmap, map_ids, open_folder, write_at};
 use super::init::{self, Plan};
 use super::network::{self, Network};
+use super::seccomp;
 use super::sys::{self, ATTR_NODEV, ATTR_NOSUID, Instruction, Side};
 use super::template;
 use super::wire::{self, InStep, Launch, Said, StepError};
@@ -161,23 +163,49 @@ impl Nursery {
         let id = launch.id;
         let (go, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("launcher")?;
         let mut ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let mut inside = init::INSIDE_ID;
+        let mut range = None;
+        let build_filter = launch.build.is_some().then(seccomp::build_filter);
         let side = if let Some(template) = &self.template {
             if self.usual_limits.as_ref() != Some(&launch.limits) {
                 group.limit(&launch.limits)?;
             }
-            let prepared = self.workspace(&launch.workspace, ids, owner)?;
-            ids = prepared.ids;
-            let mut supplies = Supplies::take(&launch, self, ids)?;
+            let site = match &launch.build {
+                Some(folder) => Some(Site::take(
+                    folder,
+                    &launch.workspace,
+                    &self.proc_folder,
+                    self.host_id.is_some(),
+                )?),
+                None => None,
+            };
+            let workspace;
+            let mut supplies;
+            if let Some(site) = site {
+                ids = site.ids(ids);
+                supplies = Supplies::take(&launch, self, ids, site.range.as_ref())?;
+                supplies.set_site(site.tree);
+                workspace = site.workspace;
+                range = site.range;
+            } else {
+                let prepared = self.workspace(&launch.workspace, ids, owner)?;
+                ids = prepared.ids;
+                supplies = Supplies::take(&launch, self, ids, None)?;
+                workspace = prepared.tree;
+            }
             if let Some(folder) = &launch.outputs {
                 supplies.set_outputs(self.results(folder, ids)?);
             }
             let program = init::Program::of(&launch, true)?;
+            if launch.build.is_some() {
+                inside = 0;
+            }
             let plan = Plan {
+                filter: build_filter.as_deref().unwrap_or(&self.filter),
                 launch,
-                workspace: prepared.tree,
+                workspace,
                 supplies,
                 covered: &self.covered,
-                filter: &self.filter,
                 program,
                 grouped: group != Group::Absent,
             };
@@ -204,8 +232,9 @@ impl Nursery {
         };
         drop((go, socket, output));
         let process = pid.to_string();
-        if self.template.is_some() {
-            let inside = init::INSIDE_ID;
+        if let Some(range) = &range {
+            range.map(&self.proc_folder, &process)?;
+        } else if self.template.is_some() {
             map_ids(
                 &self.proc_folder,
                 &process,

@@ -8,10 +8,10 @@ use landlock::{
 /// The lowest version that says all that is needed of files: version 3 is the first that can forbid truncating.
 pub(crate) const NEEDED_ABI: u32 = 3;
 
-/// Restricts this process and everything it starts, by paths of the sandbox's own root. `results` is a folder that may
-/// be written besides the usual ones.
-pub(crate) fn restrict(results: Option<&str>) -> Result<(), String> {
-    build(results)
+/// Restricts this process and everything it starts, by paths of the sandbox's own root. `also` is a folder that may be
+/// written besides the usual ones.
+pub(crate) fn restrict(also: Option<&str>) -> Result<(), String> {
+    build(also)
         .map_err(|error| error.to_string())
         .and_then(|status| match status {
             RulesetStatus::NotEnforced => Err("the kernel does not enforce Landlock".to_owned()),
@@ -19,7 +19,7 @@ pub(crate) fn restrict(results: Option<&str>) -> Result<(), String> {
         })
 }
 
-fn build(results: Option<&str>) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
+fn build(also: Option<&str>) -> Result<RulesetStatus, Box<dyn std::error::Error>> {
     let needed = ABI::V3;
     // Without device nodes of its own making a workspace has no device ioctl to forbid; the rest of later versions
     // is taken where the kernel has it.
@@ -38,8 +38,8 @@ fn build(results: Option<&str>) -> Result<RulesetStatus, Box<dyn std::error::Err
     rules = rule(rules, "/workspace", write)?;
     rules = rule(rules, "/tmp", write)?;
     rules = rule(rules, "/dev", device)?;
-    if let Some(results) = results {
-        rules = rule(rules, results, write)?;
+    if let Some(also) = also {
+        rules = rule(rules, also, write)?;
     }
     Ok(rules.restrict_self()?.ruleset)
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use super::build::{self, Range};
 use super::cradle::Nursery;
 use super::ids::Idmap;
 use super::layers;
@@ -24,7 +25,7 @@ use crate::trust;
 /// Where results are collected from.
 pub(crate) const OUTPUTS: &str = "/mnt/session/outputs";
 /// Where the sandbox's own files stand.
-const OWN: &str = "/run/outwork";
+pub(super) const OWN: &str = "/run/outwork";
 const BUNDLE: &str = "/run/outwork/ca-bundle.pem";
 const AUTHORITY: &str = "/run/outwork/ca.pem";
 /// A runtime that brings a list of authorities of its own takes this one instead, wherever it is installed. Each start of
@@ -93,23 +94,45 @@ pub(crate) struct Supplies {
     mounts: Vec<(OwnedFd, PathBuf, Kind)>,
     outputs: Option<OwnedFd>,
     devices: Vec<(OwnedFd, PathBuf)>,
+    /// What is laid over `/usr/local`.
+    local: Option<OwnedFd>,
+    /// Where what is installed goes.
+    site: Option<OwnedFd>,
 }
 
 impl Supplies {
-    /// Takes what a request names. `own` are the ids that the sandbox has outside.
-    pub(super) fn take(launch: &Launch, nursery: &Nursery, own: (u32, u32)) -> Result<Self, StepError> {
+    /// Takes what a request names. `own` are the ids that the sandbox has outside; `range` those of one that installs, if
+    /// they are more than one.
+    pub(super) fn take(
+        launch: &Launch,
+        nursery: &Nursery,
+        own: (u32, u32),
+        range: Option<&Range>,
+    ) -> Result<Self, StepError> {
         let mut idmaps = Vec::new();
         let mut supplies = Self::default();
-        if let RootImage::Layers(layers) = &launch.image {
-            for path in layers.iter().rev() {
-                let step = "image layers";
-                let (source, _) = open_source(path, step)?;
-                let tree = detach(&source, false).step(step)?;
-                map_if_possible(nursery, &mut idmaps, &source, &tree, own);
-                let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV;
-                sys::set_mount_attributes(tree.as_fd(), attributes).step(step)?;
-                supplies.layers.push(tree);
+        let (layers, over) = match &launch.image {
+            RootImage::HostSystem => (&[][..], None),
+            RootImage::HostSystemWith(over) => (&[][..], Some(over)),
+            RootImage::Layers(layers) => (&layers[..], None),
+        };
+        for path in layers.iter().rev().chain(over) {
+            let step = "image layers";
+            let (source, _) = open_source(path, step)?;
+            let tree = detach(&source, false).step(step)?;
+            match range {
+                // What is below must be the sandbox's, or it could not be changed.
+                Some(range) => sys::set_mount_idmap(tree.as_fd(), range.userns.as_fd())
+                    .map_err(|error| format!("{}: its filesystem cannot map ids ({error})", path.display()))
+                    .step(step)?,
+                None => map_if_possible(nursery, &mut idmaps, &source, &tree, own),
             }
+            let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV;
+            sys::set_mount_attributes(tree.as_fd(), attributes).step(step)?;
+            supplies.layers.push(tree);
+        }
+        if over.is_some() {
+            supplies.local = supplies.layers.pop();
         }
         for mount in &launch.mounts {
             let step = "mounts";
@@ -132,6 +155,10 @@ impl Supplies {
 
     pub(super) fn set_outputs(&mut self, tree: OwnedFd) {
         self.outputs = Some(tree);
+    }
+
+    pub(super) fn set_site(&mut self, tree: OwnedFd) {
+        self.site = Some(tree);
     }
 }
 
@@ -244,7 +271,13 @@ fn is_graphics(name: &str, major: u32, minor: u32, drivers: &str) -> bool {
 pub(super) fn furnish(launch: &Launch, supplies: &Supplies) -> Result<(), StepError> {
     let mut places = Places::default();
     if !supplies.layers.is_empty() {
-        layers::enter(&supplies.layers, &launch.hostname, launch.fenced, &mut places)?;
+        let site = supplies.site.as_ref();
+        layers::enter(&supplies.layers, site, &launch.hostname, launch.fenced, &mut places)?;
+    } else if let Some(site) = &supplies.site {
+        build::over_local(site, &mut places)?;
+    }
+    if let Some(layer) = &supplies.local {
+        build::lay_over_local(layer, &mut places)?;
     }
     for (tree, target, kind) in &supplies.mounts {
         places.mount(tree, target, *kind).step("mounts")?;
@@ -256,13 +289,14 @@ pub(super) fn furnish(launch: &Launch, supplies: &Supplies) -> Result<(), StepEr
         places.mount(tree, place, Kind::File).step("devices")?;
     }
     if let Some(authority) = &launch.ca_pem {
-        trust_authority(&mut places, authority).step("trusted authority")?;
+        trust_authority(&mut places, authority, supplies.site.is_some()).step("trusted authority")?;
     }
     places.seal().step("read-only root")
 }
 
-/// Adds an authority to what programs trust.
-fn trust_authority(places: &mut Places, authority: &str) -> Result<(), String> {
+/// Adds an authority to what programs trust. Where packages are installed, only variables lead to it: what lies over files
+/// of the root would keep packages from replacing them.
+fn trust_authority(places: &mut Places, authority: &str, installs: bool) -> Result<(), String> {
     let mut bundle = BUNDLES.iter().find_map(|path| read(path)).unwrap_or_default();
     if bundle.last().is_some_and(|byte| *byte != b'\n') {
         bundle.push(b'\n');
@@ -271,6 +305,9 @@ fn trust_authority(places: &mut Places, authority: &str) -> Result<(), String> {
     let own = Path::new(OWN);
     places.write(own, "ca.pem", authority.as_bytes())?;
     let written = places.write(own, "ca-bundle.pem", &bundle)?;
+    if installs {
+        return Ok(());
+    }
     lay_over(places, &written, BUNDLES.iter().map(PathBuf::from))?;
     let mut stores: Vec<PathBuf> = KEYSTORES.iter().map(PathBuf::from).collect();
     for home in fs::read_dir(JAVA_HOMES).into_iter().flatten().flatten() {

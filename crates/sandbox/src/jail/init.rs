@@ -16,8 +16,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::hand::frame::{FailedBody, FromHand};
 use crate::hand::{self, HandOptions};
-use crate::options::Limits;
+use crate::options::{Limits, RootImage};
 
+use super::build;
 use super::fence;
 use super::furnish::{self, Supplies};
 use super::network;
@@ -153,7 +154,9 @@ fn close_in(plan: &Plan<'_>, go: &OwnedFd) -> Result<(), StepError> {
     rustix::system::sethostname(plan.launch.hostname.as_bytes()).step("uts namespace")?;
     mounts(plan)?;
     wait_for(go)?;
-    let (id, uid, gid) = ("inside user", Uid::from_raw(INSIDE_ID), Gid::from_raw(INSIDE_ID));
+    let builds = plan.launch.build.is_some();
+    let inside = if builds { 0 } else { INSIDE_ID };
+    let (id, uid, gid) = ("inside user", Uid::from_raw(inside), Gid::from_raw(inside));
     rustix::thread::set_thread_res_gid(gid, gid, gid).step(id)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(id)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("parent death signal")?;
@@ -163,17 +166,21 @@ fn close_in(plan: &Plan<'_>, go: &OwnedFd) -> Result<(), StepError> {
     std::env::set_current_dir("/workspace").step("workspace")?;
     limits(&plan.launch.limits, plan.grouped)?;
     rustix::thread::set_no_new_privs(true).step("no_new_privs")?;
-    let results = plan.launch.outputs.is_some().then_some(furnish::OUTPUTS);
-    fence::restrict(results).step("landlock")?;
-    sys::drop_bounding_set().step("capabilities")?;
+    let writes = match (builds, &plan.launch.image) {
+        (false, _) => plan.launch.outputs.is_some().then_some(furnish::OUTPUTS),
+        (true, RootImage::Layers(_)) => Some("/"),
+        (true, RootImage::HostSystem | RootImage::HostSystemWith(_)) => Some(build::LOCAL),
+    };
+    fence::restrict(writes).step("landlock")?;
+    let kept = if builds { build::KEPT } else { CapabilitySet::empty() };
+    sys::drop_bounding_set(kept.bits()).step("capabilities")?;
     rustix::thread::clear_ambient_capability_set().step("capabilities")?;
-    let none = CapabilitySet::empty();
     rustix::thread::set_capabilities(
         None,
         CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
         },
     )
     .step("capabilities")?;
@@ -302,6 +309,12 @@ fn environment(launch: &Launch, isolated: bool) -> Vec<(String, String)> {
             ("SHELL", "/bin/bash"),
             ("LANG", "C.UTF-8"),
         ] {
+            variables.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    if launch.build.is_some() {
+        for (name, value) in [("HOME", build::HOME), ("USER", "root"), ("LOGNAME", "root")] {
+            variables.retain(|(known, _)| known != name);
             variables.push((name.to_owned(), value.to_owned()));
         }
     }

@@ -16,7 +16,7 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::place::{self, Places, SCAFFOLD};
 use super::wire::{InStep, StepError};
-use super::{network, template};
+use super::{build, network, template};
 
 const STEP: &str = "image layers";
 /// Where the parts stand while the root is built; the template has it, empty.
@@ -26,8 +26,15 @@ const LARGEST_LIST: u64 = 1 << 20;
 const ACCOUNT: &str = "agent:x:1000:1000:agent:/home/agent:/bin/bash\n";
 const GROUP: &str = "agent:x:1000:\n";
 
-/// Puts this process, whose namespace has the template as its root, on a root of these layers, the topmost first.
-pub(super) fn enter(layers: &[OwnedFd], hostname: &str, fenced: bool, places: &mut Places) -> Result<(), StepError> {
+/// Puts this process, whose namespace has the template as its root, on a root of these layers, the topmost first. With a
+/// `site`, what is written there goes to its upper folder, and the sandbox's own files lie below it instead.
+pub(super) fn enter(
+    layers: &[OwnedFd],
+    site: Option<&OwnedFd>,
+    hostname: &str,
+    fenced: bool,
+    places: &mut Places,
+) -> Result<(), StepError> {
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let scratch = template::tmpfs(&[("size", "64m"), ("mode", "0755")], flags).step(STEP)?;
     // Taken before something stands there.
@@ -41,26 +48,33 @@ pub(super) fn enter(layers: &[OwnedFd], hostname: &str, fenced: bool, places: &m
         lower.push(name);
     }
     let upper = Path::new(SCRATCH).join("upper");
-    for folder in [
-        "",
-        "dev",
-        "etc",
-        "home",
-        "mnt",
-        "proc",
-        "run",
-        "sys",
-        "tmp",
-        "var",
-        "workspace",
-    ] {
+    let needed = ["", "dev", "etc", "proc", "run", "sys", "tmp", "workspace"];
+    let usual = if site.is_none() {
+        &["home", "mnt", "var"][..]
+    } else {
+        &[]
+    };
+    for folder in needed.iter().chain(usual) {
         rustix::fs::mkdir(upper.join(folder), Mode::from_raw_mode(0o755)).step(STEP)?;
     }
-    for (link, target) in [("home/agent", "/tmp/.home"), ("var/tmp", "/tmp")] {
-        rustix::fs::symlink(target, upper.join(link)).step(STEP)?;
-    }
-    settings(layers, &upper, hostname, fenced)?;
-    let root = place::overlay(&lower, SCRATCH).step(STEP)?;
+    let root = match site {
+        None => {
+            for (link, target) in [("home/agent", "/tmp/.home"), ("var/tmp", "/tmp")] {
+                rustix::fs::symlink(target, upper.join(link)).step(STEP)?;
+            }
+            settings(&upper, hostname, fenced)?;
+            accounts(layers, &upper)?;
+            place::overlay(&lower, SCRATCH).step(STEP)?
+        }
+        Some(site) => {
+            settings(&upper, hostname, fenced)?;
+            lower.insert(0, format!("{SCRATCH}/upper"));
+            let place = format!("{SCRATCH}/site");
+            rustix::fs::mkdir(place.as_str(), Mode::from_raw_mode(0o755)).step(STEP)?;
+            template::attach(site, place.as_str()).step(STEP)?;
+            place::overlay(&lower, &place).step(STEP)?
+        }
+    };
     let mounted = ["dev", "proc", "tmp", "workspace"]
         .into_iter()
         .map(|name| Ok((name, clone(&Path::new("/").join(name), true)?)))
@@ -70,6 +84,9 @@ pub(super) fn enter(layers: &[OwnedFd], hostname: &str, fenced: bool, places: &m
         template::attach(tree, Path::new(SCAFFOLD).join(name)).step(STEP)?;
     }
     place::enter_scaffold().step("pivot_root")?;
+    if site.is_some() {
+        return build::fresh_run(places);
+    }
     places.seal_later(root);
     Ok(())
 }
@@ -82,8 +99,8 @@ fn clone(path: &Path, recursive: bool) -> Result<OwnedFd, StepError> {
     open_tree(rustix::fs::CWD, path, flags).step(STEP)
 }
 
-/// The files of `/etc` that say who and where one is.
-fn settings(layers: &[OwnedFd], upper: &Path, hostname: &str, fenced: bool) -> Result<(), StepError> {
+/// The files of `/etc` that say where one is.
+fn settings(upper: &Path, hostname: &str, fenced: bool) -> Result<(), StepError> {
     let write = |name: &str, text: &[u8]| std::fs::write(upper.join("etc").join(name), text).step(STEP);
     let resolv = if fenced {
         network::RESOLV_CONF
@@ -95,7 +112,12 @@ fn settings(layers: &[OwnedFd], upper: &Path, hostname: &str, fenced: bool) -> R
         "hosts",
         format!("127.0.0.1 localhost {hostname}\n::1 localhost\n").as_bytes(),
     )?;
-    write("hostname", format!("{hostname}\n").as_bytes())?;
+    write("hostname", format!("{hostname}\n").as_bytes())
+}
+
+/// Those that say who one is.
+fn accounts(layers: &[OwnedFd], upper: &Path) -> Result<(), StepError> {
+    let write = |name: &str, text: &[u8]| std::fs::write(upper.join("etc").join(name), text).step(STEP);
     for (name, own) in [("passwd", ACCOUNT), ("group", GROUP)] {
         let listed = read(layers, &format!("etc/{name}"))?.unwrap_or_default();
         write(name, &with_account(own, &listed))?;

@@ -10,11 +10,16 @@
 //! Where a filesystem cannot map ids, a workspace of an ordinary user is used with that user's uid; one of root is
 //! refused. So no process inside is ever the host's root.
 //!
+//! A sandbox that installs packages (`build`) is the exception inside: its user is root of its own user namespace, whose
+//! 65536 ids are ids of nobody outside.
+//!
 //! **Set-uid files.** A workspace of root would otherwise be a place to leave a set-uid root program for others on
-//! the host. The filter refuses every way to make a file with those bits.
+//! the host. The filter refuses every way to make a file with those bits, except where packages are installed, which is in a
+//! folder that nobody of the host gets into.
 //!
 //! This module is the only one with unsafe code.
 
+mod build;
 pub(crate) mod cgroup;
 mod cradle;
 mod etc;

@@ -240,6 +240,16 @@ pub(super) fn overlay(lower: &[String], scratch: &str) -> rustix::io::Result<Own
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, FOLDER_FLAGS)
 }
 
+/// A detached overlay of lower folders, the topmost first, that cannot be written.
+pub(super) fn lower_overlay(lower: &[String]) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, c"lowerdir", lower.join(":"))?;
+    fsconfig_set_flag(&context, c"userxattr")?;
+    fsconfig_create(&context)?;
+    let flags = FOLDER_FLAGS.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
+
 /// Attaches a detached mount at an open place.
 fn attach(tree: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -299,7 +309,7 @@ fn of_kind(found: OwnedFd, kind: Kind) -> Result<OwnedFd, &'static str> {
     }
 }
 
-fn entries(folder: &OwnedFd) -> rustix::io::Result<Vec<(CString, FileType)>> {
+pub(super) fn entries(folder: &OwnedFd) -> rustix::io::Result<Vec<(CString, FileType)>> {
     let mut found = Vec::new();
     let folder = rustix::fs::openat(
         folder,
@@ -326,7 +336,7 @@ fn entries(folder: &OwnedFd) -> rustix::io::Result<Vec<(CString, FileType)>> {
 }
 
 /// Whether something is mounted in a folder, which an overlay would hide.
-fn has_mounts_below(path: &Path) -> std::io::Result<bool> {
+pub(super) fn has_mounts_below(path: &Path) -> std::io::Result<bool> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let below = format!("{}/", path.display()).replace(' ', "\\040");
     Ok(mounts

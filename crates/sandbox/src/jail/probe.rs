@@ -258,7 +258,7 @@ fn steps() -> Vec<Step> {
     add(
         "capabilities",
         Need::Required,
-        trial(0, &|| detail(sys::drop_bounding_set())),
+        trial(0, &|| detail(sys::drop_bounding_set(0))),
         USERNS_MEND,
     );
     limits(&mut add);
@@ -434,6 +434,7 @@ fn converse(control: &OwnedFd, socket: OwnedFd, hands: OwnedFd, workspace: &Path
         other => return Err(format!("unexpected answer {other:?}")),
     };
     let launch = Launch {
+        build: None,
         id: 1,
         workspace: workspace.to_path_buf(),
         hostname: "probe".to_owned(),

@@ -40,13 +40,23 @@ enum Action {
 
 /// The filter that every process of a sandbox runs under, the hand included.
 pub(crate) fn base_filter() -> Vec<Instruction> {
+    compile(&segments(false))
+}
+
+/// The same where packages are installed, with file modes as packages have them: its files lie where nobody of the host
+/// gets to, and those bits are dropped when they are kept.
+pub(crate) fn build_filter() -> Vec<Instruction> {
+    compile(&segments(true))
+}
+
+fn compile(segments: &[(u32, Action)]) -> Vec<Instruction> {
     let mut program = vec![
         op(LOAD, ARCHITECTURE_AT),
         branch(EQUAL, ARCHITECTURE, 1, 0),
         op(RETURN, KILL),
         op(LOAD, NUMBER_AT),
     ];
-    program.extend(search(&segments()));
+    program.extend(search(segments));
     program
 }
 
@@ -62,7 +72,7 @@ pub(crate) fn workload_filter() -> Vec<Instruction> {
 }
 
 /// Start of each range of numbers with one action, in order; the first starts at 0.
-fn segments() -> Vec<(u32, Action)> {
+fn segments(any_mode: bool) -> Vec<(u32, Action)> {
     let mut table = std::collections::BTreeMap::new();
     let number = |call: libc::c_long| call as u32;
     for call in ALLOWED {
@@ -72,7 +82,11 @@ fn segments() -> Vec<(u32, Action)> {
         table.insert(number(*call), Action::Return(REFUSE));
     }
     for (call, guard) in GUARDED {
-        table.insert(number(*call), Action::Guard(*guard));
+        let action = match guard {
+            Guard::PlainMode(_) | Guard::OpenMode { .. } if any_mode => Action::Return(ALLOW),
+            guard => Action::Guard(*guard),
+        };
+        table.insert(number(*call), action);
     }
     let mut segments: Vec<(u32, Action)> = Vec::new();
     let mut next = 0;
@@ -357,6 +371,26 @@ mod tests {
             base(libc::SYS_openat, [0, 0, libc::O_DIRECTORY as u64, 0o4755, 0, 0]),
             ALLOW
         );
+    }
+
+    #[test]
+    fn only_installing_makes_special_files_modes() {
+        let build = |number: libc::c_long, arguments| run(&build_filter(), ARCHITECTURE, number as u32, arguments);
+        assert_eq!(build(libc::SYS_fchmodat, [0, 0, 0o4755, 0, 0, 0]), ALLOW);
+        let create = (libc::O_CREAT | libc::O_WRONLY) as u64;
+        assert_eq!(build(libc::SYS_openat, [0, 0, create, 0o2755, 0, 0]), ALLOW);
+        // Everything else is as everywhere.
+        for number in 0..2048 {
+            let is_mode = GUARDED.iter().any(|(guarded, guard)| {
+                *guarded == number && matches!(guard, Guard::PlainMode(_) | Guard::OpenMode { .. })
+            });
+            for first in [0, 0x1000_0000, u64::MAX] {
+                let arguments = [first, 0, 0, 0, 0, 0];
+                if !is_mode {
+                    assert_eq!(build(number, arguments), base(number, arguments), "{number}");
+                }
+            }
+        }
     }
 
     #[test]

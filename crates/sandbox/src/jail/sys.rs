@@ -184,9 +184,9 @@ pub(crate) fn landlock_abi() -> io::Result<u32> {
     }
 }
 
-/// Drops every capability from the bounding set that the kernel knows.
-pub(crate) fn drop_bounding_set() -> io::Result<()> {
-    for capability in 0..64 {
+/// Drops every capability from the bounding set that the kernel knows, but those whose bits are set in `kept`.
+pub(crate) fn drop_bounding_set(kept: u64) -> io::Result<()> {
+    for capability in (0..64).filter(|capability| kept >> capability & 1 == 0) {
         // SAFETY: PR_CAPBSET_DROP takes integers only.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             let error = io::Error::last_os_error();

@@ -44,6 +44,8 @@ pub(crate) struct Launch {
     /// Certificates of an authority that programs inside trust besides the usual ones.
     pub ca_pem: Option<String>,
     pub devices: Vec<DeviceName>,
+    /// Folder of the host that takes what is written to the root filesystem.
+    pub build: Option<PathBuf>,
     /// Whether its network namespace has a fence, whose sockets travel back; else it has only `lo`.
     pub fenced: bool,
     /// Instead of the hand, run this program to its end.

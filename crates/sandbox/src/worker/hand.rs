@@ -30,6 +30,8 @@ pub struct Furnishing {
     pub outputs: Option<PathBuf>,
     /// The certificate of the session's authority.
     pub ca_pem: Option<String>,
+    /// For one that installs packages: where what it writes goes, as [`crate::SandboxOptions::build`] has it.
+    pub build: Option<PathBuf>,
 }
 
 /// Launches sandboxes.

@@ -78,6 +78,7 @@ impl LocalSandboxes {
             mounts: furnishing.mounts,
             outputs: furnishing.outputs,
             ca_pem: furnishing.ca_pem,
+            build: furnishing.build,
             ..SandboxOptions::new(workspace)
         };
         match self.launcher().launch(options.clone()).await {

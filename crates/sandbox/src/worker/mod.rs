@@ -39,7 +39,8 @@ use outwork_wire::work::WorkSecret;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use boundary::{
-    BoundaryError, BoundaryOptions, Foreseen, ImageSource, OutputOptions, SecretSource, WorkerSecret, foresee,
+    BoundaryError, BoundaryOptions, Foreseen, ImageSource, OutputOptions, PackageOptions, SecretSource, WorkerSecret,
+    foresee,
 };
 pub use command::EXIT_LEASE_LOST;
 pub use error::WorkerError;

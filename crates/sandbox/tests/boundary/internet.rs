@@ -24,6 +24,10 @@ const NAMES: &[(&str, &str)] = &[
     ("api.test.example", "93.184.215.10"),
     ("other.test.example", "93.184.215.11"),
     ("git.test.example", "93.184.215.12"),
+    ("pypi.org", "93.184.215.13"),
+    ("files.pythonhosted.org", "93.184.215.14"),
+    ("registry.npmjs.org", "93.184.215.15"),
+    ("mirror.test.example", "93.184.215.16"),
 ];
 
 /// One request as it came.
@@ -41,6 +45,10 @@ pub struct Internet {
     pub seen: Mutex<Vec<Seen>>,
     pub asked: Mutex<Vec<String>>,
     pub repositories: tempfile::TempDir,
+    /// What is at a host and path, with its type; everything else is echoed.
+    pub pages: Mutex<HashMap<String, (&'static str, Vec<u8>)>>,
+    /// How long an answer takes.
+    pub slow: Mutex<Duration>,
     at: Mutex<Option<SocketAddr>>,
     server: Mutex<Option<AbortOnDropHandle<()>>>,
 }
@@ -77,6 +85,8 @@ impl Internet {
             seen: Mutex::default(),
             asked: Mutex::default(),
             repositories: tempfile::tempdir().unwrap(),
+            pages: Mutex::default(),
+            slow: Mutex::default(),
             at: Mutex::new(Some(listener.local_addr().unwrap())),
             server: Mutex::default(),
         });
@@ -112,8 +122,31 @@ impl Internet {
 
     async fn answer(&self, (seen, body): (Seen, Vec<u8>)) -> Vec<u8> {
         self.seen.lock().unwrap().push(seen.clone());
+        let slow = *self.slow.lock().unwrap();
+        tokio::time::sleep(slow).await;
+        let path = seen.path.split(['?', '#']).next().unwrap_or_default();
+        let page = self
+            .pages
+            .lock()
+            .unwrap()
+            .get(&format!("{}{path}", seen.headers["host"]))
+            .cloned();
+        let registry = [
+            "pypi.org",
+            "files.pythonhosted.org",
+            "registry.npmjs.org",
+            "mirror.test.example",
+        ];
         let (status, kind, body) = if seen.headers["host"].starts_with("git.") {
             git(self.repositories.path(), &seen, &body).await
+        } else if let Some((kind, body)) = page {
+            ("200 OK".to_owned(), kind.to_owned(), body)
+        } else if registry.contains(&seen.headers["host"].as_str()) {
+            (
+                "404 Not Found".to_owned(),
+                "text/plain".to_owned(),
+                b"no such package".to_vec(),
+            )
         } else {
             let echo = format!(
                 "{} {} authorization={} body={}",

@@ -9,6 +9,7 @@ mod files;
 mod images;
 mod internet;
 mod outputs;
+mod packages;
 #[path = "../worker/plane.rs"]
 mod plane;
 mod stopping;

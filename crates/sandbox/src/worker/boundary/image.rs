@@ -13,15 +13,17 @@ use crate::worker::state::StateFolder;
 use crate::{Isolation, RootImage};
 
 /// What sandboxes stand on.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Root {
     /// For evidence.
     pub digest: String,
     pub image: RootImage,
     /// Variables that the image wants.
     pub env: Vec<(String, String)>,
-    /// Keeps the layers in the cache.
-    _held: Option<Image>,
+    /// The image; its layers stay in the cache.
+    pub held: Option<Image>,
+    /// The cache that it is in.
+    pub images: Option<Images>,
 }
 
 /// Prepares the image that the options name, or the host's system folders.
@@ -35,7 +37,8 @@ pub(crate) async fn get(
             digest: HOST_SYSTEM.to_owned(),
             image: RootImage::HostSystem,
             env: Vec::new(),
-            _held: None,
+            held: None,
+            images: None,
         });
     };
     if isolation == Isolation::None {
@@ -62,10 +65,11 @@ pub(crate) async fn get(
     let runtime = tokio::runtime::Handle::current();
     let prepare = move || {
         let images = Images::open(how)?;
-        runtime.block_on(images.get(&reference, &CancellationToken::new()))
+        let image = runtime.block_on(images.get(&reference, &CancellationToken::new()))?;
+        Ok((image, images))
     };
-    let image = tokio::task::spawn_blocking(prepare).await;
-    let image = image
+    let prepared = tokio::task::spawn_blocking(prepare).await;
+    let (image, images) = prepared
         .map_err(|error| WorkerError::Isolation(error.to_string()))?
         .map_err(failed)?;
     tracing::info!(image = name, digest = %image.digest, layers = image.layers.len(), "the image is here");
@@ -74,6 +78,7 @@ pub(crate) async fn get(
         // Here the base comes first.
         image: RootImage::Layers(image.layers.iter().rev().cloned().collect()),
         env: image.config.env.clone(),
-        _held: Some(image),
+        held: Some(image),
+        images: Some(images),
     })
 }

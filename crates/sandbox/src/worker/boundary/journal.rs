@@ -13,6 +13,7 @@ use outwork_wire::Time;
 use serde_json::Value;
 
 use super::error::BoundaryError;
+use super::said::Said;
 use crate::worker::calls::Call;
 
 /// What a sandbox without an image has as its digest: the host's system folders are not digested.
@@ -52,8 +53,9 @@ impl Journal {
         self.marks().labels.clone()
     }
 
-    pub fn set_labels(&self, labels: Labels) {
-        self.marks().labels = labels;
+    /// Whose session it is.
+    pub fn label(&self, said: &Said) {
+        said.label(&mut self.marks().labels);
     }
 
     fn record(&self, kind: Kind) -> Record {
@@ -131,6 +133,43 @@ impl Journal {
     /// A sandbox has ended.
     pub async fn sandbox_ended(&self, reason: &str) {
         self.note(self.record(Kind::SandboxEnd).reason(reason)).await;
+    }
+
+    /// Packages are about to be installed on an image, in a sandbox of their own.
+    pub async fn installation_begins(
+        &self,
+        list: &str,
+        image: &str,
+        input: Hash,
+        policy: &Policy,
+    ) -> Result<(), BoundaryError> {
+        self.policy_known(policy);
+        let record = self.record(Kind::SandboxStart).policy_hash(policy.hash());
+        let record = record.image_digest(image);
+        let reason = format!("packages are installed: {list}");
+        self.must(record.input_hash(input).reason(reason)).await
+    }
+
+    /// That sandbox has ended. With the layer's hash, `image` is what it has become.
+    pub async fn installation_ended(&self, list: &str, image: &str, input: Hash, layer: Option<Hash>, took: Duration) {
+        // What was said at last is in the session's answer: it is the words of a stranger.
+        let (ended, decision) = match layer {
+            Some(_) => ("packages were installed", Decision::Allowed),
+            None => ("packages could not be installed", Decision::Failed),
+        };
+        let mut end = self.record(Kind::SandboxEnd).reason(ended);
+        end.image_digest = Some(image.to_owned());
+        self.note(end).await;
+        let record = self.record(Kind::Image).image_digest(image).input_hash(input);
+        let mut record = record.decided(decision, "packages").reason(format!("{ended}: {list}"));
+        record.output_hash = layer;
+        record.duration_micros = u64::try_from(took.as_micros()).ok();
+        self.note(record).await;
+    }
+
+    /// The root filesystem of the session's sandboxes from here on.
+    pub fn set_image(&self, digest: &str) {
+        self.marks().labels.image_digest = Some(digest.to_owned());
     }
 
     /// A call is about to run.

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::error::BoundaryError;
 use super::image::Root;
 use super::options::{BoundaryOptions, WorkerSecret};
+use super::packages::Store;
 use crate::worker::error::WorkerError;
 use crate::worker::hand::Hand;
 use crate::worker::state::StateFolder;
@@ -38,6 +39,8 @@ pub(crate) struct Machine {
     pub server_decides: bool,
     /// What sandboxes stand on.
     pub root: Root,
+    /// What sessions share of installed packages.
+    pub packages: Store,
     /// What goes on after its session: results that are sent again.
     pub tasks: TaskTracker,
     /// The owner's authorities, PEM. Connections that are not opened show their certificates to the sandbox, so it has to
@@ -93,6 +96,10 @@ impl Machine {
             });
         };
         super::outputs::check(&options.outputs)?;
+        options.packages.check().map_err(|reason| WorkerError::Option {
+            what: "package-variables",
+            reason,
+        })?;
         let ledger = state.ledger()?;
         Ok(Self {
             options,
@@ -103,6 +110,7 @@ impl Machine {
             server_decides,
             root,
             upstream_roots,
+            packages: Store::default(),
             tasks: TaskTracker::new(),
             upstream: OnceLock::new(),
             resolver: OnceLock::new(),

@@ -11,6 +11,7 @@ use outwork_egress::{Connect, Document};
 use secrecy::SecretString;
 
 use super::error::BoundaryError;
+use super::packages::PackageOptions;
 use crate::outputs::CollectLimits;
 
 /// How long a command that gives a secret may take.
@@ -30,6 +31,8 @@ pub struct BoundaryOptions {
     pub outputs: OutputOptions,
     /// The root filesystem of sandboxes; by default the machine's own system folders.
     pub image: Option<ImageSource>,
+    /// How packages are installed.
+    pub packages: PackageOptions,
     /// Who resolves names; by default the machine's name servers.
     pub resolver: Option<Arc<dyn Resolver>>,
     /// How connections are opened; by default over the machine's own network.
@@ -44,6 +47,7 @@ impl fmt::Debug for BoundaryOptions {
             .field("secrets", &names)
             .field("outputs", &self.outputs)
             .field("image", &self.image)
+            .field("packages", &self.packages)
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 
 use outwork_egress::policy::HostPattern;
 use outwork_egress::policy::document::RuleText;
+use outwork_egress::policy::presets::PRESETS;
 use outwork_egress::policy::text::Ports;
 use outwork_egress::{Document, Policy, narrower};
 
@@ -90,6 +91,34 @@ pub(crate) fn of_repository(said: Option<&Said>, own: Option<&Document>, reposit
         None if !cloud => Rules::nothing(),
         own => Rules::of("repository", &document, &[]).narrower(own),
     }
+}
+
+/// The policy under which packages are installed: the registries of package managers and the mirrors that the worker's
+/// owner names, as far as the owner allows them, and to read only. TLS is opened for it.
+pub(crate) fn of_packages(own: Option<&Document>, mirrors: &[(HostPattern, u16)]) -> Rules {
+    let registries = PRESETS.iter().map(|preset| {
+        let hosts = preset.hosts.iter().filter_map(|host| host.parse().ok()).collect();
+        RuleText::hosts(preset.name, hosts, preset.ports.to_vec())
+    });
+    let mirrors = mirrors.iter().map(|(host, port)| {
+        let mut rule = RuleText::hosts(format!("mirror {host}"), vec![host.clone()], vec![Ports::one(*port)]);
+        // It was named by the owner, who may have it in a network of their own.
+        rule.addresses = ["0.0.0.0/0", "::/0"]
+            .iter()
+            .filter_map(|range| range.parse().ok())
+            .collect();
+        rule
+    });
+    let allow = registries.chain(mirrors).map(|mut rule| {
+        rule.methods = vec!["GET".to_owned(), "HEAD".to_owned()];
+        rule
+    });
+    let document = Document {
+        allow: allow.collect(),
+        ..Document::default()
+    };
+    let own = own.map(|document| Rules::of("worker", document, &[]));
+    Rules::of("packages", &document, &[]).narrower(own)
 }
 
 /// The repository's own part of its host.
@@ -181,6 +210,34 @@ mod tests {
         ] {
             assert!(!closed.open && !allows(&closed, "a.example", 443, "/"));
         }
+    }
+
+    #[test]
+    fn registries_are_open_for_reading_as_far_as_the_owner_allows() {
+        let mirror = [("pypi.test.example".parse().unwrap(), 8443)];
+        let may = |rules: &Rules, method: &str, host: &str, port: u16| {
+            check(&rules.policy, host, port, Some((method, "/x")))
+                .unwrap()
+                .allowed()
+        };
+        let rules = of_packages(None, &mirror);
+        for (method, host, port, allowed) in [
+            ("GET", "pypi.org", 443, true),
+            ("HEAD", "files.pythonhosted.org", 443, true),
+            ("POST", "pypi.org", 443, false),
+            ("PUT", "registry.npmjs.org", 443, false),
+            ("GET", "deb.debian.org", 80, true),
+            ("GET", "pypi.org", 22, false),
+            ("GET", "pypi.test.example", 8443, true),
+            ("POST", "pypi.test.example", 8443, false),
+            ("GET", "other.test.example", 443, false),
+        ] {
+            assert_eq!(may(&rules, method, host, port), allowed, "{method} {host}:{port}");
+        }
+        let narrow = of_packages(Some(&own("presets = [\"npm\"]")), &mirror);
+        assert!(narrow.open && may(&narrow, "GET", "registry.npmjs.org", 443));
+        assert!(!may(&narrow, "GET", "pypi.org", 443) && !may(&narrow, "GET", "pypi.test.example", 8443));
+        assert!(!of_packages(Some(&Document::default()), &mirror).open);
     }
 
     #[test]

@@ -84,6 +84,23 @@ pub(crate) struct Answers {
     pub secrets: Option<SessionSecrets>,
 }
 
+impl Answers {
+    /// What cannot be given without isolation is refused. The network is the machine's own then, as was asked for by name.
+    pub fn without_isolation(&self, has_secrets: bool) -> Result<(), BoundaryError> {
+        let packages = self.said.as_ref().is_some_and(|said| !said.packages.is_empty());
+        for (asked, what) in [
+            (packages, "packages"),
+            (!self.mounts.is_empty(), "files and repositories"),
+            (has_secrets, "credentials"),
+        ] {
+            if asked {
+                return Err(BoundaryError::NoIsolation(what));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Asks for everything.
 pub(crate) async fn ask(client: &Client, session: &str) -> Result<Answers, BoundaryError> {
     let files = client.session_files(session);

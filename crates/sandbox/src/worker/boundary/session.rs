@@ -21,11 +21,12 @@ use super::error::BoundaryError;
 use super::journal::Journal;
 use super::machine::{Machine, Registered};
 use super::outputs::Outputs;
+use super::packages::Stand;
 use super::repository::Repository;
 use super::rules::{self, Rules};
 use super::said::{self, Answers, Said};
 use super::secrets::{self, Placeholders};
-use super::{files, git};
+use super::{files, git, packages};
 use crate::worker::backoff;
 use crate::worker::hand::{Furnishing, Hand, Provider};
 use crate::worker::lease::LeaseState;
@@ -80,6 +81,7 @@ struct Live {
 /// What holds for a session, and what its sandbox is launched with.
 pub(crate) struct Plan {
     pub furnishing: Furnishing,
+    stand: Option<Stand>,
     rules: Rules,
     secrets: SecretSet,
     repositories: Vec<Repository>,
@@ -208,9 +210,7 @@ impl Boundary {
     async fn plan(&self, answers: &Answers, placeholders: &mut Placeholders) -> Result<Plan, BoundaryError> {
         let said = answers.said.as_ref();
         if let Some(said) = said {
-            let mut labels = self.journal.labels();
-            said.label(&mut labels);
-            self.journal.set_labels(labels);
+            self.journal.label(said);
         }
         let given = answers.secrets.as_ref();
         let own = self.machine.options.policy.as_ref();
@@ -219,26 +219,21 @@ impl Boundary {
         let secrets = secrets::of_session(given, &own_secrets, &repositories, placeholders)?;
         let rules = rules::of_session(said, own, &repositories, !secrets.set.is_empty())?;
         if self.machine.isolation == Isolation::None {
-            without_isolation(answers, &secrets.set)?;
+            answers.without_isolation(!secrets.set.is_empty())?;
             return Ok(Plan {
                 furnishing: Furnishing::default(),
+                stand: None,
                 rules,
                 secrets: secrets.set,
                 repositories,
                 hash: said.map(|said| said.hash.clone()),
             });
         }
-        if let Some(said) = said
-            && !said.packages.is_empty()
-        {
-            return Err(BoundaryError::Packages(
-                "this worker installs none; put them into its image, or below /usr of its machine".to_owned(),
-            ));
-        }
         // What is taken away holds before what is brought, which may take a while.
         if self.live().egress.is_some() {
             self.enforce(&rules.policy, &secrets.set).await?;
         }
+        let stand = packages::stand(self, said).await?;
         let mut mounts = files::bring(&self.client, &self.journal, &self.folder, &answers.mounts).await?;
         for repository in &repositories {
             let token = secrets::of_one_repository(given, repository, placeholders)?;
@@ -246,20 +241,19 @@ impl Boundary {
             mounts.extend(git::bring(self, repository, rules, token).await?);
         }
         let fenced = rules.open || !secrets.set.is_empty();
-        let ca_pem = match fenced {
-            true => Some(self.trusted(&*self.authority()?)),
-            false => None,
-        };
+        let authority = fenced.then(|| self.authority()).transpose()?;
         Ok(Plan {
             furnishing: Furnishing {
                 network: if fenced { Network::Fenced } else { Network::None },
-                image: self.machine.root.image.clone(),
+                image: stand.image.clone(),
                 // Placeholders over what the image says.
                 env: self.machine.root.env.iter().cloned().chain(secrets.env).collect(),
                 mounts,
                 outputs: said.map(|_| self.outputs.folder().to_path_buf()),
-                ca_pem,
+                ca_pem: authority.map(|authority| self.trusted(&authority)),
+                build: None,
             },
+            stand: Some(stand),
             rules,
             secrets: secrets.set,
             repositories,
@@ -323,6 +317,9 @@ impl Boundary {
                 Some(Egress::start(options).map_err(BoundaryError::Egress)?)
             }
         };
+        if let Some(stand) = &plan.stand {
+            self.journal.set_image(&stand.digest);
+        }
         self.journal.sandbox_begins().await?;
         let mut live = self.live();
         // It may have changed while the sandbox was made.
@@ -504,19 +501,4 @@ async fn follower(boundary: Weak<Boundary>, client: Client, session: String, mut
         };
         sleep(wait).await;
     }
-}
-
-/// What cannot be given without isolation is refused. The network is the machine's own then, as was asked for by name.
-fn without_isolation(answers: &Answers, secrets: &SecretSet) -> Result<(), BoundaryError> {
-    let packages = answers.said.as_ref().is_some_and(|said| !said.packages.is_empty());
-    for (asked, what) in [
-        (packages, "packages"),
-        (!answers.mounts.is_empty(), "files and repositories"),
-        (!secrets.is_empty(), "credentials"),
-    ] {
-        if asked {
-            return Err(BoundaryError::NoIsolation(what));
-        }
-    }
-    Ok(())
 }
