@@ -235,6 +235,7 @@ def test_git(world: World) -> None:
     refused(world, f"git ls-remote https://{EVIL}/team/notes 2>&1", EVIL, EVIL)
 
 
+@pytest.mark.timeout(240)
 def test_go(world: World) -> None:
     assert world.go.wait(80) == 0, world.go.stdout and world.go.stdout.read()
     shutil.copy2(str(world.go.args[-2]), world.worker.workspace / "tools" / "client-go")  # type: ignore[index]

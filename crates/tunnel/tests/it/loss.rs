@@ -52,16 +52,12 @@ mod bodies {
         assert!(at_edge < Duration::from_secs(6) && at_gateway < Duration::from_secs(6));
         for _ in 0..2 {
             let lost = tokio::time::timeout(BOUND, events.recv()).await.unwrap().unwrap();
-            assert!(
-                matches!(
-                    lost,
-                    Event::Lost {
-                        reason: LostReason::Silent,
-                        ..
-                    }
-                ),
-                "{lost:?}"
-            );
+            let Event::Lost { reason, detail, .. } = lost else {
+                panic!("{lost:?}");
+            };
+            // The gateway is connected a moment before the edge has its control stream: the silence may fall between.
+            let early = reason == LostReason::Protocol && detail.ends_with("in time");
+            assert!(reason == LostReason::Silent || early, "{reason:?}: {detail}");
         }
         assert!(edge.handle.connections(TUNNEL).is_empty());
     }
