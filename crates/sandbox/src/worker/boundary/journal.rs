@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use outwork_client::Client;
 use outwork_egress::{Labels, Policy};
-use outwork_ledger::{Decision, Hash, Kind, Ledger, Record, Scope, Stop};
+use outwork_ledger::{Decision, Filter, Hash, Kind, Ledger, Record, Scope, Stop};
 use outwork_wire::Time;
 use serde_json::Value;
 
@@ -121,7 +122,7 @@ impl Journal {
     }
 
     /// Every policy that records name, in its one form.
-    pub fn policies(&self) -> Vec<String> {
+    fn policies(&self) -> Vec<String> {
         self.marks().policies.values().cloned().collect()
     }
 
@@ -238,5 +239,30 @@ impl Journal {
         };
         let record = self.record(Kind::Stop).actor(actor).reason(reason).stop(stop);
         self.note(record).await;
+    }
+
+    /// Hands the records of the session over to the server, with the policies that they name.
+    pub async fn hand_over(&self, client: &Client, session: &str) -> Result<(), String> {
+        let (ledger, filter) = (self.ledger.clone(), Filter::session(session));
+        let bundle = tokio::task::spawn_blocking(move || {
+            let mut bundle = Vec::new();
+            ledger.export(&filter, &mut bundle).map(|_| bundle)
+        });
+        let bundle = bundle.await.map_err(|error| error.to_string())?;
+        let bundle = bundle.map_err(|error| error.to_string())?;
+        let files = client.session_files(session);
+        let policies = self
+            .policies()
+            .into_iter()
+            .map(|policy| ("policy", policy.into_bytes()));
+        for (part, bytes) in policies.chain([("records", bundle)]) {
+            match files.add_evidence(part, bytes).await {
+                Ok(_) => {}
+                // A server that takes none.
+                Err(error) if error.status() == Some(404) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
     }
 }

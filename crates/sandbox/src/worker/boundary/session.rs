@@ -12,7 +12,6 @@ use std::time::Duration;
 use outwork_client::{BoundaryStop, Client};
 use outwork_egress::secret::SecretSet;
 use outwork_egress::{Egress, Handle, Labels, LedgerEvidence, Options, Policy, Refusal, SessionAuthority};
-use outwork_ledger::Filter;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -356,7 +355,7 @@ impl Boundary {
         self.journal.session_ended(reason).await;
         let knows = self.live().plan.as_ref().is_some_and(|plan| plan.hash.is_some());
         if may_send && knows {
-            match tokio::time::timeout(HANDING_OVER, self.hand_over()).await {
+            match tokio::time::timeout(HANDING_OVER, self.journal.hand_over(&self.client, &self.session)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => {
                     tracing::warn!(
@@ -375,31 +374,6 @@ impl Boundary {
                 tracing::warn!(session = self.session, %error, "the worker's folder of the session is left behind");
             }
         }
-    }
-
-    async fn hand_over(&self) -> Result<(), String> {
-        let (ledger, session) = (self.machine.ledger.clone(), self.session.clone());
-        let bundle = tokio::task::spawn_blocking(move || {
-            let mut bundle = Vec::new();
-            ledger.export(&Filter::session(session), &mut bundle).map(|_| bundle)
-        });
-        let bundle = bundle.await.map_err(|error| error.to_string())?;
-        let bundle = bundle.map_err(|error| error.to_string())?;
-        let files = self.client.session_files(&self.session);
-        let policies = self
-            .journal
-            .policies()
-            .into_iter()
-            .map(|policy| ("policy", policy.into_bytes()));
-        for (part, bytes) in policies.chain([("records", bundle)]) {
-            match files.add_evidence(part, bytes).await {
-                Ok(_) => {}
-                // A server that takes none.
-                Err(error) if error.status() == Some(404) => return Ok(()),
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        Ok(())
     }
 
     /// Ends every sandbox of the session at once.
