@@ -463,7 +463,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 22);
+        assert_eq!(shown.clone().count(), 23);
         let text = DEFAULTS
             .lines()
             .map(|line| {
