@@ -244,7 +244,11 @@ fn lint(context: &Run) -> Result<()> {
 }
 
 fn rust(context: &Run) -> Result<()> {
-    context.run("rust", context.cargo(&["test", "--workspace", "--locked"]), 30)
+    context.run(
+        "rust",
+        context.cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]),
+        30,
+    )
 }
 
 fn build(context: &Run) -> Result<()> {

@@ -15,6 +15,7 @@ use outwork_plane::{
     FederationOptions, FileOptions, IdentityOptions, LedgerOptions, Limits, McpOptions, PromptOptions, RetryPolicy,
     TunnelOptions,
 };
+use outwork_sandbox::DeviceName;
 use secrecy::SecretString;
 
 use crate::cli::plane::{LogArgs, LogFormat, PlaneArgs};
@@ -105,6 +106,9 @@ pub(crate) struct WorkerConfig {
     pub(crate) process_limit: u32,
     pub(crate) disk_limit: u64,
     pub(crate) max_idle: Duration,
+    pub(crate) call_limit: Duration,
+    pub(crate) output_limit: usize,
+    pub(crate) devices: Vec<DeviceName>,
     pub(crate) boundary: BoundaryConfig,
 }
 
@@ -386,6 +390,20 @@ impl Layers {
                 .context(missing("worker.disk_limit"))?
                 .as_u64(),
             max_idle: args.max_idle.or(file.max_idle).context(missing("worker.max_idle"))?.0,
+            call_limit: args
+                .call_limit
+                .or(file.call_limit)
+                .context(missing("worker.call_limit"))?
+                .0,
+            output_limit: args
+                .output_limit
+                .or(file.output_limit)
+                .context(missing("worker.output_limit"))?
+                .as_u64() as usize,
+            devices: devices(match args.devices.is_empty() {
+                true => &file.devices,
+                false => &args.devices,
+            })?,
             boundary: BoundaryConfig::layer(&args.boundary, file),
         };
         if config.concurrency == 0 {
@@ -402,8 +420,19 @@ impl Layers {
         if config.process_limit < 8 {
             bail!("the process limit must be at least 8; a sandbox cannot start with less");
         }
+        if config.call_limit.is_zero() {
+            bail!("a call that may take no time would never run anything: give a length of time such as 150s");
+        }
+        if !(1 << 10..=4 << 20).contains(&config.output_limit) {
+            bail!("the output limit is between 1KiB and 4MiB; files are not bounded by it");
+        }
         Ok(config)
     }
+}
+
+fn devices(names: &[String]) -> Result<Vec<DeviceName>> {
+    let parsed = names.iter().map(|name| DeviceName::parse(name));
+    Ok(parsed.collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
@@ -453,7 +482,31 @@ mod tests {
         assert_eq!(config.worker.max_idle, Duration::from_secs(60));
         assert_eq!(config.worker.memory_limit, 4 << 30);
         assert_eq!(config.worker.cpu_limit, None);
+        assert_eq!(config.worker.call_limit, outwork_sandbox::ToolCall::DEFAULT_TIMEOUT);
+        assert_eq!(
+            config.worker.output_limit,
+            outwork_sandbox::Limits::default().max_output_bytes
+        );
+        assert_eq!(config.worker.devices, []);
         assert!(config.model.is_none() && config.tls.is_none() && config.api_key.is_none());
+    }
+
+    #[test]
+    fn limits_that_cannot_be_kept_are_refused() {
+        for (flags, says) in [
+            (["--call-limit", "0s"], "no time"),
+            (["--output-limit", "10B"], "between 1KiB and 4MiB"),
+            (["--output-limit", "1GiB"], "between 1KiB and 4MiB"),
+            (["--device", "sda"], "\"sda\" is not the name of a graphics device"),
+            (["--process-limit", "1"], "at least 8"),
+        ] {
+            let error = format!("{:#}", resolve(&flags, &home).err().unwrap());
+            assert!(error.contains(says), "{error}");
+        }
+        let flags = ["--device", "nvidia0", "--device", "/dev/dri/renderD128"];
+        let devices = resolve(&flags, &home).unwrap().worker.devices;
+        let names: Vec<_> = devices.iter().map(DeviceName::as_str).collect();
+        assert_eq!(names, ["nvidia0", "dri/renderD128"]);
     }
 
     #[test]

@@ -103,7 +103,9 @@ pub(crate) fn service_options(
     options.max_idle = config.max_idle;
     options.isolation = isolation(config.isolation);
     options.limits = limits(config);
+    options.call_timeout = config.call_limit;
     options.boundary = config.boundary.options()?;
+    options.boundary.devices.clone_from(&config.devices);
     let apart = options.layout == Layout::PerSession;
     options.state_dir = config.boundary.state_dir(workdir, apart)?;
     Ok(options)
@@ -130,6 +132,7 @@ fn limits(config: &WorkerConfig) -> Limits {
         cpu_percent: config.cpu_limit.map(|cores| (cores * 100.0).round().max(1.0) as u32),
         max_processes: config.process_limit,
         disk_bytes: config.disk_limit,
+        max_output_bytes: config.output_limit,
         ..Limits::default()
     }
 }

@@ -126,6 +126,15 @@ pub(crate) struct LimitArgs {
     /// Temporary files of a sandbox, and its largest single file [default: 4GiB]
     #[arg(long, value_name = "SIZE", help_heading = "Sandboxes")]
     pub(crate) disk_limit: Option<ByteSize>,
+    /// The longest that one call of a tool may take [default: 150s]
+    #[arg(long, value_name = "TIME", help_heading = "Sandboxes")]
+    pub(crate) call_limit: Option<Span>,
+    /// How much of a command's output is kept, its end [default: 100KiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Sandboxes")]
+    pub(crate) output_limit: Option<ByteSize>,
+    /// A graphics device that sandboxes may use, for example nvidia0 or dri/renderD128; may be repeated
+    #[arg(long = "device", value_name = "NAME", help_heading = "Sandboxes")]
+    pub(crate) devices: Vec<String>,
     #[command(flatten)]
     pub(crate) boundary: BoundaryArgs,
 }

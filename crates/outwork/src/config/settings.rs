@@ -187,6 +187,10 @@ pub(super) struct WorkerSettings {
     pub(super) process_limit: Option<u32>,
     pub(super) disk_limit: Option<ByteSize>,
     pub(super) max_idle: Option<Span>,
+    pub(super) call_limit: Option<Span>,
+    pub(super) output_limit: Option<ByteSize>,
+    #[serde(default)]
+    pub(super) devices: Vec<String>,
     pub(super) policy: Option<PathBuf>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) upstream_ca_file: Option<PathBuf>,

@@ -347,7 +347,11 @@ async fn an_environment_gets_the_network_to_set() {
     ]);
     api.send_events(&session, &[script_message(steps)]).await;
     let events = api.wait_idle(&session).await;
-    assert_eq!(text(of_type(&events, "agent.tool_result")[0]).trim(), "refused");
+    let said = text(of_type(&events, "agent.tool_result")[0]);
+    assert!(
+        said.starts_with("refused\n") && said.contains("no rule allows wanted.example.com"),
+        "{said}"
+    );
     let base_url = api.base_url();
     let suggested = until("what the worker handed over", SOON, async || {
         let (code, said) = policy(folder.path(), base_url, &format!("suggest {session} --json")).await;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Fence, Network, ReadOnlyMount, RootImage, SandboxError, ToolCall, ToolOutput};
+use crate::{DeviceName, Fence, Network, ReadOnlyMount, RootImage, SandboxError, ToolCall, ToolOutput};
 
 /// A future of a provider.
 pub type HandFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -30,6 +30,8 @@ pub struct Furnishing {
     pub outputs: Option<PathBuf>,
     /// The certificate of the session's authority.
     pub ca_pem: Option<String>,
+    /// Graphics devices that it may use.
+    pub devices: Vec<DeviceName>,
     /// For one that installs packages: where what it writes goes, as [`crate::SandboxOptions::build`] has it.
     pub build: Option<PathBuf>,
 }

@@ -78,6 +78,7 @@ impl LocalSandboxes {
             mounts: furnishing.mounts,
             outputs: furnishing.outputs,
             ca_pem: furnishing.ca_pem,
+            devices: furnishing.devices,
             build: furnishing.build,
             ..SandboxOptions::new(workspace)
         };

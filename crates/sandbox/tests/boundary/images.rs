@@ -6,10 +6,10 @@ use std::process::Command;
 use outwork_egress::Document;
 use outwork_image::Credentials;
 use outwork_ledger::Kind;
-use outwork_sandbox::Isolation;
 use outwork_sandbox::worker::{
     BoundaryOptions, ImageSource, OutputOptions, Queue, ServiceOptions, Stop, Worker, WorkerOptions,
 };
+use outwork_sandbox::{DeviceName, Isolation};
 use serde_json::Value;
 
 use crate::plane::own::Own;
@@ -103,6 +103,17 @@ async fn a_worker_with_a_wrong_boundary_does_not_start() {
     }))
     .await;
     assert!(text.contains("outputs.allowed"), "{text}");
+    for (isolation, says) in [
+        (Isolation::Full, "no such device"),
+        (Isolation::None, "without isolation"),
+    ] {
+        let text = refused(&|service| {
+            service.isolation = isolation;
+            service.boundary.devices = vec![DeviceName::parse("nvidia60000").unwrap()];
+        })
+        .await;
+        assert!(text.contains("nvidia60000") && text.contains(says), "{text}");
+    }
     let text = refused(&|service| {
         service.isolation = Isolation::None;
         service.boundary.policy = Some(Document::default());

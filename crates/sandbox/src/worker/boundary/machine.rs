@@ -2,6 +2,7 @@
 //! the ledger, the folder of the worker's own, and the sandboxes that stand.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -80,6 +81,19 @@ impl Machine {
         server_decides: bool,
         root: Root,
     ) -> Result<Self, WorkerError> {
+        for device in &options.devices {
+            let reason = match Path::new("/dev").join(device.as_str()).exists() {
+                _ if isolation == Isolation::None => {
+                    "without isolation tools see every device; take it away, or isolate"
+                }
+                false => "this machine has no such device",
+                true => continue,
+            };
+            return Err(WorkerError::Option {
+                what: "device",
+                reason: format!("{}: {reason}", device.as_str()),
+            });
+        }
         if isolation == Isolation::None && (options.policy.is_some() || !options.secrets.is_empty()) {
             return Err(WorkerError::Option {
                 what: "isolation",

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 
 use super::error::BoundaryError;
 use super::packages::PackageOptions;
+use crate::DeviceName;
 use crate::outputs::CollectLimits;
 
 /// How long a command that gives a secret may take.
@@ -33,6 +34,8 @@ pub struct BoundaryOptions {
     pub image: Option<ImageSource>,
     /// How packages are installed.
     pub packages: PackageOptions,
+    /// Graphics devices of this machine that every session may use.
+    pub devices: Vec<DeviceName>,
     /// Who resolves names; by default the machine's name servers.
     pub resolver: Option<Arc<dyn Resolver>>,
     /// How connections are opened; by default over the machine's own network.
@@ -47,6 +50,7 @@ impl fmt::Debug for BoundaryOptions {
             .field("secrets", &names)
             .field("outputs", &self.outputs)
             .field("image", &self.image)
+            .field("devices", &self.devices)
             .field("packages", &self.packages)
             .finish_non_exhaustive()
     }

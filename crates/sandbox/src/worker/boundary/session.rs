@@ -250,6 +250,7 @@ impl Boundary {
                 mounts,
                 outputs: said.map(|_| self.outputs.folder().to_path_buf()),
                 ca_pem: authority.map(|authority| self.trusted(&authority)),
+                devices: self.machine.options.devices.clone(),
                 build: None,
             },
             stand: Some(stand),
