@@ -109,6 +109,8 @@ impl Upgraded {
             }
         });
         let mut changes = shared.changed.subscribe();
+        // The server may have taken long to agree: what changed since the request was let through counts.
+        changes.mark_changed();
         let refused = {
             tokio::pin!(there, back);
             let (mut there_done, mut back_done) = (false, false);

@@ -129,6 +129,7 @@ async fn first_bytes(shared: &Shared, stream: &mut TcpStream, first: &mut BytesM
 }
 
 async fn opaque(shared: &Shared, stream: TcpStream, first: &[u8], destination: SocketAddr) {
+    let changes = shared.changed.subscribe();
     let judged = shared.judge_opaque(destination);
     let claim = Claim {
         name: judged.host.as_deref(),
@@ -142,7 +143,7 @@ async fn opaque(shared: &Shared, stream: TcpStream, first: &[u8], destination: S
             .await;
         return reset(stream);
     }
-    pass(shared, stream, first, &claim, &judged).await;
+    pass(shared, stream, first, &claim, &judged, changes).await;
 }
 
 async fn tls(shared: Arc<Shared>, mut stream: TcpStream, first: BytesMut, mut claim: Claim<'_>) {
@@ -174,6 +175,8 @@ async fn tls(shared: Arc<Shared>, mut stream: TcpStream, first: BytesMut, mut cl
         let _ = shared.refuse(&claim.unnamed(), "encrypted-hello", reason).await;
         return farewell(&shared, stream, &Hello::denied()).await;
     }
+    // Before it is judged: what changes while that takes its time counts too.
+    let changes = shared.changed.subscribe();
     let judged = shared.judge(&claim).await;
     if !judged.decision.allowed {
         return refuse_tls(&shared, stream, hello, &claim, &judged.decision).await;
@@ -183,7 +186,7 @@ async fn tls(shared: Arc<Shared>, mut stream: TcpStream, first: BytesMut, mut cl
         .as_deref()
         .is_some_and(|host| shared.secrets.load().bound_to(host));
     if !judged.decision.inspect && !bound {
-        return pass(&shared, stream, &hello.bytes, &claim, &judged).await;
+        return pass(&shared, stream, &hello.bytes, &claim, &judged, changes).await;
     }
     let request = match judged.host {
         Some(_) => claim.named(),
@@ -272,7 +275,14 @@ async fn farewell(shared: &Shared, mut stream: TcpStream, alert: &[u8]) {
 }
 
 /// Passes a connection through as it is.
-async fn pass(shared: &Shared, inside: TcpStream, first: &[u8], claim: &Claim<'_>, judged: &Judged) {
+async fn pass(
+    shared: &Shared,
+    inside: TcpStream,
+    first: &[u8],
+    claim: &Claim<'_>,
+    judged: &Judged,
+    mut changes: tokio::sync::watch::Receiver<u64>,
+) {
     let request = match judged.host {
         Some(_) => claim.named(),
         None => claim.unnamed(),
@@ -287,7 +297,6 @@ async fn pass(shared: &Shared, inside: TcpStream, first: &[u8], claim: &Claim<'_
         let _ = shared.refuse(&request, &exhausted.rule, &exhausted.to_string()).await;
         return reset(inside);
     }
-    let mut changes = shared.changed.subscribe();
     if shared.allow(&request, &judged.decision, &[]).await.is_err() {
         return reset(inside);
     }

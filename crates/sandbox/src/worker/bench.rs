@@ -158,7 +158,9 @@ impl Bench {
         let (begun, at) = (Instant::now(), Time::now());
         let mut answer = self.run_in(&*hand, &call, timeout, &cancel).await;
         refused::tell(&mut answer, &self.boundary.refusals(), at);
-        self.boundary.journal.call_ended(&call, &answer, begun.elapsed()).await;
+        // What was cancelled has another answer already, which the server gave.
+        let sent = (!cancel.is_cancelled()).then_some(&answer);
+        self.boundary.journal.call_ended(&call, sent, begun.elapsed()).await;
         (self, answer)
     }
 

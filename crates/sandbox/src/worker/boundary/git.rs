@@ -137,7 +137,7 @@ async fn clone(
     };
     let hand = boundary.provider.launch(workspace, &furnishing).await;
     let hand = hand.map_err(|error| fail(error.to_string()))?;
-    let _registered = boundary.machine.register(&boundary.session, &hand)?;
+    let _registered = boundary.register(&hand)?;
     let fence = hand.take_fence().ok_or(BoundaryError::NoFence)?;
     boundary.journal.policy_known(&rules.policy);
     let mut options = boundary.egress_options(fence, rules.policy, authority)?;

@@ -178,12 +178,12 @@ impl Journal {
         self.must(self.call(call).decided(Decision::Allowed, "session")).await
     }
 
-    /// A call has run; `answer` is the event that answers it.
-    pub async fn call_ended(&self, call: &Call, answer: &Value, took: Duration) {
-        let failed = answer["is_error"] == Value::Bool(true);
+    /// A call has run; `answer` is the event that answers it. None of one that was stopped: its answer is another's.
+    pub async fn call_ended(&self, call: &Call, answer: Option<&Value>, took: Duration) {
+        let failed = answer.is_none_or(|answer| answer["is_error"] == Value::Bool(true));
         let decision = if failed { Decision::Failed } else { Decision::Allowed };
         let mut record = self.call(call).decided(decision, "session");
-        record.output_hash = Some(Hash::of_json(&answer["content"]));
+        record.output_hash = answer.map(|answer| Hash::of_json(&answer["content"]));
         record.duration_micros = u64::try_from(took.as_micros()).ok();
         self.note(record).await;
     }

@@ -9,6 +9,7 @@
 
 mod error;
 mod files;
+mod follow;
 mod foresee;
 mod git;
 pub(crate) mod image;

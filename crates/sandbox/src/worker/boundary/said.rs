@@ -58,11 +58,14 @@ impl Said {
             kind,
             networking: networking.map_err(|error| wrong("networking", &error))?,
             packages: packages.map_err(|error| wrong("packages", &error))?.unwrap_or_default(),
-            // One whose host is no name cannot be reached by one.
+            // One whose host is no name cannot be reached by one, and a pattern is not the host of one server.
             mcp_hosts: boundary
                 .mcp_servers
                 .iter()
-                .filter_map(|server| Some((server.host.parse().ok()?, server.port)))
+                .filter_map(|server| match server.host.parse().ok()? {
+                    name @ HostPattern::Exact(_) => Some((name, server.port)),
+                    _ => None,
+                })
                 .collect(),
             stop: boundary.stop,
         })
@@ -104,9 +107,11 @@ impl Answers {
 /// Asks for everything.
 pub(crate) async fn ask(client: &Client, session: &str) -> Result<Answers, BoundaryError> {
     let files = client.session_files(session);
-    let (said, mounts, secrets) = tokio::join!(files.boundary(), files.mounts(), files.secrets());
+    // First: what changes after it is told with another hash, so it cannot be missed.
+    let said = known("the session's boundary", files.boundary().await)?;
+    let (mounts, secrets) = tokio::join!(files.mounts(), files.secrets());
     Ok(Answers {
-        said: known("the session's boundary", said)?.map(Said::read).transpose()?,
+        said: said.map(Said::read).transpose()?,
         mounts: known("what is mounted", mounts)?.unwrap_or_default(),
         secrets: known("the session's secrets", secrets)?,
     })

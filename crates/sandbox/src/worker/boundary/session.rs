@@ -6,7 +6,7 @@
 //! where it has none) makes the plan stale, and the next call gets a fresh sandbox.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outwork_client::{BoundaryStop, Client};
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::error::BoundaryError;
+use super::follow::{BREATH, Follower, LONGEST_WAIT};
 use super::journal::Journal;
 use super::machine::{Machine, Registered};
 use super::outputs::Outputs;
@@ -33,11 +34,8 @@ use crate::{Fence, Isolation, Network};
 
 /// How long all that a sandbox is furnished with may take to come.
 const PREPARING: Duration = Duration::from_secs(1800);
-/// The shortest time between two questions that the server did not hold.
-const BREATH: Duration = Duration::from_secs(1);
 /// How long the records of a session may take to be handed over.
 const HANDING_OVER: Duration = Duration::from_secs(10);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What a session's boundary is made from.
 pub(crate) struct Site {
@@ -70,8 +68,14 @@ pub(crate) struct Boundary {
 #[derive(Default)]
 struct Live {
     plan: Option<Arc<Plan>>,
+    /// What is in force, with a sandbox or without one.
+    force: Option<(Policy, SecretSet)>,
+    /// Counts what the server said anew: what was asked for before it is not put in force any more.
+    generation: u64,
     /// Why nothing may run any more.
     broken: Option<String>,
+    /// No sandbox may be made again.
+    ended: bool,
     egress: Option<Handle>,
     authority: Option<Arc<SessionAuthority>>,
     follower: Option<AbortOnDropHandle<()>>,
@@ -167,13 +171,11 @@ impl Boundary {
     /// Asks the server, brings what belongs into the sandbox, and puts the policy in force.
     pub async fn prepare(self: &Arc<Self>) -> Result<Arc<Plan>, BoundaryError> {
         let prepared = tokio::time::timeout(PREPARING, self.build_patiently()).await;
-        let plan = prepared.map_err(|_| BoundaryError::Deadline(PREPARING))??;
-        self.follow(&plan);
-        Ok(plan)
+        prepared.map_err(|_| BoundaryError::Deadline(PREPARING))?
     }
 
     /// A server that is away for a moment does not end what is being prepared: the item's lease says when to give up.
-    async fn build_patiently(&self) -> Result<Arc<Plan>, BoundaryError> {
+    async fn build_patiently(self: &Arc<Self>) -> Result<Arc<Plan>, BoundaryError> {
         let mut failures = 0;
         loop {
             match self.build().await {
@@ -192,21 +194,32 @@ impl Boundary {
         }
     }
 
-    async fn build(&self) -> Result<Arc<Plan>, BoundaryError> {
+    async fn build(self: &Arc<Self>) -> Result<Arc<Plan>, BoundaryError> {
         let mut placeholders = self.building.lock().await;
-        let answers = said::ask(&self.client, &self.session).await?;
-        if answers.said.is_none() && self.machine.server_decides {
-            return Err(BoundaryError::Unknown);
+        loop {
+            let generation = self.live().generation;
+            let answers = said::ask(&self.client, &self.session).await?;
+            if answers.said.is_none() && self.machine.server_decides {
+                return Err(BoundaryError::Unknown);
+            }
+            if let Some(said) = &answers.said {
+                self.follow(&said.hash);
+            }
+            let plan = Arc::new(self.plan(&answers, generation, &mut placeholders).await?);
+            let (policy, secrets) = (&plan.rules.policy, &plan.secrets);
+            if self.enforce(policy, secrets, generation, Some(&plan)).await? {
+                return Ok(plan);
+            }
+            // The server said something else meanwhile.
         }
-        let plan = Arc::new(self.plan(&answers, &mut placeholders).await?);
-        self.enforce(&plan.rules.policy, &plan.secrets).await?;
-        let mut live = self.live();
-        live.plan = Some(Arc::clone(&plan));
-        live.broken = None;
-        Ok(plan)
     }
 
-    async fn plan(&self, answers: &Answers, placeholders: &mut Placeholders) -> Result<Plan, BoundaryError> {
+    async fn plan(
+        &self,
+        answers: &Answers,
+        generation: u64,
+        placeholders: &mut Placeholders,
+    ) -> Result<Plan, BoundaryError> {
         let said = answers.said.as_ref();
         if let Some(said) = said {
             self.journal.label(said);
@@ -229,9 +242,7 @@ impl Boundary {
             });
         }
         // What is taken away holds before what is brought, which may take a while.
-        if self.live().egress.is_some() {
-            self.enforce(&rules.policy, &secrets.set).await?;
-        }
+        self.enforce(&rules.policy, &secrets.set, generation, None).await?;
         let stand = packages::stand(self, said).await?;
         let mut mounts = files::bring(&self.client, &self.journal, &self.folder, &answers.mounts).await?;
         for repository in &repositories {
@@ -275,14 +286,31 @@ impl Boundary {
         format!("{}\n{}", authority.certificate_pem(), self.machine.upstream_roots)
     }
 
-    /// Puts a policy and secrets in force where a sandbox stands. It is recorded before it holds.
-    async fn enforce(&self, policy: &Policy, secrets: &SecretSet) -> Result<(), BoundaryError> {
-        self.journal.policy_applied(policy).await?;
-        if let Some(egress) = &self.live().egress {
-            egress.set_secrets(secrets.clone());
-            egress.set_policy(policy.clone());
+    /// Puts a policy and secrets in force, with the plan that they are of, whether a sandbox stands or not. It is recorded
+    /// before it holds. False if the server has said something else since they were asked for: then nothing is changed.
+    async fn enforce(
+        &self,
+        policy: &Policy,
+        secrets: &SecretSet,
+        generation: u64,
+        plan: Option<&Arc<Plan>>,
+    ) -> Result<bool, BoundaryError> {
+        if self.live().generation != generation {
+            return Ok(false);
         }
-        Ok(())
+        self.journal.policy_applied(policy).await?;
+        let mut live = self.live();
+        if live.generation != generation {
+            return Ok(false);
+        }
+        live.put_in_force(policy.clone(), secrets.clone());
+        if let Some(plan) = plan {
+            live.plan = Some(Arc::clone(plan));
+            if !live.ended {
+                live.broken = None;
+            }
+        }
+        Ok(true)
     }
 
     /// Options of a proxy in a fence, with all that the worker's sandboxes share.
@@ -307,28 +335,42 @@ impl Boundary {
 
     /// Stands in a new sandbox's fence. Until this returned, the sandbox takes no call.
     pub async fn raise(&self, plan: &Plan, hand: &Arc<dyn Hand>) -> Result<Registered, BoundaryError> {
-        let registered = self.machine.register(&self.session, hand)?;
+        let registered = self.register(hand)?;
+        // On every record of the sandbox, those of its proxy included.
+        if let Some(stand) = &plan.stand {
+            self.journal.set_image(&stand.digest);
+        }
         let egress = match plan.furnishing.network {
             Network::None => None,
             Network::Fenced => {
                 let fence = hand.take_fence().ok_or(BoundaryError::NoFence)?;
-                let mut options = self.egress_options(fence, plan.rules.policy.clone(), self.authority()?)?;
-                options.secrets = plan.secrets.clone();
+                // What is in force is put in below, when nobody can change it meanwhile.
+                let options = self.egress_options(fence, Policy::nothing(), self.authority()?)?;
                 Some(Egress::start(options).map_err(BoundaryError::Egress)?)
             }
         };
-        if let Some(stand) = &plan.stand {
-            self.journal.set_image(&stand.digest);
-        }
         self.journal.sandbox_begins().await?;
         let mut live = self.live();
-        // It may have changed while the sandbox was made.
-        if let (Some(egress), Some(now)) = (&egress, &live.plan) {
-            egress.set_secrets(now.secrets.clone());
-            egress.set_policy(now.rules.policy.clone());
+        if let Some(reason) = &live.broken {
+            return Err(BoundaryError::Shut(reason.clone()));
         }
         live.egress = egress;
+        let (policy, secrets) = match &live.force {
+            Some(force) => force.clone(),
+            None => (Policy::nothing(), SecretSet::empty()),
+        };
+        live.put_in_force(policy, secrets);
         Ok(registered)
+    }
+
+    /// Notes a sandbox that is made for this session, whatever for. None may stand after the session was stopped by force.
+    pub fn register(&self, hand: &Arc<dyn Hand>) -> Result<Registered, BoundaryError> {
+        let registered = self.machine.register(&self.session, hand)?;
+        // After it was noted: a stop that did not see it is seen here.
+        match self.live().ended {
+            true => Err(BoundaryError::Halted),
+            false => Ok(registered),
+        }
     }
 
     /// The sandbox has ended.
@@ -380,22 +422,32 @@ impl Boundary {
     /// Ends every sandbox of the session at once.
     pub async fn kill(&self) {
         let begun = Instant::now();
+        {
+            let mut live = self.live();
+            live.ended = true;
+            live.broken = Some("it was stopped by force".to_owned());
+            live.follower = None;
+        }
         let ended = self.machine.kill(&self.session).await;
         tracing::warn!(session = self.session, ended, took = ?begun.elapsed(), "sandboxes were ended by force");
     }
 
     /// Keeps up with the server from now on, if it can say what changes.
-    fn follow(self: &Arc<Self>, plan: &Plan) {
-        let Some(hash) = plan.hash.clone() else { return };
+    fn follow(self: &Arc<Self>, hash: &str) {
         let mut live = self.live();
-        if live.follower.is_none() {
-            let follower = follower(Arc::downgrade(self), self.client.clone(), self.session.clone(), hash);
+        if live.follower.is_none() && !live.ended {
+            let follower = Follower {
+                boundary: Arc::downgrade(self),
+                client: self.client.clone(),
+                session: self.session.clone(),
+            };
+            let follower = follower.run(hash.to_owned());
             live.follower = Some(AbortOnDropHandle::new(tokio::spawn(follower)));
         }
     }
 
     /// Something changed. An error says that it has to be tried again; meanwhile nothing crosses.
-    async fn changed(&self, said: Said) -> Result<(), BoundaryError> {
+    pub(super) async fn changed(self: &Arc<Self>, said: Said) -> Result<(), BoundaryError> {
         self.stop.send_if_modified(|stop| {
             let is_news = *stop != said.stop;
             *stop = said.stop;
@@ -404,76 +456,44 @@ impl Boundary {
         if said.stop.is_some() {
             return Ok(());
         }
-        let known = self.live().plan.clone();
+        let (generation, known) = {
+            let mut live = self.live();
+            live.generation += 1;
+            (live.generation, live.plan.clone())
+        };
         if let Some(known) = known {
             // The policy holds at once; the rest is asked for.
             let own = self.machine.options.policy.as_ref();
             let has_secrets = !known.secrets.is_empty();
             let rules = rules::of_session(Some(&said), own, &known.repositories, has_secrets)?;
-            if rules.policy.hash() != known.rules.policy.hash() {
-                self.enforce(&rules.policy, &known.secrets).await?;
-            }
+            self.enforce(&rules.policy, &known.secrets, generation, None).await?;
         }
         let built = tokio::time::timeout(PREPARING, self.build()).await;
         built.map_err(|_| BoundaryError::Deadline(PREPARING))?.map(drop)
     }
 
     /// Nothing crosses, and no call runs, until it is known again what holds.
-    async fn shut(&self, reason: &BoundaryError) {
+    pub(super) async fn shut(&self, reason: &BoundaryError) {
         tracing::error!(session = self.session, %reason, "the session's boundary is shut");
-        self.live().broken = Some(reason.to_string());
         let nothing = Policy::nothing();
-        // Shut even if it cannot be recorded.
-        let _ = self.journal.policy_applied(&nothing).await;
-        if let Some(egress) = &self.live().egress {
-            egress.set_policy(nothing);
-            egress.set_secrets(SecretSet::empty());
+        {
+            let mut live = self.live();
+            // What is being built knows less than this.
+            live.generation += 1;
+            live.broken = Some(reason.to_string());
+            live.put_in_force(nothing.clone(), SecretSet::empty());
         }
+        // It is shut even if that cannot be recorded.
+        let _ = self.journal.policy_applied(&nothing).await;
     }
 }
 
-/// Asks the server for changes until the session is gone.
-async fn follower(boundary: Weak<Boundary>, client: Client, session: String, mut hash: String) {
-    let mut failures = 0;
-    loop {
-        let asked = Instant::now();
-        let wait = match said::changed(&client, &session, &hash).await {
-            Ok(None) => {
-                failures = 0;
-                BREATH.saturating_sub(asked.elapsed())
-            }
-            Ok(Some(news)) => {
-                let Some(boundary) = boundary.upgrade() else { return };
-                let news_hash = news.hash.clone();
-                let changed = match Said::read(news) {
-                    Ok(said) => boundary.changed(said).await,
-                    Err(error) => Err(error),
-                };
-                match changed {
-                    Ok(()) => {
-                        hash = news_hash;
-                        failures = 0;
-                        Duration::ZERO
-                    }
-                    Err(error) => {
-                        boundary.shut(&error).await;
-                        failures += 1;
-                        backoff::doubling(BREATH, failures, LONGEST_WAIT)
-                    }
-                }
-            }
-            // The item or the session is not this worker's any more; the lease will say so.
-            Err(error) if error.is_permanent() => {
-                tracing::debug!(session, %error, "the server says nothing more about the session's boundary");
-                return;
-            }
-            Err(error) => {
-                failures += 1;
-                let wait = backoff::half_to_full(backoff::doubling(BREATH, failures, LONGEST_WAIT));
-                tracing::warn!(session, ?wait, %error, "changes of the session's boundary cannot be asked for");
-                wait
-            }
-        };
-        sleep(wait).await;
+impl Live {
+    fn put_in_force(&mut self, policy: Policy, secrets: SecretSet) {
+        if let Some(egress) = &self.egress {
+            egress.set_secrets(secrets.clone());
+            egress.set_policy(policy.clone());
+        }
+        self.force = Some((policy, secrets));
     }
 }
