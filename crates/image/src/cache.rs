@@ -13,12 +13,12 @@
 //! Anybody who may write to the folder may choose what sandboxes run, so a folder that others can write to is refused.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::{Built, open_root};
@@ -26,6 +26,7 @@ use crate::check::{Depth, Record, check};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::index::{self, Entry};
+use crate::remove::remove_tree;
 
 /// The shelves of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -379,39 +380,6 @@ impl Cache {
         }
         Ok(())
     }
-}
-
-/// Removes a folder that nobody writes to any more. An overlay leaves folders that not even their owner may open.
-fn remove_tree(path: &Path) -> std::io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            let folder = open_root(path).map_err(|error| std::io::Error::other(error.to_string()))?;
-            open_up(folder.as_fd())?;
-            fs::remove_dir_all(path)
-        }
-        removed => removed,
-    }
-}
-
-/// Lets the owner into every folder below an open one. No link is followed.
-fn open_up(folder: BorrowedFd<'_>) -> std::io::Result<()> {
-    for entry in rustix::fs::Dir::read_from(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
-        let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
-            continue;
-        }
-        if found.st_mode & 0o700 != 0o700 {
-            rustix::fs::chmodat(folder, name, Mode::RWXU, AtFlags::empty())?;
-        }
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        open_up(rustix::fs::openat(folder, name, flags, Mode::empty())?.as_fd())?;
-    }
-    Ok(())
 }
 
 /// True if a path still means the file that was opened.

@@ -412,7 +412,7 @@ impl Boundary {
         }
         if over && self.outputs.is_sent() {
             let folder = self.folder.clone();
-            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+            let removed = tokio::task::spawn_blocking(move || outwork_image::remove_tree(&folder)).await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(session = self.session, %error, "the worker's folder of the session is left behind");
             }
