@@ -98,7 +98,7 @@ mod tests {
         fs::write(folder.join("a/b/file"), "goes").unwrap();
         symlink(&kept, folder.join("a/b/link")).unwrap();
         symlink(kept.join("inner"), folder.join("link")).unwrap();
-        fs::set_permissions(folder.join("a/locked"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.join("a/locked"), fs::Permissions::from_mode(0o000)).unwrap();
         remove_tree(&folder).unwrap();
         assert!(!folder.exists());
         assert_eq!(fs::read_to_string(kept.join("inner/file")).unwrap(), "stays");

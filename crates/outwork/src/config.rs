@@ -108,6 +108,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) max_idle: Duration,
     pub(crate) call_limit: Duration,
     pub(crate) output_limit: usize,
+    pub(crate) time_limit: Option<Duration>,
+    pub(crate) total_output_limit: Option<u64>,
     pub(crate) devices: Vec<DeviceName>,
     pub(crate) boundary: BoundaryConfig,
 }
@@ -400,6 +402,11 @@ impl Layers {
                 .or(file.output_limit)
                 .context(missing("worker.output_limit"))?
                 .as_u64() as usize,
+            time_limit: args.time_limit.or(file.time_limit).map(|span| span.0),
+            total_output_limit: args
+                .total_output_limit
+                .or(file.total_output_limit)
+                .map(|size| size.as_u64()),
             devices: devices(match args.devices.is_empty() {
                 true => &file.devices,
                 false => &args.devices,
@@ -420,8 +427,10 @@ impl Layers {
         if config.process_limit < 8 {
             bail!("the process limit must be at least 8; a sandbox cannot start with less");
         }
-        if config.call_limit.is_zero() {
-            bail!("a call that may take no time would never run anything: give a length of time such as 150s");
+        if config.call_limit.is_zero() || config.time_limit.is_some_and(|limit| limit.is_zero()) {
+            bail!(
+                "a call or a sandbox that may take no time would never run anything: give a length of time such as 150s"
+            );
         }
         if !(1 << 10..=4 << 20).contains(&config.output_limit) {
             bail!("the output limit is between 1KiB and 4MiB; files are not bounded by it");
@@ -495,6 +504,7 @@ mod tests {
     fn limits_that_cannot_be_kept_are_refused() {
         for (flags, says) in [
             (["--call-limit", "0s"], "no time"),
+            (["--time-limit", "0s"], "no time"),
             (["--output-limit", "10B"], "between 1KiB and 4MiB"),
             (["--output-limit", "1GiB"], "between 1KiB and 4MiB"),
             (["--device", "sda"], "\"sda\" is not the name of a graphics device"),
@@ -516,7 +526,7 @@ mod tests {
                 .and_then(|rest| rest.split_once(" = "))
                 .is_some_and(|(name, _)| !name.contains(' '))
         });
-        assert_eq!(shown.clone().count(), 23);
+        assert_eq!(shown.clone().count(), 25);
         let text = DEFAULTS
             .lines()
             .map(|line| {

@@ -133,7 +133,8 @@ fn limits(config: &WorkerConfig) -> Limits {
         max_processes: config.process_limit,
         disk_bytes: config.disk_limit,
         max_output_bytes: config.output_limit,
-        ..Limits::default()
+        wall_clock: config.time_limit,
+        total_output_bytes: config.total_output_limit,
     }
 }
 

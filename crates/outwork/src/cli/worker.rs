@@ -132,6 +132,12 @@ pub(crate) struct LimitArgs {
     /// How much of a command's output is kept, its end [default: 100KiB]
     #[arg(long, value_name = "SIZE", help_heading = "Sandboxes")]
     pub(crate) output_limit: Option<ByteSize>,
+    /// How long a sandbox may stand, whatever it does; then it is killed [default: no limit]
+    #[arg(long, value_name = "TIME", help_heading = "Sandboxes")]
+    pub(crate) time_limit: Option<Span>,
+    /// What all calls in a sandbox together may answer; then it is killed [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = "Sandboxes")]
+    pub(crate) total_output_limit: Option<ByteSize>,
     /// A graphics device that sandboxes may use, for example nvidia0 or dri/renderD128; may be repeated
     #[arg(long = "device", value_name = "NAME", help_heading = "Sandboxes")]
     pub(crate) devices: Vec<String>,

@@ -189,6 +189,8 @@ pub(super) struct WorkerSettings {
     pub(super) max_idle: Option<Span>,
     pub(super) call_limit: Option<Span>,
     pub(super) output_limit: Option<ByteSize>,
+    pub(super) time_limit: Option<Span>,
+    pub(super) total_output_limit: Option<ByteSize>,
     #[serde(default)]
     pub(super) devices: Vec<String>,
     pub(super) policy: Option<PathBuf>,

@@ -60,7 +60,7 @@ impl Follower {
                             Taken::Done(Err(error)) => Err(error),
                             Taken::Newer(news) => {
                                 hash = told;
-                                next = Some(Ok(Some(news)));
+                                next = Some(Ok(Some(*news)));
                                 continue;
                             }
                         },
@@ -105,7 +105,7 @@ impl Follower {
                 done = &mut taking => return Taken::Done(done),
                 news = listening => {
                     if let Ok(Some(news)) = news {
-                        return Taken::Newer(news);
+                        return Taken::Newer(Box::new(news));
                     }
                 }
             }
@@ -116,7 +116,7 @@ impl Follower {
 enum Taken {
     Done(Result<(), BoundaryError>),
     /// The server has said something else before that was done.
-    Newer(outwork_client::Boundary),
+    Newer(Box<outwork_client::Boundary>),
 }
 
 /// Whether the server did answer, and what holds cannot be learned from it.
