@@ -203,11 +203,17 @@ async fn stop(app: &App, row: &SessionRow, work: &WorkId) -> Result<Option<&'sta
     })
 }
 
+/// Nothing for a server without a host that is one name: older agents may have such, and a worker would read `*` as a
+/// pattern.
 fn server(server: &McpServer) -> Option<ServerView> {
     let url = Url::parse(server.url()).ok()?;
+    let host = url.host_str()?.trim_end_matches('.');
+    if host.contains('*') {
+        return None;
+    }
     Some(ServerView {
         name: server.name().to_owned(),
-        host: url.host_str()?.trim_end_matches('.').to_owned(),
+        host: host.to_owned(),
         port: url.port_or_known_default()?,
     })
 }
@@ -228,5 +234,7 @@ mod tests {
         assert_eq!(of("https://Wiki.example./mcp"), Some(("wiki.example".into(), 443)));
         assert_eq!(of("http://127.0.0.1:8080/"), Some(("127.0.0.1".into(), 8080)));
         assert_eq!(of("no url"), None);
+        assert_eq!(of("https://*/mcp"), None);
+        assert_eq!(of("https://*.com/"), None);
     }
 }
