@@ -42,6 +42,22 @@ pub(crate) struct Order {
     pub(crate) ended: Vec<String>,
 }
 
+impl Order {
+    /// What a ledger keeps of it.
+    pub(crate) fn record(self, subject: &Subject) -> Record {
+        subject
+            .record(Kind::Stop)
+            .actor(self.actor)
+            .reason(self.reason)
+            .stop(Stop {
+                scope: self.scope,
+                forced: self.forced,
+                ended: self.ended,
+                processes: None,
+            })
+    }
+}
+
 /// The records of one commit.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
@@ -104,7 +120,7 @@ impl Recorder {
     pub(crate) fn records(&mut self, subject: &Subject, servers: &[McpServer], entries: &[LogEntry]) -> Records {
         let mut records = Records::default();
         for order in std::mem::take(&mut self.orders) {
-            records.tell.push(of_order(subject, order));
+            records.tell.push(order.record(subject));
         }
         let mut ended = Vec::new();
         for entry in entries.iter().filter(|entry| entry.event.processed_at.is_some()) {
@@ -163,7 +179,7 @@ impl Recorder {
                         forced: false,
                         ended: std::mem::take(&mut ended),
                     };
-                    records.tell.push(of_order(subject, order));
+                    records.tell.push(order.record(subject));
                 }
                 EventBody::StatusTerminated {} => records.tell.push(subject.record(Kind::SessionEnd)),
                 _ => {}
@@ -303,19 +319,6 @@ pub(crate) fn at_server(record: Record, name: &str, url: Option<&Url>) -> Record
         Some(port) => record.destination(format!("{host}:{port}")),
         None => record,
     }
-}
-
-fn of_order(subject: &Subject, order: Order) -> Record {
-    subject
-        .record(Kind::Stop)
-        .actor(order.actor)
-        .reason(order.reason)
-        .stop(Stop {
-            scope: order.scope,
-            forced: order.forced,
-            ended: order.ended,
-            processes: None,
-        })
 }
 
 #[cfg(test)]
