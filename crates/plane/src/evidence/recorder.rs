@@ -63,10 +63,12 @@ impl Order {
 pub(crate) struct Records {
     /// What the commit lets through: to be on disk before it.
     pub(crate) cross: Vec<Record>,
-    /// What came back with it: to be queued before it.
+    /// What came back with it: to be queued before it, unless it [`ends`](Self::ends) something.
     pub(crate) note: VecDeque<Record>,
     /// What it ends or denies, whether that can be recorded or not.
     pub(crate) tell: Vec<Record>,
+    /// Whether the commit carries out a stop: the ledger then does not hold up its results either.
+    pub(crate) ends: bool,
 }
 
 /// Makes the records of one session.
@@ -118,7 +120,17 @@ impl Recorder {
 
     /// The records of what is about to be committed.
     pub(crate) fn records(&mut self, subject: &Subject, servers: &[McpServer], entries: &[LogEntry]) -> Records {
-        let mut records = Records::default();
+        let ends = |entry: &LogEntry| {
+            entry.event.processed_at.is_some()
+                && matches!(
+                    entry.event.body,
+                    EventBody::UserInterrupt { .. } | EventBody::StatusTerminated {}
+                )
+        };
+        let mut records = Records {
+            ends: self.has_orders() || entries.iter().any(ends),
+            ..Records::default()
+        };
         for order in std::mem::take(&mut self.orders) {
             records.tell.push(order.record(subject));
         }
