@@ -148,7 +148,12 @@ async fn one(app: &App, workspace: &WorkspaceId, session: SessionId, halt: Halt)
         tell(app, workspace, &session, &order).await;
     }
     let released = if forced && (failed || stopped.is_ok()) {
-        release(app, workspace, &session).await
+        let by = if failed {
+            StoppedBy::LostOrder
+        } else {
+            StoppedBy::Operator
+        };
+        release(app, workspace, &session, by).await
     } else {
         Ok(())
     };
@@ -184,11 +189,12 @@ async fn tell(app: &App, workspace: &WorkspaceId, session: &SessionId, order: &H
     app.evidence.tell(order.record(&subject)).await;
 }
 
-/// Ends the work item of a session at once, and tells its worker.
-async fn release(app: &App, workspace: &WorkspaceId, session: &SessionId) -> Result<(), StoreError> {
+/// Ends the work item of a session at once, and tells its worker. After an order that was lost no other worker gets the
+/// session, until its owner commits something again or somebody speaks to it: the log still has the open calls.
+async fn release(app: &App, workspace: &WorkspaceId, session: &SessionId, by: StoppedBy) -> Result<(), StoreError> {
     let outcome = app
         .store
-        .stop_work_of_session(workspace, session, true, StoppedBy::Operator, Time::now())
+        .stop_work_of_session(workspace, session, true, by, Time::now())
         .await?;
     if let Some(outcome) = outcome
         && outcome.next.is_some()

@@ -114,9 +114,18 @@ mod tests {
             (json!([server("a", "ftp://a.example")]), "mcp_servers.0.url"),
             (json!([server("a", "https://me:secret@a.example")]), "mcp_servers.0.url"),
             (json!([server("a", "https://a.example/#x")]), "mcp_servers.0.url"),
-            (json!([server("a", "https://*/mcp")]), "mcp_servers.0.url: its host must be one name"),
-            (json!([server("a", "https://*.com/")]), "mcp_servers.0.url: its host must be one name"),
-            (json!([server("a", "https://%2a.com/")]), "mcp_servers.0.url: its host must be one name"),
+            (
+                json!([server("a", "https://*/mcp")]),
+                "mcp_servers.0.url: its host must be one name",
+            ),
+            (
+                json!([server("a", "https://*.com/")]),
+                "mcp_servers.0.url: its host must be one name",
+            ),
+            (
+                json!([server("a", "https://%2a.com/")]),
+                "mcp_servers.0.url: its host must be one name",
+            ),
             (
                 json!([{ "type": "url", "name": "a", "url": "https://a.example", "token": "x" }]),
                 "`token`",
