@@ -69,6 +69,8 @@ pub enum StoppedBy {
     Worker,
     /// Somebody with an API key.
     Operator,
+    /// An order to stop that the session's log could not take in: nobody is to go on with what it says.
+    LostOrder,
 }
 
 /// What came of a stop.

@@ -276,7 +276,8 @@ pub(crate) fn enqueue(
     insert(conn, workspace, session, id, now, &Past::default())
 }
 
-/// Makes the item that follows one that has just ended, if its session still needs a worker.
+/// Makes the item that follows one that has just ended, if its session still needs a worker. After a lost order it needs
+/// none until its log says so again.
 pub(crate) fn succeed(
     conn: &Connection,
     ended: &WorkRow,
@@ -296,6 +297,14 @@ pub(crate) fn succeed(
         return Ok(None);
     };
     let past = match by {
+        StoppedBy::LostOrder => {
+            conn.prepare_cached(
+                "UPDATE session_state SET needs_worker = 0 \
+                 WHERE number = (SELECT number FROM sessions WHERE id = ?1 AND workspace_id = ?2)",
+            )?
+            .execute((ended.session_id.as_str(), ended.workspace_id.as_str()))?;
+            return Ok(None);
+        }
         StoppedBy::Worker if gave_up(ended, changed_at, now) => {
             let delay = 1i64.checked_shl(ended.given_up).unwrap_or(MAX_DELAY_SECONDS);
             Past {

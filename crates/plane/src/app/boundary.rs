@@ -23,9 +23,12 @@ use super::environment_config::{self, Networking, Packages};
 use super::environments::kind_name;
 use super::sessions::find;
 use crate::auth::{Access, Principal};
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
 use crate::run::changes::Changed;
 use crate::vault::auth::{self, InjectionLocation, PublicAuth};
+
+/// The stop that a worker does not answer any more.
+const FORCED: &str = "forced";
 
 /// What the boundary of a session is built from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -189,25 +192,45 @@ async fn look(app: &App, access: &Access, session: &SessionId) -> Result<Boundar
     })
 }
 
+/// Refuses the token of a work item that is over. It lives on for a while so that results and evidence still come in;
+/// nothing is given to it any more.
+pub(super) async fn still_held(app: &App, access: &Access, row: &SessionRow) -> Result<(), ApiError> {
+    if let Principal::Session { work, .. } = access.principal()
+        && stop(app, row, work).await? == Some(FORCED)
+    {
+        return Err(ApiError::new(
+            ErrorKind::Permission,
+            "this work item is over: its token is given nothing any more",
+        ));
+    }
+    Ok(())
+}
+
 /// Whether the holder of an item is to let go of it: a session that is over and an item that ended leave nothing to wait
 /// for.
 async fn stop(app: &App, row: &SessionRow, work: &WorkId) -> Result<Option<&'static str>, ApiError> {
     if row.status == SessionStatus::Terminated {
-        return Ok(Some("forced"));
+        return Ok(Some(FORCED));
     }
     let item = app.store.work(&row.workspace_id, &row.environment_id, work).await?;
     Ok(match item.state {
-        WorkState::Stopped => Some("forced"),
+        WorkState::Stopped => Some(FORCED),
         WorkState::Stopping => Some("graceful"),
         WorkState::Queued | WorkState::Starting | WorkState::Active => None,
     })
 }
 
+/// Nothing for a server without a host that is one name: older agents may have such, and a worker would read `*` as a
+/// pattern.
 fn server(server: &McpServer) -> Option<ServerView> {
     let url = Url::parse(server.url()).ok()?;
+    let host = url.host_str()?.trim_end_matches('.');
+    if host.contains('*') {
+        return None;
+    }
     Some(ServerView {
         name: server.name().to_owned(),
-        host: url.host_str()?.trim_end_matches('.').to_owned(),
+        host: host.to_owned(),
         port: url.port_or_known_default()?,
     })
 }
@@ -228,5 +251,7 @@ mod tests {
         assert_eq!(of("https://Wiki.example./mcp"), Some(("wiki.example".into(), 443)));
         assert_eq!(of("http://127.0.0.1:8080/"), Some(("127.0.0.1".into(), 8080)));
         assert_eq!(of("no url"), None);
+        assert_eq!(of("https://*/mcp"), None);
+        assert_eq!(of("https://*.com/"), None);
     }
 }

@@ -14,6 +14,7 @@ use outwork_wire::id::FileId;
 use serde_json::json;
 
 use super::App;
+use super::boundary::still_held;
 use crate::auth::{Access, Principal};
 use crate::error::{ApiError, ErrorKind};
 use crate::evidence::Subject;
@@ -110,6 +111,7 @@ pub(crate) async fn content(app: &App, access: &Access, id: &FileId) -> Result<(
     let of_session = match access.principal() {
         Principal::Session { session, .. } => {
             let row = app.store.session(workspace, session).await?;
+            still_held(app, access, &row).await?;
             let Some(path) = place_of(&row, id) else {
                 return Err(ApiError::not_found("file", id.as_str()));
             };

@@ -14,6 +14,7 @@ use outwork_wire::id::{EnvironmentId, EventId, SessionId, WorkspaceId};
 use super::{App, environments, sessions};
 use crate::auth::Access;
 use crate::error::{ApiError, ErrorKind};
+use crate::evidence::{Order, Subject};
 use crate::run::changes::Changed;
 use crate::run::registry::{Command, Halt};
 
@@ -136,27 +137,64 @@ async fn all(
 }
 
 async fn one(app: &App, workspace: &WorkspaceId, session: SessionId, halt: Halt) -> Result<Halted, ApiError> {
-    let forced = halt.forced;
+    let (forced, order) = (halt.forced, halt.clone());
     let stopped = app
         .sessions
         .ask(workspace, &session, |reply| Command::Halt { halt, reply })
         .await;
-    // By force the sandbox ends whatever becomes of the log.
-    let released = match (forced, &stopped) {
-        (true, Err(error)) if error.kind == ErrorKind::NotFound => Ok(()),
-        (true, _) => release(app, workspace, &session).await,
-        (false, _) => Ok(()),
+    // By force the sandbox ends even if the server fails to write what it stops; an order that is refused ends nothing.
+    let failed = matches!(&stopped, Err(error) if server_failed(error));
+    if forced && failed {
+        tell(app, workspace, &session, &order).await;
+    }
+    let released = if forced && (failed || stopped.is_ok()) {
+        let by = if failed {
+            StoppedBy::LostOrder
+        } else {
+            StoppedBy::Operator
+        };
+        release(app, workspace, &session, by).await
+    } else {
+        Ok(())
     };
     let calls = stopped?;
     released?;
     Ok(Halted { session, calls })
 }
 
-/// Ends the work item of a session at once, and tells its worker.
-async fn release(app: &App, workspace: &WorkspaceId, session: &SessionId) -> Result<(), StoreError> {
+/// Whether an order was not carried out through no fault of its own.
+fn server_failed(error: &ApiError) -> bool {
+    matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Internal)
+}
+
+/// Records an order that the session's owner could not carry out: what it ends is the work item.
+async fn tell(app: &App, workspace: &WorkspaceId, session: &SessionId, order: &Halt) {
+    let subject = match app.store.session(workspace, session).await {
+        Ok(row) => Subject::from(&row),
+        Err(_) => Subject {
+            workspace: workspace.clone(),
+            environment: None,
+            session: session.clone(),
+            agent: None,
+        },
+    };
+    let live = app.store.live_work_of_session(workspace, session).await.ok().flatten();
+    let order = Order {
+        actor: order.actor.clone(),
+        reason: order.reason.clone(),
+        scope: order.scope,
+        forced: true,
+        ended: live.into_iter().map(|work| work.id.to_string()).collect(),
+    };
+    app.evidence.tell(order.record(&subject)).await;
+}
+
+/// Ends the work item of a session at once, and tells its worker. After an order that was lost no other worker gets the
+/// session, until its owner commits something again or somebody speaks to it: the log still has the open calls.
+async fn release(app: &App, workspace: &WorkspaceId, session: &SessionId, by: StoppedBy) -> Result<(), StoreError> {
     let outcome = app
         .store
-        .stop_work_of_session(workspace, session, true, StoppedBy::Operator, Time::now())
+        .stop_work_of_session(workspace, session, true, by, Time::now())
         .await?;
     if let Some(outcome) = outcome
         && outcome.next.is_some()
@@ -165,4 +203,19 @@ async fn release(app: &App, workspace: &WorkspaceId, session: &SessionId) -> Res
     }
     app.changes.ring(Changed::Session(session.clone()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_order_that_the_server_failed_to_carry_out_ends_the_sandbox_all_the_same() {
+        for kind in [ErrorKind::Unavailable, ErrorKind::Internal] {
+            assert!(server_failed(&ApiError::new(kind, "")), "{kind:?}");
+        }
+        for kind in [ErrorKind::InvalidRequest, ErrorKind::NotFound, ErrorKind::Permission] {
+            assert!(!server_failed(&ApiError::new(kind, "")), "{kind:?}");
+        }
+    }
 }

@@ -72,6 +72,10 @@ fn check_url(text: &str) -> Result<(), String> {
     if url.fragment().is_some() {
         return Err("must not have a fragment".into());
     }
+    // Whoever guards the way to it would take such a host for a pattern.
+    if url.host_str().is_some_and(|host| host.contains('*')) {
+        return Err("its host must be one name, without `*`".into());
+    }
     Ok(())
 }
 
@@ -110,6 +114,18 @@ mod tests {
             (json!([server("a", "ftp://a.example")]), "mcp_servers.0.url"),
             (json!([server("a", "https://me:secret@a.example")]), "mcp_servers.0.url"),
             (json!([server("a", "https://a.example/#x")]), "mcp_servers.0.url"),
+            (
+                json!([server("a", "https://*/mcp")]),
+                "mcp_servers.0.url: its host must be one name",
+            ),
+            (
+                json!([server("a", "https://*.com/")]),
+                "mcp_servers.0.url: its host must be one name",
+            ),
+            (
+                json!([server("a", "https://%2a.com/")]),
+                "mcp_servers.0.url: its host must be one name",
+            ),
             (
                 json!([{ "type": "url", "name": "a", "url": "https://a.example", "token": "x" }]),
                 "`token`",

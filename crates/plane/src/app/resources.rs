@@ -14,6 +14,7 @@ use outwork_wire::id::{FileId, ResourceId, SessionId, WorkspaceId};
 use secrecy::SecretString;
 
 use super::App;
+use super::boundary::still_held;
 use super::sessions::find;
 use crate::auth::Access;
 use crate::error::ApiError;
@@ -192,6 +193,7 @@ pub(crate) async fn delete(app: &App, access: &Access, session: &SessionId, id: 
 /// What the worker of a session mounts.
 pub(crate) async fn mounts(app: &App, access: &Access, session: &SessionId) -> Result<Vec<Mount>, ApiError> {
     let row = find(app, access, session).await?;
+    still_held(app, access, &row).await?;
     let ids: Vec<FileId> = row
         .resources
         .iter()

@@ -8,6 +8,7 @@ use outwork_wire::id::{ResourceId, SessionId, VaultCredentialId, VaultId};
 use secrecy::SecretString;
 
 use super::App;
+use super::boundary::still_held;
 use super::resources::TOKEN;
 use super::sessions::find;
 use crate::auth::Access;
@@ -43,6 +44,7 @@ pub(crate) struct Variable {
 pub(crate) async fn of(app: &App, access: &Access, session: &SessionId) -> Result<SessionSecrets, ApiError> {
     let workspace = access.workspace()?;
     let row = find(app, access, session).await?;
+    still_held(app, access, &row).await?;
     let sealer = &app.vaults.inner.sealer;
     let mut repositories = Vec::new();
     for held in app.store.repository_secrets(workspace, session).await? {

@@ -5,6 +5,7 @@ use outwork_store::SessionTextRow;
 use outwork_wire::id::{EventId, SessionId};
 
 use super::App;
+use super::boundary::still_held;
 use super::sessions::find;
 use crate::auth::Access;
 use crate::error::ApiError;
@@ -13,7 +14,8 @@ use crate::run::long_texts::place;
 
 /// What is known of the texts of a session.
 pub(crate) async fn list(app: &App, access: &Access, session: &SessionId) -> Result<Vec<SessionTextRow>, ApiError> {
-    find(app, access, session).await?;
+    let row = find(app, access, session).await?;
+    still_held(app, access, &row).await?;
     Ok(app.store.session_texts(access.workspace()?, session).await?)
 }
 
@@ -25,6 +27,7 @@ pub(crate) async fn retrieve(
     event: &EventId,
 ) -> Result<String, ApiError> {
     let row = find(app, access, session).await?;
+    still_held(app, access, &row).await?;
     let text = app.store.session_text(access.workspace()?, session, event).await?;
     if access.is_worker() {
         let record = Subject::from(&row)

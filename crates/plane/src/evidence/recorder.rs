@@ -42,15 +42,33 @@ pub(crate) struct Order {
     pub(crate) ended: Vec<String>,
 }
 
+impl Order {
+    /// What a ledger keeps of it.
+    pub(crate) fn record(self, subject: &Subject) -> Record {
+        subject
+            .record(Kind::Stop)
+            .actor(self.actor)
+            .reason(self.reason)
+            .stop(Stop {
+                scope: self.scope,
+                forced: self.forced,
+                ended: self.ended,
+                processes: None,
+            })
+    }
+}
+
 /// The records of one commit.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     /// What the commit lets through: to be on disk before it.
     pub(crate) cross: Vec<Record>,
-    /// What came back with it: to be queued before it.
+    /// What came back with it: to be queued before it, unless it [`ends`](Self::ends) something.
     pub(crate) note: VecDeque<Record>,
     /// What it ends or denies, whether that can be recorded or not.
     pub(crate) tell: Vec<Record>,
+    /// Whether the commit carries out a stop: the ledger then does not hold up its results either.
+    pub(crate) ends: bool,
 }
 
 /// Makes the records of one session.
@@ -102,9 +120,19 @@ impl Recorder {
 
     /// The records of what is about to be committed.
     pub(crate) fn records(&mut self, subject: &Subject, servers: &[McpServer], entries: &[LogEntry]) -> Records {
-        let mut records = Records::default();
+        let ends = |entry: &LogEntry| {
+            entry.event.processed_at.is_some()
+                && matches!(
+                    entry.event.body,
+                    EventBody::UserInterrupt { .. } | EventBody::StatusTerminated {}
+                )
+        };
+        let mut records = Records {
+            ends: self.has_orders() || entries.iter().any(ends),
+            ..Records::default()
+        };
         for order in std::mem::take(&mut self.orders) {
-            records.tell.push(of_order(subject, order));
+            records.tell.push(order.record(subject));
         }
         let mut ended = Vec::new();
         for entry in entries.iter().filter(|entry| entry.event.processed_at.is_some()) {
@@ -163,7 +191,7 @@ impl Recorder {
                         forced: false,
                         ended: std::mem::take(&mut ended),
                     };
-                    records.tell.push(of_order(subject, order));
+                    records.tell.push(order.record(subject));
                 }
                 EventBody::StatusTerminated {} => records.tell.push(subject.record(Kind::SessionEnd)),
                 _ => {}
@@ -303,19 +331,6 @@ pub(crate) fn at_server(record: Record, name: &str, url: Option<&Url>) -> Record
         Some(port) => record.destination(format!("{host}:{port}")),
         None => record,
     }
-}
-
-fn of_order(subject: &Subject, order: Order) -> Record {
-    subject
-        .record(Kind::Stop)
-        .actor(order.actor)
-        .reason(order.reason)
-        .stop(Stop {
-            scope: order.scope,
-            forced: order.forced,
-            ended: order.ended,
-            processes: None,
-        })
 }
 
 #[cfg(test)]

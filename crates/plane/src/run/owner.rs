@@ -541,6 +541,7 @@ impl Owner {
             )));
         }
         self.shared.store.delete_session(&self.workspace, &self.id).await?;
+        self.shared.changes.ring(Changed::Session(self.id.clone()));
         let evidence = &self.shared.evidence;
         let end = subject.record(Kind::SessionEnd).reason("deleted, with its log");
         evidence.tell(end).await;

@@ -102,6 +102,20 @@ async fn the_end_of_an_item_makes_the_next_one_if_the_session_needs_a_worker() {
 }
 
 #[tokio::test]
+async fn after_a_lost_order_there_is_no_next_item_until_the_log_says_so() {
+    let q = Queue::new().await;
+    let (session, first) = q.busy(0).await;
+    q.poll("t1", at(1)).await.unwrap();
+    q.ack(&first, 1).await;
+    let outcome = q.stop(&first, StoppedBy::LostOrder, at(2)).await;
+    assert!(outcome.ended_now && outcome.next.is_none());
+    q.store().enqueue_missing_work(at(3), 9).await.unwrap();
+    assert!(q.live(&session).await.is_none(), "the upkeep made one");
+    q.change(&session, true, 4).await;
+    assert_ne!(q.live(&session).await.unwrap().id, first);
+}
+
+#[tokio::test]
 async fn the_next_item_survives_a_crash_right_after_the_stop() {
     let q = Queue::new().await;
     let (session, item) = q.busy(0).await;

@@ -116,11 +116,12 @@ fn an_interrupt_is_a_stop_unless_an_order_is() {
         let body = json!({ "type": "user.interrupt", "session_thread_id": null });
         entry(&EventId::fresh(), body)
     };
-    recorder.records(&subject, &[], &[used(&call, "allow")]);
+    assert!(!recorder.records(&subject, &[], &[used(&call, "allow")]).ends);
     let sent = interrupt();
     recorder.caused(std::slice::from_ref(&sent.event), &Cause::Sent("apikey_1".into()));
     let records = recorder.records(&subject, &[], &[answer(&call, true), sent]);
     whole(&records);
+    assert!(records.ends);
     assert_eq!(records.note[0].decision, Some(Decision::Failed));
     assert_eq!(records.tell[0].actor.as_deref(), Some("apikey_1"));
     assert_eq!(records.tell[0].stop.as_ref().unwrap().ended, [call.to_string()]);
@@ -140,6 +141,22 @@ fn an_interrupt_is_a_stop_unless_an_order_is() {
     assert_eq!(records.tell.len(), 1);
     assert_eq!(records.tell[0].reason.as_deref(), Some("runaway"));
     assert!(!recorder.has_orders());
+
+    // An order for one call makes no interrupt.
+    let call = EventId::fresh();
+    recorder.records(&subject, &[], &[used(&call, "allow")]);
+    recorder.ordered(Order {
+        actor: "apikey_2".into(),
+        reason: "too long".into(),
+        scope: Scope::Call,
+        forced: false,
+        ended: vec![call.to_string()],
+    });
+    let records = recorder.records(&subject, &[], &[answer(&call, true)]);
+    assert!(records.ends && records.note.len() == 1);
+    let call = EventId::fresh();
+    recorder.records(&subject, &[], &[used(&call, "allow")]);
+    assert!(!recorder.records(&subject, &[], &[answer(&call, true)]).ends);
 }
 
 #[test]

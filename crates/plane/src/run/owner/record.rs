@@ -14,7 +14,11 @@ impl Owner {
             evidence.tell(record).await;
         }
         while let Some(record) = due.note.front().cloned() {
-            evidence.note(record).await?;
+            if due.ends {
+                evidence.tell(record).await;
+            } else {
+                evidence.note(record).await?;
+            }
             due.note.pop_front();
         }
         evidence.cross(due.cross.clone()).await
