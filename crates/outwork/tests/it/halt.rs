@@ -92,9 +92,22 @@ async fn a_call_is_stopped_and_the_session_goes_on() {
     };
     let boundary = format!("/v1/outwork/sessions/{session}/boundary");
     let mine = api.with_bearer(&token);
+    // What is no open call is refused, and nothing happens to the sandbox.
+    let message = id(of_type(&api.events(&session).await, "user.message")[0]);
+    api.post(&halt(&message), json!({ "force": true }))
+        .await
+        .refused(400, &[&message]);
     assert_eq!(mine.get(&boundary).await.ok()["stop"], Value::Null);
+    let given = ["secrets", "mounts"].map(|what| format!("/v1/outwork/sessions/{session}/{what}"));
+    for path in &given {
+        mine.get(path).await.ok();
+    }
     api.post(&halt(&calls[0]), json!({ "force": true })).await.ok();
     assert_eq!(mine.get(&boundary).await.ok()["stop"], "forced");
+    // The sandbox is to end, so nothing more is given to it.
+    for path in &given {
+        mine.get(path).await.refused(403, &["over"]);
+    }
     assert_eq!(api.get(&format!("/v1/sessions/{session}")).await.ok()["status"], "idle");
 }
 
