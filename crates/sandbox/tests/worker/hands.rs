@@ -69,6 +69,7 @@ impl Provider for Hands {
         Box::pin(async move {
             assert!(workspace.is_dir(), "the workspace exists before the sandbox");
             self.0.launched.lock().unwrap().push(workspace.to_owned());
+            self.0.changed.send_modify(|n| *n += 1);
             let failing = self
                 .0
                 .fail_launches
